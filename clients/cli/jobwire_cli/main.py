@@ -1,0 +1,5 @@
+"""The `jobwire` command."""
+
+
+def main() -> None:
+    """Run the command line."""
