@@ -1,0 +1,108 @@
+"""Fixtures with real parts. Each is there twice: fresh for one test, and `shared_…`, started once for the whole run.
+
+Prefer the shared ones with a queue of your own (fixture `queue`); take the fresh ones when you break or restart things.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.support import Broker, Gateway, Process, Store, StoreKind, needs
+
+Part = TypeVar("Part", bound=Process)
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue that no other test uses."""
+    return f"q{next(_numbers)}"
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    """A Valkey of this test's own, on a unix socket."""
+    async with Store() as store:
+        yield store
+
+
+@pytest.fixture
+async def redis_store() -> AsyncIterator[Store]:
+    """A Redis 7.0 of this test's own; left out, loudly, where there is no redis-server."""
+    async with Store(StoreKind.REDIS) as store:
+        yield store
+
+
+@pytest.fixture
+async def broker(store: Store) -> AsyncIterator[Broker]:
+    """A broker of this test's own on the fixture `store`, with a session time of 2 s."""
+    async with Broker(store, session_time="2s") as broker:
+        yield broker
+
+
+@pytest.fixture
+async def gateway(broker: Broker) -> AsyncIterator[Gateway]:
+    """A gateway of this test's own before the fixture `broker`."""
+    async with Gateway(broker) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def shared_store() -> Iterator[Store]:
+    """A Valkey for all tests that harm nobody."""
+    yield from _shared(Store())
+
+
+@pytest.fixture(scope="session")
+def shared_redis_store() -> Iterator[Store]:
+    """A Redis 7.0 for all tests that harm nobody; left out, loudly, where there is no redis-server."""
+    yield from _shared(Store(StoreKind.REDIS))
+
+
+@pytest.fixture(scope="session")
+def shared_broker(shared_store: Store) -> Iterator[Broker]:
+    """A broker with default settings for all tests that harm nobody."""
+    yield from _shared(Broker(shared_store))
+
+
+@pytest.fixture(scope="session")
+def shared_redis_broker(shared_redis_store: Store) -> Iterator[Broker]:
+    """The same on Redis 7.0."""
+    yield from _shared(Broker(shared_redis_store))
+
+
+@pytest.fixture(scope="session")
+def shared_gateway(shared_broker: Broker) -> Iterator[Gateway]:
+    """A gateway with default settings for all tests that harm nobody."""
+    yield from _shared(Gateway(shared_broker))
+
+
+def _shared(part: Part) -> Iterator[Part]:
+    with part.started():
+        yield part
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the parts said last."""
+    report = yield
+    if report.failed:
+        for part in Process.living():
+            report.sections.append((f"last lines of {part.label} (pid {part.pid})", part.tail()))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what this machine could not prove."""
+    for program, tests in needs.left_out.items():
+        terminalreporter.write_line("")
+        terminalreporter.write_line(f"LEFT OUT: {len(tests)} tests, because {program} is not on this machine:", red=True, bold=True)
+        for test in sorted(tests):
+            terminalreporter.write_line(f"  {test}", red=True)
