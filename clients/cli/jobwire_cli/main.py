@@ -1,5 +1,29 @@
 """The `jobwire` command."""
 
+import sys
+
+from jobwire_cli.exits import CommandFailed
+
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and end the process with one of the codes of jobwire_cli.exits."""
+    try:
+        from jobwire_cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(_complain("the command line needs typer and rich: install jobwire[cli]"))
+    try:
+        app(prog_name="jobwire")
+    except CommandFailed as failure:
+        _complain(str(failure))
+        sys.exit(failure.code)
+
+
+def _complain(sentence: str) -> int:
+    sys.stderr.write(f"jobwire: {sentence}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`jobwire broker`, `jobwire gateway`, `jobwire worker`: one server process each.
+
+Their packages are imported when their command runs, because a machine may have installed only one of them.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobwire_cli import settings
+from jobwire_cli.durations import parse_duration
+from jobwire_cli.exits import CommandFailed, Exit
+
+Insecure = Annotated[
+    bool, typer.Option("--insecure", envvar="JOBWIRE_INSECURE", help="Listen on other addresses than loopback, although nobody has to say who they are.")
+]
+AllowEviction = Annotated[
+    bool, typer.Option("--allow-eviction", envvar="JOBWIRE_ALLOW_EVICTION", help="Accept a store whose maxmemory-policy may throw jobs away.")
+]
+SessionTime = Annotated[str, typer.Option(envvar="JOBWIRE_SESSION_TIME", metavar="DURATION", help="How long a silent worker keeps its jobs: 1s to 10m.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(broker)
+    app.command()(gateway)
+    app.command()(worker)
+
+
+def broker(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="redis://, rediss:// or unix://. Default: JOBWIRE_STORE, REDIS_URL, REDIS_HOST with REDIS_PORT and REDIS_PASSWORD, then "
+            f"{settings.DEFAULT_STORE}. A URL with a password belongs in the variable: flags can be read by every user of the machine.",
+        ),
+    ] = None,
+    grpc: Annotated[str, typer.Option(envvar="JOBWIRE_GRPC", metavar="HOST:PORT", help="Where to listen; port 0 picks one.")] = "127.0.0.1:7410",
+    session_time: SessionTime = "10s",
+    insecure: Insecure = False,
+    allow_eviction: AllowEviction = False,
+) -> None:
+    """Serve gRPC, with all state in a Redis or Valkey. Any number of brokers may share one store."""
+    config, server = _load("jobwire_broker", "broker")
+    made = _configured(
+        lambda: config.BrokerConfig(
+            store=settings.store_url(store), grpc=grpc, insecure=insecure, allow_eviction=allow_eviction, session_time=parse_duration(session_time)
+        )
+    )
+    raise typer.Exit(server.run(made))
+
+
+def gateway(
+    http: Annotated[str, typer.Option(envvar="JOBWIRE_HTTP", metavar="HOST:PORT", help="Where to listen; port 0 picks one.")] = "127.0.0.1:8080",
+    broker: Annotated[
+        str, typer.Option(envvar=["JOBWIRE_BROKER", "JOBWIRE_TARGET"], metavar="HOST:PORT[,…]", help="The brokers, with commas between.")
+    ] = "127.0.0.1:7410",
+    insecure: Insecure = False,
+) -> None:
+    """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
+    config, server = _load("jobwire_gateway", "gateway")
+    made = _configured(lambda: config.GatewayConfig(http=http, broker=broker, insecure=insecure))
+    raise typer.Exit(server.run(made))
+
+
+def worker(
+    spec: Annotated[str, typer.Argument(metavar="MODULE:WORKER", help="Where the Worker object is: a module on the path or in this directory.")],
+    target: Annotated[str | None, typer.Option(metavar="HOST:PORT[,…]", help="The brokers, instead of those that the worker names.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="How many jobs to run at once, instead of what the worker says.")] = None,
+) -> None:
+    """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
+    try:
+        from jobwire_worker import run_from_spec
+    except ModuleNotFoundError as error:
+        raise _missing(error, "worker") from error
+    sys.path.insert(0, str(Path.cwd()))
+    given: dict[str, Any] = {"target": target, "concurrency": concurrency}
+    raise typer.Exit(run_from_spec(spec, **{name: value for name, value in given.items() if value is not None}))
+
+
+def _load(package: str, extra: str) -> tuple[Any, Any]:
+    """The package's `config` and `server` modules."""
+    try:
+        return import_module(f"{package}.config"), import_module(f"{package}.server")
+    except ModuleNotFoundError as error:
+        raise _missing(error, extra) from error
+
+
+def _missing(error: ModuleNotFoundError, extra: str) -> CommandFailed:
+    if error.name is None or error.name.startswith("jobwire"):
+        raise error  # ours is always there; this is a fault to be seen
+    return CommandFailed(f"{error.name} is missing: install jobwire[{extra}]")
+
+
+def _configured(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except ValueError as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error

@@ -1,0 +1,1 @@
+"""`jobwire up`: an embedded store, a broker and a gateway as one supervised whole."""

@@ -1,0 +1,87 @@
+"""`jobwire up`: everything on this machine, with one command."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobwire_cli import servers, settings
+from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.up.lock import DirectoryInUse
+from jobwire_cli.up.process import PartFailed
+from jobwire_cli.up.store import StoreBinaryMissing
+from jobwire_cli.up.supervisor import Ready, Supervisor, UpConfig
+
+_COLORS = {"store": "\x1b[35m", "broker": "\x1b[36m", "gateway": "\x1b[32m", "up": "\x1b[33m"}
+_NAME_WIDTH = max(map(len, _COLORS))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(up)
+
+
+def up(
+    data_dir: Annotated[Path, typer.Option(envvar="JOBWIRE_DATA_DIR", help="Where the embedded store keeps its file.")] = Path(".jobwire"),
+    store: Annotated[
+        str | None, typer.Option(envvar="JOBWIRE_STORE", metavar="URL", help="Use this store and start none: redis://, rediss:// or unix://.", show_envvar=True)
+    ] = None,
+    grpc: Annotated[str, typer.Option(envvar="JOBWIRE_GRPC", metavar="HOST:PORT", help="Where the broker listens; port 0 picks one.")] = "127.0.0.1:7410",
+    http: Annotated[str, typer.Option(envvar="JOBWIRE_HTTP", metavar="HOST:PORT", help="Where the gateway listens; port 0 picks one.")] = "127.0.0.1:8080",
+    session_time: servers.SessionTime = "10s",
+    insecure: servers.Insecure = False,
+    allow_eviction: servers.AllowEviction = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where everything is as one line of JSON.")] = False,
+) -> None:
+    """Run a store, a broker and a gateway until Ctrl-C.
+
+    The store is a real Valkey with its append-only file in the data directory. Ctrl-C or SIGTERM drains and stops everything in order; a second one stops it at
+    once.
+    """
+    shared = ["--insecure"] if insecure else []
+    config = UpConfig(
+        data_dir=data_dir,
+        store=store,
+        grpc=grpc,
+        http=http,
+        broker_arguments=("--session-time", session_time, *shared, *(["--allow-eviction"] if allow_eviction else [])),
+        gateway_arguments=tuple(shared),
+    )
+    try:
+        asyncio.run(_run(config, as_json))
+    except DirectoryInUse as error:
+        raise CommandFailed(str(error), Exit.CONFLICT) from error
+    except (PartFailed, StoreBinaryMissing) as error:
+        raise CommandFailed(str(error)) from error
+    except KeyboardInterrupt:  # it came before the supervisor listened for it
+        raise CommandFailed("interrupted", Exit.INTERRUPTED) from None
+
+
+async def _run(config: UpConfig, as_json: bool) -> None:
+    def announce(ready: Ready) -> None:
+        _write_log("up", f"up.ready grpc={ready.grpc} http={ready.http} store={settings.without_password(ready.store)}")
+        sys.stdout.write(_as_json(ready) if as_json else _as_text(ready, config))
+        sys.stdout.flush()
+
+    await Supervisor(config, sink=_write_log, on_ready=announce).run()
+
+
+def _as_json(ready: Ready) -> str:
+    return json.dumps({"grpc": ready.grpc, "http": ready.http, "store": settings.without_password(ready.store)}) + "\n"
+
+
+def _as_text(ready: Ready, config: UpConfig) -> str:
+    store = settings.without_password(ready.store) if config.store else f"embedded, in {config.data_dir}"
+    return f"\n  Jobwire is ready; Ctrl-C stops it.\n\n  gRPC     {ready.grpc}\n  page     http://{ready.http}/\n  store    {store}\n\n"
+
+
+def _write_log(name: str, line: str) -> None:
+    prefix = f"{name:<{_NAME_WIDTH}} |"
+    if sys.stderr.isatty():
+        prefix = f"{_COLORS.get(name, '')}{prefix}\x1b[0m"
+    with contextlib.suppress(OSError, ValueError):  # whoever read our output is gone; the parts go on
+        sys.stderr.write(f"{prefix} {line}\n")
