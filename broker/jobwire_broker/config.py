@@ -1,0 +1,62 @@
+"""What a broker process can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerConfig:
+    """The options of one broker process. All of them are checked when it is made."""
+
+    store: str = "redis://127.0.0.1:6379"
+    """Where the store is: `redis://`, `rediss://` (TLS) or `unix://` with an optional user, password and database. Default: a local one."""
+
+    grpc: str = "127.0.0.1:7410"
+    """HOST:PORT to listen on. Port 0 picks a free one."""
+
+    insecure: bool = False
+    """Listen on other addresses than loopback although there is no authentication."""
+
+    allow_eviction: bool = False
+    """Accept a store whose `maxmemory-policy` may evict jobs."""
+
+    namespace: str = "jw"
+    """What all keys in the store begin with. Two namespaces in one store know nothing of each other."""
+
+    session_time: timedelta = timedelta(seconds=10)
+    """How long a silent worker keeps its jobs. From 1 s to 10 minutes. Short: crashes heal fast, but a short hiccup costs a re-run."""
+
+    heartbeat_interval: timedelta = timedelta(seconds=2)
+    """How often a worker must send some frame, and how often it is pinged. At most a third of `session_time`."""
+
+    drain_grace: timedelta = timedelta(seconds=5)
+    """How long a stopping broker waits for streams and calls to end."""
+
+    tls_ca: str | None = None
+    """A file with the certificates that a `rediss://` store is checked against. Default: the system's."""
+
+    tls_cert: str | None = None
+    """A client certificate for a store that asks for one."""
+
+    tls_key: str | None = None
+    """Its key."""
+
+    def __post_init__(self) -> None:
+        if not timedelta(seconds=1) <= self.session_time <= timedelta(minutes=10):
+            raise ValueError("session_time must be from 1 s to 10 minutes")
+        if self.heartbeat_interval > self.session_time / 3:
+            object.__setattr__(self, "heartbeat_interval", self.session_time / 4)
+        if not self.namespace.isascii() or not self.namespace.isalnum() or len(self.namespace) > 20:
+            raise ValueError("namespace must be 1 to 20 letters and digits")
+        host, _, port = self.grpc.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"grpc must be HOST:PORT, not {self.grpc!r}")
+        if not self.insecure and not is_loopback(host):
+            raise ValueError(f"{host} is reachable from outside and there is no authentication yet: listen on 127.0.0.1, or say --insecure")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine alone."""
+    return host in ("localhost", "[::1]", "::1") or host.startswith("127.")

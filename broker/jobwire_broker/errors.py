@@ -1,0 +1,114 @@
+"""Errors that a caller gets to see, each with its gRPC status code and reason (proto/jobwire/v1/error.proto lists them).
+
+    BrokerError
+    ├── InvalidField          a field is out of its bounds
+    ├── NotFound              there is no such thing
+    ├── JobExists             the id is taken by a job with other content
+    ├── WrongState            the verb does not fit the job's state
+    ├── Precondition          what was asked for can't be had here
+    ├── StoreUnavailable      the store is away
+    ├── StoreFull             the store is at its memory limit
+    ├── ShuttingDown          the broker is ending
+    └── WaitTimeout           the job did not end in the time given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+
+
+class BrokerError(Exception):
+    """An error with everything that its answer needs."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, *, reason: str | None = None, field: str = "", metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.reason
+        self.field = field
+        self.metadata = dict(metadata or {})
+
+
+class InvalidField(BrokerError):
+    """Raised when a field is out of its bounds. `field` is its path."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_FIELD"
+
+
+class NotFound(BrokerError):
+    """Raised when there is no such job or queue."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "JOB_NOT_FOUND"
+
+
+class JobExists(BrokerError):
+    """Raised when the id is taken by a job with other content."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "JOB_EXISTS"
+
+
+class WrongState(BrokerError):
+    """Raised when a verb does not fit the job's state."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "WRONG_STATE"
+
+
+class Precondition(BrokerError):
+    """Raised when the store can't promise what was asked for, or a frame came where it may not."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "DURABILITY_UNSUPPORTED"
+
+
+class StoreUnavailable(BrokerError):
+    """Raised when the store is away. `accepted` is "no" when nothing can have been done, else "unknown"."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
+    retry_after_s = 1.0
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        super().__init__(message, metadata={"accepted": accepted})
+        self.accepted = accepted
+
+
+class StoreFull(BrokerError):
+    """Raised when the store is at its memory limit. Nothing was made."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "STORE_FULL"
+    retry_after_s = 5.0
+
+
+class ShuttingDown(BrokerError):
+    """Raised when the broker is ending."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "SHUTTING_DOWN"
+    retry_after_s = 0.5
+
+    def __init__(self, message: str = "this broker is ending") -> None:
+        super().__init__(message, metadata={"accepted": "no"})
+
+
+class SessionMoved(BrokerError):
+    """Raised when a newer stream of the same session has taken over."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "SESSION_MOVED"
+
+
+class WaitTimeout(BrokerError):
+    """Raised when a job did not end in the time given."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "WAIT_TIMEOUT"

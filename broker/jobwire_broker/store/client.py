@@ -1,0 +1,266 @@
+"""The connection to the store: calls with a bound, one at a time unless the caller says so, and the knowledge whether the store is there.
+
+Nothing is repeated here but a call whose function the store did not know, which therefore did nothing (RULES 5: the client library's own retries are off).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
+
+from jobwire_broker.config import BrokerConfig
+from jobwire_broker.errors import Precondition, StoreFull, StoreUnavailable
+from jobwire_broker.store.functions import library
+
+log = logging.getLogger(__name__)
+
+#: A call to the store is given up after these, so that a caller hears of it within 2 s.
+CONNECT_TIMEOUT_S = 0.6
+CALL_TIMEOUT_S = 1.2
+#: How often an absent store is asked whether it is back.
+PROBE_INTERVAL_S = 0.5
+MAX_CONNECTIONS = 64
+DISK_TIMEOUT_S = 6.0
+_EVICTING = ("allkeys-", "volatile-")
+
+
+class StoreRefused(Exception):
+    """Raised when the store can be reached but must not be used: its settings would lose jobs."""
+
+
+def public_url(url: str) -> str:
+    """The address without user and password, for logs."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.path if parts.scheme == 'unix' else (parts.hostname or '') + (f':{parts.port}' if parts.port else '')}"
+
+
+class StoreClient:
+    """One store. `start` never fails because the store is away; `available` tells, and `on_available` is called at each return."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._namespace = config.namespace
+        self._redis = self._connect(CALL_TIMEOUT_S)
+        # WAITAOF blocks its connection, so it has its own.
+        self._fence_redis = self._connect(DISK_TIMEOUT_S)
+        self._version, self._source = library()
+        self._names: dict[str, str] = {}
+        self._probe: asyncio.Task[None] | None = None
+        self._fence = _Fence(self)
+        self.available = False
+        self.product = ""
+        self.disk_durability = False
+        self.refused: str | None = None
+        self.on_change: list[Callable[[bool], None]] = []
+
+    def connect_for_messages(self) -> redis.Redis:
+        """A connection of its own for pub/sub, where silence is no fault."""
+        return self._connect(None)
+
+    def _connect(self, timeout_s: float | None) -> redis.Redis:
+        tls = {}
+        if self._config.store.startswith("rediss://"):
+            tls = {"ssl_ca_certs": self._config.tls_ca, "ssl_certfile": self._config.tls_cert, "ssl_keyfile": self._config.tls_key}
+        return redis.Redis.from_url(
+            self._config.store,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            protocol=2,
+            driver_info=None,
+            max_connections=MAX_CONNECTIONS,
+            **tls,
+        )
+
+    # Life ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Look whether the store is there. Raises StoreRefused when it is, and its settings would lose jobs."""
+        try:
+            await self._prepare()
+        except RedisError as error:
+            self._lost(error)
+        if self.refused:
+            raise StoreRefused(self.refused)
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        if self._probe is not None:
+            self._probe.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probe
+            self._probe = None
+        await self._redis.aclose()
+        await self._fence_redis.aclose()
+
+    async def _prepare(self) -> None:
+        info = await self._redis.info()
+        if info.get("loading"):
+            raise BusyLoadingError("the store is loading its data")
+        is_valkey = "valkey_version" in info
+        self.product = f"{'valkey' if is_valkey else 'redis'} {info['valkey_version' if is_valkey else 'redis_version']}"
+        self._check_eviction(info)
+        self.disk_durability = await self._has_disk_durability(info)
+        await self._load()
+        self._found()
+
+    def _check_eviction(self, info: dict[str, Any]) -> None:
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        if policy.startswith(_EVICTING) and not self._config.allow_eviction:
+            self.refused = f"the store's maxmemory-policy is {policy}, so it may evict jobs: set it to noeviction, or say --allow-eviction"
+            raise BusyLoadingError(self.refused)
+        self.refused = None
+
+    async def _has_disk_durability(self, info: dict[str, Any]) -> bool:
+        if not int(info.get("aof_enabled", 0)):
+            return False
+        major, minor = (int(part) for part in str(info["redis_version"]).split(".")[:2])
+        if (major, minor) < (7, 2):
+            return False
+        try:
+            setting = await self._redis.config_get("appendfsync")
+        except ResponseError:
+            return True  # the setting can't be read with these rights; WAITAOF itself will tell
+        return bool(setting.get("appendfsync", setting.get(b"appendfsync", b"")) not in ("no", b"no"))
+
+    async def _load(self) -> None:
+        try:
+            await self._redis.execute_command("FUNCTION", "LOAD", self._source)
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def _found(self) -> None:
+        if not self.available:
+            self.available = True
+            log.info("store.available product=%s address=%s disk_durability=%s", self.product, public_url(self._config.store), self.disk_durability)
+            for callback in self.on_change:
+                callback(True)
+
+    def _lost(self, error: BaseException) -> None:
+        if self.available or self._probe is None:
+            log.warning("store.unavailable address=%s error=%s: %s", public_url(self._config.store), type(error).__name__, str(error)[:200])
+        was_available, self.available = self.available, False
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._watch_for_return())
+        if was_available:
+            for callback in self.on_change:
+                callback(False)
+
+    async def _watch_for_return(self) -> None:
+        # Every idle connection is suspect after one of them failed.
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        while not self.available:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            with contextlib.suppress(RedisError, OSError):
+                await self._prepare()
+
+    # Calls --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def base(self, queue: str) -> str:
+        """What all keys of a queue begin with; the braces are the cluster's hash tag."""
+        return f"{self._namespace}:{{{queue}}}:"
+
+    async def call(self, function: str, meta_key: str, args: Sequence[bytes | str | int]) -> Any:
+        """Call one of our functions.
+
+        Raises StoreUnavailable, whose `accepted` says whether the call can have been carried out, and StoreFull.
+        """
+        if not self.available:
+            raise StoreUnavailable("the store is away", accepted="no")
+        name = self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
+        try:
+            try:
+                return await self._redis.execute_command("FCALL", name, 1, meta_key, *args)
+            except ResponseError as error:
+                if "Function not found" not in str(error):
+                    raise
+                await self._load()
+                return await self._redis.execute_command("FCALL", name, 1, meta_key, *args)
+        except RedisError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: RedisError) -> Exception:
+        if isinstance(error, OutOfMemoryError):
+            return StoreFull("the store is at its memory limit")
+        if isinstance(error, (BusyLoadingError, ReadOnlyError, AuthenticationError)) or "MASTERDOWN" in str(error):
+            self._lost(error)
+            return StoreUnavailable(f"the store does not take writes now: {error}", accepted="no")
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            self._lost(error)
+            refused = "connecting" in str(error).lower()
+            return StoreUnavailable("the store does not answer", accepted="no" if refused else "unknown")
+        return error
+
+    async def remember_queue(self, queue: str) -> None:
+        """Note that a queue exists, before its first job does."""
+        if not self.available:
+            raise StoreUnavailable("the store is away", accepted="no")
+        try:
+            await self._redis.execute_command("SADD", f"{self._namespace}:queues", queue)
+        except RedisError as error:
+            translated = self._translate(error)
+            # Nothing of the caller's was done yet, whatever became of the note.
+            raise StoreUnavailable(str(translated), accepted="no") from error
+
+    async def queues(self) -> list[str]:
+        """The names of all queues, sorted."""
+        if not self.available:
+            raise StoreUnavailable("the store is away", accepted="no")
+        try:
+            found = await self._redis.execute_command("SMEMBERS", f"{self._namespace}:queues")
+        except RedisError as error:
+            raise self._translate(error) from error
+        return sorted(name.decode() for name in found)
+
+    async def sync_to_disk(self) -> None:
+        """Return when all that was written before is on disk. Raises Precondition and StoreUnavailable; paid once for all who wait."""
+        if not self.disk_durability:
+            raise Precondition("the store has no append-only file that is synced to disk: ask for DURABILITY_STORE, or turn appendonly on (Redis 7.2, Valkey)")
+        await self._fence.wait()
+
+    async def write_fence(self) -> None:
+        """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them."""
+        async with self._fence_redis.client() as connection:
+            await connection.execute_command("SET", f"{self._namespace}:fence", "1")
+            answer = await connection.execute_command("WAITAOF", 1, 0, int(DISK_TIMEOUT_S * 900))
+        if int(answer[0]) < 1:
+            raise TimeoutError("the store did not sync its append-only file in time")
+
+    async def fence(self) -> None:
+        """write_fence with its errors translated."""
+        try:
+            await self.write_fence()
+        except RedisError as error:
+            if isinstance(error, ResponseError):
+                raise Precondition(f"the store can't sync to disk: {error}") from error
+            raise StoreUnavailable("the store did not confirm the write to disk", accepted="unknown") from error
+
+
+class _Fence:
+    """While one fence is under way, who comes waits for the next one, together."""
+
+    def __init__(self, client: StoreClient) -> None:
+        self._client = client
+        self._current: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def wait(self) -> None:
+        if self._next is None:
+            self._next = asyncio.create_task(self._run_after(self._current))
+        await asyncio.shield(self._next)
+
+    async def _run_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._current, self._next = self._next, None
+        await self._client.fence()

@@ -1,0 +1,141 @@
+"""The record of a job: its only codec on this side. lua/lib/codec.lua is its twin and says what the form is."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobwire.v1 import job_pb2, worker_service_pb2
+from jobwire_broker.names import id_to_text
+
+HEADER = Struct(">BBBBiQQQQHHIHBB")
+HEADER_SIZE = HEADER.size
+FORMAT = 1
+NO_PROGRESS = 65535
+SECTION = Struct(">BI")
+_BACKOFF = Struct(">QIQH")
+_DELAY = Struct(">Q")
+
+FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE = 1, 2, 4
+TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
+TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
+
+State = job_pb2.JobState
+FINAL_STATES = frozenset((State.JOB_STATE_COMPLETED, State.JOB_STATE_FAILED, State.JOB_STATE_CANCELLED, State.JOB_STATE_EXPIRED, State.JOB_STATE_REMOVED))
+
+
+class Backoff(NamedTuple):
+    """The waits between attempts, as they stand in a record."""
+
+    base_ms: int
+    factor_milli: int
+    max_ms: int
+    jitter_e4: int
+
+
+def encode_body(job_name: str, payload: bytes, backoff: Backoff | None, delay_ms: int) -> bytes:
+    """What never changes of a job: everything behind the header."""
+    name = job_name.encode()
+    parts = [bytes((len(name),)), name]
+    if backoff is not None:
+        parts += (SECTION.pack(TAG_BACKOFF, _BACKOFF.size), _BACKOFF.pack(*backoff))
+    if delay_ms:
+        parts += (SECTION.pack(TAG_DELAY, _DELAY.size), _DELAY.pack(delay_ms))
+    if payload:
+        parts += (SECTION.pack(TAG_PAYLOAD, len(payload)), payload)
+    return b"".join(parts)
+
+
+def sections(record: bytes, start: int) -> dict[int, bytes]:
+    """The sections of a record from position `start` on, by tag."""
+    found = {}
+    end = len(record)
+    while start + 5 <= end:
+        tag, size = SECTION.unpack_from(record, start)
+        found[tag] = record[start + 5 : start + 5 + size]
+        start += 5 + size
+    return found
+
+
+def body_start(record: bytes) -> int:
+    """Where the sections of a whole record begin."""
+    return HEADER_SIZE + 1 + record[HEADER_SIZE]
+
+
+def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> worker_service_pb2.Delivery:
+    """A leased job as it goes to its worker. `record` is as it was before the lease."""
+    header = HEADER.unpack_from(record)
+    start = HEADER_SIZE + 1 + record[HEADER_SIZE]
+    message = worker_service_pb2.Delivery(
+        queue=queue,
+        id=raw_id.hex() if raw_id[0] < 0x20 else raw_id.decode(),
+        job_name=record[HEADER_SIZE + 1 : start].decode(),
+        token=token,
+        attempt=header[9] + 1,
+        max_attempts=header[10],
+        priority=header[4],
+    )
+    while start + 5 <= len(record):
+        tag, size = SECTION.unpack_from(record, start)
+        if tag == TAG_PAYLOAD:
+            message.payload.MergeFromString(record[start + 5 : start + 5 + size])
+            break
+        start += 5 + size
+    return message
+
+
+def _timestamp(us: int) -> Timestamp:
+    return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
+
+
+def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
+    """A job from its whole record, or from one without its payload."""
+    (_, state, flags, losses, priority, revision, order, token, created, attempt, attempts, _, progress, _, _) = HEADER.unpack_from(record)
+    start = body_start(record)
+    text = id_to_text(raw_id)
+    job = job_pb2.Job(
+        name=f"queues/{queue}/jobs/{text}",
+        queue=queue,
+        id=text,
+        job_name=record[HEADER_SIZE + 1 : start].decode(),
+        state=state,
+        revision=revision,
+        priority=priority,
+        attempt=attempt,
+        max_attempts=attempts,
+        create_time=_timestamp(created),
+        token=token,
+        cancel_requested=bool(flags & FLAG_CANCEL_REQUESTED),
+        cancel_delivered=bool(flags & FLAG_CANCEL_DELIVERED),
+        losses=losses,
+    )
+    found = sections(record, start)
+    if progress != NO_PROGRESS:
+        if TAG_PROGRESS in found:
+            job.progress.MergeFromString(found[TAG_PROGRESS])
+        job.progress.percent = progress / 100
+    _add_times(job, state, revision, order, token)
+    _add_outcome(job, state, found)
+    return job
+
+
+def _add_times(job: job_pb2.Job, state: int, revision: int, order: int, token: int) -> None:
+    # The header holds no dates of its own: a token is the moment of the lease, the last revision of an ended job that of its end.
+    if state == State.JOB_STATE_DELAYED:
+        job.due_time.CopyFrom(_timestamp(order))
+    if token:
+        job.start_time.CopyFrom(_timestamp(token))
+    if state in FINAL_STATES:
+        job.finish_time.CopyFrom(_timestamp(revision))
+
+
+def _add_outcome(job: job_pb2.Job, state: int, found: dict[int, bytes]) -> None:
+    if TAG_PAYLOAD in found:
+        job.payload.MergeFromString(found[TAG_PAYLOAD])
+    if state == State.JOB_STATE_COMPLETED:
+        if TAG_RESULT in found:
+            job.result.MergeFromString(found[TAG_RESULT])
+    elif TAG_FAILURE in found:
+        job.failure.MergeFromString(found[TAG_FAILURE])

@@ -1,0 +1,38 @@
+"""The function library: the Lua files joined into one, named by what is in them.
+
+The name of the library and of each of its functions carries a hash of the whole source. So brokers of different versions run side by side on one store,
+each calling its own functions, and nothing is ever replaced under a running broker (RULES 7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+#: In the order in which each may use those before it.
+LIB_FILES = ("codec", "context", "ring", "moves", "leases", "finishes")
+VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "pause", "reads")
+
+
+def _source_files() -> list[tuple[str, str]]:
+    root = files("jobwire_broker.store") / "lua"
+    lib = [(f"lib/{name}.lua", (root / "lib" / f"{name}.lua").read_text()) for name in LIB_FILES]
+    return lib + [(f"{name}.lua", (root / f"{name}.lua").read_text()) for name in VERB_FILES]
+
+
+def _prelude(version: str) -> str:
+    return (
+        f"#!lua name=jobwire_{version}\n"
+        "local function register(name, callback, flags)\n"
+        f"  redis.register_function{{ function_name = 'jobwire_{version}_' .. name, callback = callback, flags = flags }}\n"
+        "end\n"
+    )
+
+
+@cache
+def library() -> tuple[str, str]:
+    """The version (8 hexadecimal digits) and the source of the library."""
+    body = "".join(f"-- {name}\n{text}\n" for name, text in _source_files())
+    version = hashlib.sha256(body.encode()).hexdigest()[:8]
+    return version, _prelude(version) + body

@@ -1,0 +1,98 @@
+"""Pub/sub: one connection per broker for all channels. For speed only: whatever it loses, the pulse finds (RULES 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from jobwire_broker.store.client import StoreClient
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[bytes | None], None]
+RECONNECT_S = 0.25
+
+
+class Listener:
+    """Delivers the messages of each channel to its handler. After a connection was lost and made again, each handler is called with None."""
+
+    def __init__(self, client: StoreClient) -> None:
+        self._client = client
+        self._handlers: dict[str, Handler] = {}
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._pubsub: PubSub | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._was_connected = False
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop listening. Tolerates stop before start, and twice."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def add(self, channel: str, handler: Handler) -> None:
+        """Listen to `channel`. Returns when the store has confirmed, or after 1 s without it: the pulse covers the rest."""
+        if channel not in self._handlers:
+            self._handlers[channel] = handler
+            self._confirmed[channel] = asyncio.Event()
+            self._wanted.set()
+            if self._pubsub is not None:
+                with contextlib.suppress(RedisError, OSError):
+                    await self._pubsub.subscribe(channel)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._confirmed[channel].wait(), 1.0)
+
+    async def remove(self, channel: str) -> None:
+        """Listen to `channel` no more."""
+        if self._handlers.pop(channel, None) is None:
+            return
+        del self._confirmed[channel]
+        if self._pubsub is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await self._pubsub.unsubscribe(channel)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            connection = self._client.connect_for_messages()
+            self._pubsub = connection.pubsub()
+            try:
+                await self._listen(self._pubsub)
+            except (RedisError, OSError) as error:
+                log.info("listener.lost error=%s", error)
+            finally:
+                pubsub, self._pubsub = self._pubsub, None
+                with contextlib.suppress(RedisError, OSError):
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                    await connection.aclose()
+            for event in self._confirmed.values():
+                event.clear()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        await pubsub.subscribe(*self._handlers)
+        while True:
+            message = await pubsub.get_message(timeout=None)
+            if message is None:
+                continue
+            channel = message["channel"].decode()
+            handler = self._handlers.get(channel)
+            if handler is None:
+                continue
+            if message["type"] == "message":
+                handler(message["data"])
+            elif message["type"] == "subscribe":
+                self._confirmed[channel].set()
+                handler(None)

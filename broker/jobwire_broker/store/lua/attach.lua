@@ -1,0 +1,66 @@
+--- Bind a session to its newest stream, and make both sides agree on what it holds.
+-- KEYS[1]  the queue's meta hash
+-- ARGV     session, epoch, session time in ms, descriptor, held count; per held job: id, token
+-- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job } | { SESSION_MOVED }
+-- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
+
+-- A job that was put back and not given away since is the session's again.
+local function adopt(ctx, id, j, sid)
+  leave_index(ctx, id, j)
+  j.state, j.sid, j.attempt, j.losses = STATE.ACTIVE, sid, j.attempt + 1, math.max(j.losses - 1, 0)
+  gather(ctx, 'ZADD a', 0, lease_place(j, id))
+  save(ctx, id, j)
+end
+
+local function check_held(ctx, sid, id, token)
+  local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+  if not j then
+    local state, ended, _, last_token = ring_get(ctx, id)
+    if not state then return 'NOT_FOUND', 0 end
+    if token ~= last_token then return 'STALE_LEASE', state end
+    return ended == END.CANCEL and 'CANCELLED' or 'OK', state
+  end
+  if j.token ~= token then return 'STALE_LEASE', j.state end
+  if j.state == STATE.ACTIVE and j.sid == sid then return 'HELD', j.state end
+  if j.ended == END.NONE and (j.state == STATE.WAITING or j.state == STATE.DELAYED) then
+    adopt(ctx, id, j, sid)
+    return 'HELD', STATE.ACTIVE
+  end
+  if j.ended == END.CANCEL then return 'CANCELLED', j.state end
+  return j.state == STATE.ACTIVE and 'STALE_LEASE' or 'OK', j.state
+end
+
+local function put_back_undelivered(ctx, sid, listed)
+  local members = held_members(ctx, sid, 100000)
+  for i = 1, #members do
+    local id = string.sub(members[i], 13)
+    if listed[id] ~= struct.unpack('>I8', string.sub(members[i], 5, 12)) then
+      local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+      if j and j.state == STATE.ACTIVE then put_back(ctx, id, j) end
+    end
+  end
+end
+
+local function attach(keys, argv)
+  local ctx = open(keys[1])
+  local session, epoch, session_ms, descriptor = argv[1], tonumber(argv[2]), tonumber(argv[3]), argv[4]
+  local sid, old_epoch, solo = session_row(ctx, session)
+  if sid and epoch < old_epoch then return { 'SESSION_MOVED' } end
+  if not sid then sid = redis.call('HINCRBY', ctx.meta, 'sid', 1) end
+  redis.call('HSET', ctx.base .. 's', session, struct.pack(ROW, sid, epoch, solo or 0) .. descriptor, struct.pack('>I4', sid), session)
+  redis.call('ZADD', ctx.base .. 't', ctx.clock + session_ms, 'S' .. session)
+  local listed, words, states = {}, {}, {}
+  for i = 1, tonumber(argv[5]) do
+    local id, token = argv[4 + 2 * i], tonumber(argv[5 + 2 * i])
+    listed[id] = token
+    words[i], states[i] = check_held(ctx, sid, id, token)
+  end
+  flush(ctx)
+  put_back_undelivered(ctx, sid, listed)
+  flush(ctx)
+  trim(ctx)
+  close(ctx)
+  return { 'OK', words, states, waiting_count(ctx), ctx.seq }
+end
+
+register('attach', attach, { 'allow-oom' })

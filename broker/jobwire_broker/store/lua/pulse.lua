@@ -1,0 +1,127 @@
+--- Renew sessions, take back what is past its deadline, let come due what is due, forget what is too old (RULES 2).
+-- KEYS[1]  the queue's meta hash
+-- ARGV     session time in ms; session count; per session: session, epoch, age (ms since it last sent a frame; -1: nothing since the last pulse)
+-- Returns  { word per session (OK | NO_SESSION | SESSION_MOVED), held per session, cancels (flat: session index, id, token, grace left in ms),
+--            seq, waiting, active, delayed, ms to the next due date (-1: none), ms on the clock to the next deadline (-1: none), whether more is past due }
+-- The clock grows by what passed since the last pulse, at most 2 s: it stands still while nobody pulses.
+local LIMIT = 128
+
+local function tick(ctx)
+  local last = tonumber(redis.call('HGET', ctx.meta, 'last_pulse')) or ctx.now_ms
+  ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000))
+  set_meta(ctx, 'clock', ctx.clock)
+  set_meta(ctx, 'last_pulse', ctx.now_ms)
+end
+
+local function renew(ctx, session_ms, argv, words, held, sids)
+  for i = 1, tonumber(argv[2]) do
+    local session, epoch, age = argv[3 * i], tonumber(argv[3 * i + 1]), tonumber(argv[3 * i + 2])
+    local sid, row_epoch = session_row(ctx, session)
+    words[i], held[i] = 'OK', 0
+    if not sid then
+      words[i] = 'NO_SESSION'
+    elseif row_epoch ~= epoch then
+      words[i] = 'SESSION_MOVED'
+    else
+      if age >= 0 then gather(ctx, 'ZADD t', ctx.clock + session_ms - age, 'S' .. session) end
+      held[i] = held_count(ctx, sid)
+      sids[struct.pack('>I4', sid)] = i
+    end
+  end
+  flush(ctx)
+end
+
+local function reap_session(ctx, session)
+  local sid = session_row(ctx, session)
+  if not sid then return redis.call('ZREM', ctx.base .. 't', 'S' .. session) end
+  local members = held_members(ctx, sid, LIMIT)
+  for i = 1, #members do
+    local id = string.sub(members[i], 13)
+    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+    if j and j.state == STATE.ACTIVE and j.sid == sid then put_back_lost(ctx, id, j) end
+  end
+  ctx.changed = true
+  if #members < LIMIT then drop_session(ctx, session, sid) end
+end
+
+local function force_cancel(ctx, token, id)
+  local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+  redis.call('ZREM', ctx.base .. 't', 'J' .. number8(token) .. id)
+  if not j or j.state ~= STATE.ACTIVE or j.token ~= token then return end
+  leave_lease(ctx, id, j)
+  end_cancelled(ctx, id, j)
+end
+
+local function reap(ctx)
+  local due = redis.call('ZRANGEBYSCORE', ctx.base .. 't', '-inf', ctx.clock, 'LIMIT', 0, LIMIT)
+  for i = 1, #due do
+    if string.sub(due[i], 1, 1) == 'S' then
+      reap_session(ctx, string.sub(due[i], 2))
+    else
+      force_cancel(ctx, struct.unpack('>I8', string.sub(due[i], 2, 9)), string.sub(due[i], 10))
+    end
+    flush(ctx)
+  end
+  return #due == LIMIT
+end
+
+local function promote_due(ctx)
+  local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'd', '-inf', ctx.now_ms, 'LIMIT', 0, LIMIT)
+  for i = 1, #due do
+    local id = string.sub(due[i], 9)
+    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+    gather(ctx, 'ZREM d', due[i])
+    if j and j.state == STATE.DELAYED then move_to_waiting(ctx, id, j) end
+  end
+  flush(ctx)
+  return #due == LIMIT
+end
+
+local function forget_old(ctx)
+  for state, keep in pairs(KEEP) do
+    local key = FINAL_KEY[state]
+    local cutoff = ctx.now_us - keep.age_ms * 1000
+    forget(ctx, key, redis.call('ZRANGEBYSCORE', ctx.base .. key, '-inf', cutoff, 'LIMIT', 0, LIMIT))
+  end
+  flush(ctx)
+end
+
+-- Cancels whose receipt is still missing, of the sessions that asked.
+local function undelivered_cancels(ctx, sids)
+  local out = {}
+  local pending = redis.call('HGETALL', ctx.base .. 'k')
+  for i = 1, math.min(#pending, 2 * LIMIT), 2 do
+    local at = sids[string.sub(pending[i + 1], 1, 4)]
+    if at then
+      local token = string.sub(pending[i + 1], 5)
+      local deadline = tonumber(redis.call('ZSCORE', ctx.base .. 't', 'J' .. token .. pending[i])) or ctx.clock
+      local p = #out
+      out[p + 1], out[p + 2], out[p + 3], out[p + 4] = at, pending[i], struct.unpack('>I8', token), math.max(0, deadline - ctx.clock)
+    end
+  end
+  return out
+end
+
+local function next_of(ctx, suffix, from)
+  local first = redis.call('ZRANGE', ctx.base .. suffix, 0, 0, 'WITHSCORES')
+  if #first == 0 then return -1 end
+  return math.max(0, math.ceil(tonumber(first[2]) - from))
+end
+
+local function pulse(keys, argv)
+  local ctx = open(keys[1])
+  local words, held, sids = {}, {}, {}
+  tick(ctx)
+  ring_turn(ctx)
+  renew(ctx, tonumber(argv[1]), argv, words, held, sids)
+  local more_late = reap(ctx)
+  local more_due = promote_due(ctx)
+  trim(ctx)
+  forget_old(ctx)
+  local cancels = undelivered_cancels(ctx, sids)
+  close(ctx)
+  return { words, held, cancels, ctx.seq, waiting_count(ctx), redis.call('ZCARD', ctx.base .. 'a'), redis.call('ZCARD', ctx.base .. 'd'),
+    next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0 }
+end
+
+register('pulse', pulse, { 'allow-oom' })

@@ -1,0 +1,116 @@
+--- What only reads.
+
+-- ARGV ids. Returns per id { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring }.
+local function get(keys, argv)
+  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local answers = {}
+  for i = 1, #argv do
+    local record = redis.call('GET', ctx.base .. 'j' .. argv[i])
+    local j = decode(record)
+    local answer = { record or '', '', 0, 0 }
+    if j and j.state == STATE.ACTIVE then
+      local session = redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
+      local row = session and redis.call('HGET', ctx.base .. 's', session)
+      if row then answer[2] = string.sub(row, 17) end
+    elseif not j then
+      local state, _, revision = ring_get(ctx, argv[i])
+      if state then answer[3], answer[4] = state, revision end
+    end
+    answers[i] = answer
+  end
+  return answers
+end
+
+-- The records of these jobs, without payloads, as id, record, id, record …
+local function briefs(ctx, ids)
+  local out = {}
+  for i = 1, #ids do
+    local record = redis.call('GET', ctx.base .. 'j' .. ids[i])
+    if decode(record) then
+      out[#out + 1] = ids[i]
+      out[#out + 1] = brief(record)
+    end
+  end
+  return out
+end
+
+-- The rank from which (score, member) and what sorts before it are passed: a binary search, since the member itself may be gone.
+local function rank_after(key, score, member)
+  local low, high = 0, redis.call('ZCARD', key)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at = redis.call('ZRANGE', key, middle, middle, 'WITHSCORES')
+    local s = tonumber(at[2])
+    if s < score or (s == score and at[1] <= member) then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+-- The last members of a page, as ids with the cursor of the next page ('' when it was the last).
+local function list_queued(ctx, suffix, cursor, limit)
+  local key = ctx.base .. suffix
+  local from = cursor == '' and 0 or rank_after(key, struct.unpack('>d', cursor), string.sub(cursor, 9))
+  local found = redis.call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
+  local ids = {}
+  for i = 1, #found, 2 do ids[#ids + 1] = string.sub(found[i], 9) end
+  if #ids < limit then return ids, '' end
+  return ids, struct.pack('>d', tonumber(found[#found])) .. found[#found - 1]
+end
+
+local function list_active(ctx, cursor, limit)
+  local members = redis.call('ZRANGEBYLEX', ctx.base .. 'a', cursor == '' and '-' or '(' .. cursor, '+', 'LIMIT', 0, limit)
+  local ids = {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 13) end
+  return ids, #members == limit and members[limit] or ''
+end
+
+local function list_final(ctx, suffix, cursor, limit)
+  local ids = redis.call('ZREVRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'LIMIT', 0, limit)
+  if #ids < limit then return ids, '' end
+  return ids, string.format('%.0f', tonumber(redis.call('ZSCORE', ctx.base .. suffix, ids[limit])))
+end
+
+-- ARGV suffix of the index, cursor ('' for the first page), limit. Returns { cursor of the next page, id, record, id, record … }.
+local function list(keys, argv)
+  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local suffix, cursor, limit = argv[1], argv[2], tonumber(argv[3])
+  local ids, next_cursor
+  if suffix == 'w' or suffix == 'd' or suffix == 'o' then
+    ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
+  elseif suffix == 'a' then
+    ids, next_cursor = list_active(ctx, cursor, limit)
+  else
+    ids, next_cursor = list_final(ctx, suffix, cursor, limit)
+  end
+  local out = briefs(ctx, ids)
+  table.insert(out, 1, next_cursor)
+  return out
+end
+
+-- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq }.
+local function stats(keys)
+  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq')
+  return { waiting_count(ctx), card('a'), card('d'), card('c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
+    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 2, tonumber(meta[4]) or 0 }
+end
+
+-- Returns session, held count, descriptor, session … of all sessions of the queue.
+local function sessions(keys)
+  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local rows = redis.call('HGETALL', ctx.base .. 's')
+  local out = {}
+  for i = 1, #rows, 2 do
+    if #rows[i] == 16 then
+      local p = #out
+      out[p + 1], out[p + 2], out[p + 3] = rows[i], held_count(ctx, struct.unpack('>I4', rows[i + 1])), string.sub(rows[i + 1], 17)
+    end
+  end
+  return out
+end
+
+register('get', get, { 'no-writes' })
+register('list', list, { 'no-writes' })
+register('stats', stats, { 'no-writes' })
+register('sessions', sessions, { 'no-writes' })

@@ -1,0 +1,257 @@
+"""The calls on one queue, each one atomic call to a function: arguments packed, answers unpacked, nothing decided.
+
+At most MAX_ITEMS items and about MAX_BYTES per call, so that no call holds the store up (RULES 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from jobwire_broker.store.client import StoreClient
+
+MAX_ITEMS = 128
+MAX_BYTES = 1 << 20
+
+
+class Word(StrEnum):
+    """The words with which the functions answer."""
+
+    MADE = "MADE"
+    EXISTS = "EXISTS"
+    OK = "OK"
+    HELD = "HELD"
+    ALREADY_FINISHED = "ALREADY_FINISHED"
+    STALE_LEASE = "STALE_LEASE"
+    CANCELLED = "CANCELLED"
+    NOT_FOUND = "NOT_FOUND"
+    WRONG_STATE = "WRONG_STATE"
+    NO_SESSION = "NO_SESSION"
+    SESSION_MOVED = "SESSION_MOVED"
+
+
+class JobItem(NamedTuple):
+    """A job to be made. `due` is empty for now, `+ms` from now, `ms` a date."""
+
+    raw_id: bytes
+    due: str
+    priority: int
+    attempts: int
+    body: bytes
+
+
+class TurnItem(NamedTuple):
+    """What a worker says of a job. Kinds and arguments: lua/lib/finishes.lua."""
+
+    kind: str
+    raw_id: bytes
+    token: int
+    a: bytes | str | int = b""
+    b: bytes | str | int = b""
+    c: bytes | str | int = b""
+
+
+class LeaseRequest(NamedTuple):
+    """Room for jobs in a session."""
+
+    session: bytes
+    epoch: int
+    jobs: int
+
+
+class Lease(NamedTuple):
+    """The answer to one request: OK with jobs as (id, token, record as it was before the lease), or why there are none."""
+
+    word: str
+    jobs: list[tuple[bytes, int, bytes]]
+
+
+class Settled(NamedTuple):
+    """What became of one turn item."""
+
+    word: str
+    state: int
+
+
+class TurnReport(NamedTuple):
+    """The answer to a turn or an enqueue."""
+
+    words: list[str]
+    settled: list[Settled]
+    leases: list[Lease]
+    waiting: int
+    seq: int
+
+
+class Renewal(NamedTuple):
+    """A session to renew. `age_ms` since its last frame; -1: it sent nothing since the last pulse."""
+
+    session: bytes
+    epoch: int
+    age_ms: int
+
+
+class PendingCancel(NamedTuple):
+    """A cancel that its worker has not confirmed. `at` is the position of the session in the pulse's list."""
+
+    at: int
+    raw_id: bytes
+    token: int
+    grace_ms: int
+
+
+class PulseReport(NamedTuple):
+    """The answer to a pulse. `due_ms` and `deadline_ms` are -1 when there is none."""
+
+    words: list[str]
+    held: list[int]
+    cancels: list[PendingCancel]
+    seq: int
+    waiting: int
+    active: int
+    delayed: int
+    due_ms: int
+    deadline_ms: int
+    more: bool
+
+
+class Stats(NamedTuple):
+    """The counts of a queue."""
+
+    waiting: int
+    active: int
+    delayed: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+    completed_total: int
+    failed_total: int
+    paused: bool
+    sessions: int
+    seq: int
+
+
+class Found(NamedTuple):
+    """What is known of a job: its record; or, when it is gone, the state and revision of its end, 0 when nothing is."""
+
+    record: bytes
+    descriptor: bytes
+    state: int
+    revision: int
+
+
+class Changed(NamedTuple):
+    """The answer to a verb on a job."""
+
+    word: str
+    state: int
+    record: bytes
+
+
+def _leases(answers: list[list[bytes]]) -> list[Lease]:
+    return [Lease(a[0].decode(), list(zip(a[1::3], a[2::3], a[3::3], strict=True))) for a in answers]
+
+
+def _lease_args(requests: Sequence[LeaseRequest]) -> list[Any]:
+    args: list[Any] = [len(requests)]
+    for r in requests:
+        args += (r.session, r.epoch, r.jobs, MAX_BYTES)
+    return args
+
+
+class QueueStore:
+    """The keys of one queue."""
+
+    def __init__(self, client: StoreClient, queue: str) -> None:
+        self._call = client.call
+        self.queue = queue
+        base = client.base(queue)
+        self._meta = base + "m"
+        self.events_channel = base + "E"
+        self.wake_channel = base + "W"
+
+    async def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
+        """Make jobs, then lease. `words` are MADE or EXISTS."""
+        args: list[Any] = [len(items)]
+        for item in items:
+            args += item
+        words, granted, waiting, seq = await self._call("enqueue", self._meta, args + _lease_args(leases))
+        return TurnReport([w.decode() for w in words], [], _leases(granted), waiting, seq)
+
+    async def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
+        """Settle what workers say, then lease."""
+        args: list[Any] = [len(items)]
+        for item in items:
+            args += item
+        answers, granted, waiting, seq = await self._call("turn", self._meta, args + _lease_args(leases))
+        settled = [Settled(answers[i].decode(), answers[i + 1]) for i in range(0, len(answers), 2)]
+        return TurnReport([], settled, _leases(granted), waiting, seq)
+
+    async def attach(self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]]) -> list[Settled] | None:
+        """Bind a session to its newest stream. A word per held job; None when a newer stream has it."""
+        args: list[Any] = [session, epoch, session_ms, descriptor, len(held)]
+        for raw_id, token in held:
+            args += (raw_id, token)
+        answer = await self._call("attach", self._meta, args)
+        if answer[0] == b"SESSION_MOVED":
+            return None
+        return [Settled(word.decode(), state) for word, state in zip(answer[1], answer[2], strict=True)]
+
+    async def detach(self, session: bytes, epoch: int) -> None:
+        """End a session; what it holds goes back."""
+        await self._call("detach", self._meta, (session, epoch))
+
+    async def pulse(self, session_ms: int, renewals: Sequence[Renewal]) -> PulseReport:
+        """Renew sessions and do what is due."""
+        args: list[Any] = [session_ms, len(renewals)]
+        for renewal in renewals:
+            args += renewal
+        words, held, cancels, *numbers, more = await self._call("pulse", self._meta, args)
+        pending = [PendingCancel(cancels[i] - 1, *cancels[i + 1 : i + 4]) for i in range(0, len(cancels), 4)]
+        return PulseReport([w.decode() for w in words], held, pending, *numbers, bool(more))
+
+    async def cancel(self, raw_id: bytes, grace_ms: int) -> Changed:
+        """Cancel a job."""
+        return self._changed(await self._call("cancel", self._meta, (grace_ms, raw_id)))
+
+    async def retry(self, raw_id: bytes) -> Changed:
+        """Put an ended job back."""
+        return self._changed(await self._call("retry", self._meta, (raw_id,)))
+
+    async def promote(self, raw_id: bytes) -> Changed:
+        """Let a delayed job wait for a worker now."""
+        return self._changed(await self._call("promote", self._meta, (raw_id,)))
+
+    async def delete(self, raw_id: bytes) -> Changed:
+        """Delete a job that does not run."""
+        return self._changed(await self._call("delete", self._meta, (raw_id,)))
+
+    @staticmethod
+    def _changed(answers: list[list[Any]]) -> Changed:
+        word, state, record = answers[0]
+        return Changed(word.decode(), state, record)
+
+    async def pause(self, paused: bool) -> None:
+        """Stop or start delivery."""
+        await self._call("pause", self._meta, (int(paused),))
+
+    async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
+        """Read jobs, at most MAX_ITEMS."""
+        return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
+
+    async def list(self, index: str, cursor: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """One page of an index: the cursor of the next one, and (id, record without payload)."""
+        answer = await self._call("list", self._meta, (index, cursor, limit))
+        return answer[0], list(zip(answer[1::2], answer[2::2], strict=True))
+
+    async def stats(self) -> Stats:
+        """The counts."""
+        numbers = await self._call("stats", self._meta, ())
+        return Stats(*numbers[:9], bool(numbers[9]), *numbers[10:])
+
+    async def sessions(self) -> list[tuple[bytes, int, bytes]]:
+        """The sessions that take jobs from this queue: session, held count, descriptor."""
+        flat = await self._call("sessions", self._meta, ())
+        return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
