@@ -1,0 +1,38 @@
+"""Jobwire's worker SDK: receive jobs over one stream, run them, tell how far they are.
+
+from jobwire_worker import Job, Worker
+
+worker = Worker(queues=["thumbnails"])
+
+@worker.handler("thumbnail")
+async def thumbnail(job: Job, path: str) -> dict:
+    job.progress(40, "resizing")
+    return {"path": path}
+
+worker.run()
+"""
+
+from ._cancellation import Cancellation, CancelReason
+from ._job import Job
+from ._spec import run_from_spec
+from ._worker import Worker, WorkerOptions
+from .errors import Cancelled, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
+
+__all__ = [
+    "CancelReason",
+    "Cancellation",
+    "Cancelled",
+    "Job",
+    "Outcome",
+    "PayloadError",
+    "Permanent",
+    "RegistrationError",
+    "ResultError",
+    "Retry",
+    "Snooze",
+    "SpecError",
+    "Worker",
+    "WorkerError",
+    "WorkerOptions",
+    "run_from_spec",
+]
