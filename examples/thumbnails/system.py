@@ -44,6 +44,7 @@ class Part:
                 stdout=output,
                 stderr=output,
                 cwd=REPOSITORY,
+                env=_environment(),
                 process_group=0,
             )
         return cls(name, process, log)
@@ -94,7 +95,7 @@ async def running(folder: Path, *, grpc: str, http: str, workers: int, handlers:
     try:
         up = await Part.start("up", folder, "up", "--data-dir", str(folder / "data"), "--grpc", grpc, "--http", http)
         parts.append(up)
-        await up.said("gateway.ready")
+        await up.said("up.ready")
         for number in range(1, workers + 1):
             parts.append(await Part.start(f"worker-{number}", folder, "worker", handlers, "--target", grpc))
         yield parts
@@ -113,6 +114,12 @@ def address(port: int) -> str:
         except OSError:
             return address(0)
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would point the parts to another store or broker."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JOBWIRE_", "REDIS_"))}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
 def _end_with_us() -> list[str]:

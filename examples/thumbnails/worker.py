@@ -31,8 +31,7 @@ def thumbnail(job: Job, photo: Photo) -> dict[str, object]:
         for path in make_thumbnails(Path(photo.path), Path(photo.out)):
             files.append(path.name)
             job.progress(100 * len(files) / len(SIZES), path.stem + " px")
-            if job.cancelled:
-                break
+            job.check_cancelled()
     except FileNotFoundError as error:
         raise Permanent(f"{photo.path} is not there") from error
     except NotAPicture as error:
