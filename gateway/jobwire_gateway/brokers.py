@@ -1,0 +1,108 @@
+"""The brokers that this process may ask, one at a time.
+
+All of them are equal, so which one is asked matters to nobody; when it cannot be reached, the next is tried. Each has a connection of its own
+that shares nothing, or a reconnect would lead back to the process that was left.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+from jobwire.v1.admin_service_pb2_grpc import AdminServiceStub
+from jobwire.v1.event_service_pb2_grpc import EventServiceStub
+from jobwire.v1.job_service_pb2_grpc import JobServiceStub
+from jobwire.v1.queue_service_pb2_grpc import QueueServiceStub
+
+from jobwire_gateway.problems import details_of, from_rpc
+
+if TYPE_CHECKING:
+    from jobwire.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from jobwire.v1.event_service_pb2_grpc import EventServiceAsyncStub
+    from jobwire.v1.job_service_pb2_grpc import JobServiceAsyncStub
+    from jobwire.v1.queue_service_pb2_grpc import QueueServiceAsyncStub
+
+Answer = TypeVar("Answer")
+
+_log = logging.getLogger("jobwire.gateway")
+
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    # A broker that came back is found at once, not after gRPC's own two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # The feed may be silent for hours; without this a cut cable would not be noticed. The broker allows a ping every 5 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+
+class Broker:
+    """One broker, by its address."""
+
+    jobs: "JobServiceAsyncStub"
+    queues: "QueueServiceAsyncStub"
+    events: "EventServiceAsyncStub"
+    admin: "AdminServiceAsyncStub"
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.jobs = JobServiceStub(self.channel)
+        self.queues = QueueServiceStub(self.channel)
+        self.events = EventServiceStub(self.channel)
+        self.admin = AdminServiceStub(self.channel)
+
+
+class Brokers:
+    """All of them. Made inside the event loop that uses it."""
+
+    def __init__(self, addresses: Sequence[str], call_timeout_s: float) -> None:
+        self._brokers = [Broker(address) for address in addresses]
+        self._current = 0
+        self._call_timeout_s = call_timeout_s
+
+    @property
+    def current(self) -> Broker:
+        """The one that is asked now."""
+        return self._brokers[self._current]
+
+    def leave(self, broker: Broker) -> None:
+        """Ask the next one from now on, unless somebody has moved on already."""
+        if broker is self.current:
+            self._current = (self._current + 1) % len(self._brokers)
+
+    async def call(self, ask: Callable[[Broker], Callable[..., Awaitable[Answer]]], request: object, *, timeout_s: float | None = None) -> Answer:
+        """Make one call, at the next broker when one cannot be reached. Every call of the gateway may be made twice without harm.
+
+        Raises:
+            Problem: the broker's answer is an error, or none answers in time.
+        """
+        deadline = time.monotonic() + (timeout_s or self._call_timeout_s)
+        for left in reversed(range(len(self._brokers))):
+            broker = self.current
+            try:
+                return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()))
+            except grpc.aio.AioRpcError as error:
+                if not _try_elsewhere(error):
+                    raise from_rpc(error) from None
+                self.leave(broker)
+                if not left:
+                    raise from_rpc(error) from None
+        raise AssertionError("there is at least one broker")
+
+    async def close(self) -> None:
+        """End all connections and the calls on them."""
+        await asyncio.gather(*(broker.channel.close() for broker in self._brokers))
+
+
+def _try_elsewhere(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.UNAVAILABLE and details_of(error).reason in ("", "SHUTTING_DOWN")

@@ -1,0 +1,97 @@
+"""What a gateway process is told when it starts."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+class ConfigError(ValueError):
+    """Raised when a setting makes no sense. The message names the setting and says what would be good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """How a gateway listens, whom it asks, and how much it holds. All fields have defaults for one machine."""
+
+    http: str = "127.0.0.1:8080"
+    """HOST:PORT to listen on. Port 0 takes a free one. An IPv6 host stands in brackets. Anything but loopback needs `insecure`."""
+
+    broker: str = "127.0.0.1:7410"
+    """HOST:PORT of the broker, or several with commas between. One is used at a time; the next is tried when it fails."""
+
+    insecure: bool = False
+    """Serve addresses other than loopback although nobody has to say who they are. Default no."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names that requests may ask for. Empty: on loopback `localhost`, `127.0.0.1` and `::1`, else any."""
+
+    drain: timedelta = timedelta(seconds=5)
+    """How long the open streams are spread over when the process is told to end. 0 closes them at once."""
+
+    heartbeat: timedelta = timedelta(seconds=15)
+    """A stream is never silent for longer. At least 1 s; proxies give up after 60 s or so."""
+
+    retry: timedelta = timedelta(seconds=2)
+    """How long a browser waits at least before it reconnects; each gets up to as much again at random."""
+
+    call_timeout: timedelta = timedelta(seconds=5)
+    """How long a call to the broker may take, except an enqueue that waits for the disk, which gets twice as long."""
+
+    max_streams: int = 10_000
+    """Open streams in this process. One more is told to come back later."""
+
+    max_body_bytes: int = 2 * 1024 * 1024
+    """The largest request body."""
+
+    max_header_bytes: int = 32 * 1024
+    """The largest request head: the line and all headers together."""
+
+    mailbox_frames: int = 256
+    """How many frames may wait for one slow reader before it gets the latest instead of all."""
+
+    mailbox_bytes: int = 256 * 1024
+    """The same bound in bytes. One frame larger than this still passes."""
+
+    def __post_init__(self) -> None:
+        host, _ = split_address(self.http, "http")
+        if not self.insecure and host not in LOOPBACK_HOSTS:
+            raise ConfigError(
+                f"http: {host} is not a loopback address, and nobody has to say who they are yet; use 127.0.0.1, or --insecure to serve it all the same"
+            )
+        for address in self.brokers:
+            split_address(address, "broker")
+        if self.heartbeat < timedelta(seconds=1):
+            raise ConfigError("heartbeat: at least 1 s")
+        if self.drain < timedelta(0) or self.retry < timedelta(0) or self.call_timeout <= timedelta(0):
+            raise ConfigError("drain, retry and call_timeout: a length of time, not a negative one")
+        for bound in ("max_streams", "max_body_bytes", "max_header_bytes", "mailbox_frames", "mailbox_bytes"):
+            if getattr(self, bound) < 1:
+                raise ConfigError(f"{bound}: at least 1")
+
+    @property
+    def brokers(self) -> tuple[str, ...]:
+        """The broker addresses, in the order given."""
+        return tuple(part.strip() for part in self.broker.split(","))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The host names that requests may ask for; empty for any."""
+        if self.allowed_hosts:
+            return self.allowed_hosts
+        return LOOPBACK_HOSTS if split_address(self.http, "http")[0] in LOOPBACK_HOSTS else ()
+
+
+def split_address(address: str, setting: str) -> tuple[str, int]:
+    """Split HOST:PORT.
+
+    Raises:
+        ConfigError: it is not of that form. `setting` is what the message calls it.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{setting}: {address!r} is not HOST:PORT, for example 127.0.0.1:8080")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host:
+        raise ConfigError(f"{setting}: {address!r} names no host, for example 127.0.0.1:{port}")
+    return host, int(port)

@@ -1,0 +1,128 @@
+"""The one stream of changes from the broker, for everybody who watches anything in this process.
+
+It is kept open for ever. When it breaks, readers are told (`degraded`), it is opened again with backoff and jitter, at the next broker where
+there are several, and everything that is watched is asked for again; the snapshots that come then say what was missed.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
+
+from jobwire_gateway.brokers import Broker, Brokers
+from jobwire_gateway.topics import Topics
+
+if TYPE_CHECKING:
+    Call = grpc.aio.StreamStreamCall[SubscribeRequest, SubscribeResponse]
+
+_log = logging.getLogger("jobwire.gateway")
+
+_CONNECT_S = 2.0
+"""A broker that takes longer to accept a connection is passed over."""
+
+_BACKOFF_S = (0.05, 2.0)
+"""The first wait between two tries, and the longest. They double, and the real wait is from half of it to all of it."""
+
+_STEADY_S = 5.0
+"""A stream that lived this long was a good one: the next waits start over."""
+
+_NAMES_PER_REQUEST = 1_000
+
+
+class Feed:
+    """Runs until `stop`. `open` says whether a stream is there now."""
+
+    def __init__(self, brokers: Brokers, topics: Topics) -> None:
+        self.open = False
+        self._brokers = brokers
+        self._topics = topics
+        self._wanted = asyncio.Event()
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        topics.on_demand = self._wanted.set
+
+    def start(self) -> None:
+        """Begin. To start twice is no error."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="feed")
+
+    async def stop(self) -> None:
+        """End the stream. To stop twice, or before the start, is no error."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            broker = self._brokers.current
+            began = asyncio.get_running_loop().time()
+            reason = await self._try_session(broker)
+            if asyncio.get_running_loop().time() - began > _STEADY_S:
+                self._failures = 0
+            if self.open or self._failures == 0:
+                _log.warning("gateway.feed_lost broker=%s reason=%s", broker.address, reason)
+            self.open = False
+            await _drive(self._topics.unplug("broker_unavailable"))
+            self._brokers.leave(broker)
+            await asyncio.sleep(self._backoff_s())
+
+    async def _try_session(self, broker: Broker) -> str:
+        """Hold one stream open for as long as it lasts. Returns why it ended."""
+        try:
+            await asyncio.wait_for(broker.channel.channel_ready(), _CONNECT_S)
+            return await self._session(broker)
+        except TimeoutError:
+            return "no connection"
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name}: {error.details()}"
+        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+            return str(error)
+
+    async def _session(self, broker: Broker) -> str:
+        call: Call = broker.events.Subscribe()
+        self.open = True
+        _log.info("gateway.feed_open broker=%s", broker.address)
+        await _drive(self._topics.plug())
+        self._wanted.set()
+        loop = asyncio.get_running_loop()
+        reader, writer = loop.create_task(self._read(call), name="feed reader"), loop.create_task(self._write(call), name="feed writer")
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            return await (reader if reader.done() else writer)
+        finally:
+            call.cancel()
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, call: "Call") -> str:
+        while isinstance(response := await call.read(), SubscribeResponse):
+            self._failures = 0
+            await _drive(self._topics.apply(response))
+        return f"{(await call.code()).name}: {await call.details()}"
+
+    async def _write(self, call: "Call") -> str:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            add, remove = self._topics.demand()
+            for start in range(0, max(len(add), len(remove)), _NAMES_PER_REQUEST):
+                part = slice(start, start + _NAMES_PER_REQUEST)
+                await call.write(SubscribeRequest(add=add[part], remove=remove[part]))
+
+    def _backoff_s(self) -> float:
+        first, longest = _BACKOFF_S
+        self._failures += 1
+        return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(self._failures - 1, 10))
+
+
+async def _drive(work: Iterator[None]) -> None:
+    """Do work that stops now and then, so that others get a turn."""
+    for _ in work:
+        await asyncio.sleep(0)

@@ -1,0 +1,168 @@
+r"""The one encoder of stream frames, for job streams, queue streams and the overview alike.
+
+A frame is what `EventSource` calls an event: an `id:` line when a reader may resume from it, one `data:` line of JSON, an empty line. There is
+never an `event:` line, so a page with `onmessage` alone sees everything; `data.type` says what it is:
+
+    connected  {name, resumed, heartbeatMs}    the watch is live: nothing that happens from here on is missed
+    update     a job's members (jobs.py), or {queues: […]} in the overview; the first one is the snapshot
+    final      a job's members at its end
+    log        {name, queue, id, lines: [{sequence, level, message, timeMs}], dropped?}
+    gap        {name, reason}                  something may have been missed; of a job, an update with its present state follows
+    degraded   {degraded: true|false, reason}  the gateway is cut off from broker or store; the stream lives on
+    drain      {reconnectMs}                   this gateway ends; reconnect
+    error      {name, reason, detail}          trouble of the stream, never of the job
+
+Ids are `{revision}` and, where nothing comes after, `{revision}.end`: digits, letters and a full stop alone, so that no browser drops them and a
+reconnect across origins needs no preflight. They mean the same to every gateway, before and after a restart.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jobwire.v1.job_pb2 import Job, LogLine
+from jobwire.v1.queue_service_pb2 import Queue
+
+from jobwire_gateway.jobs import job_json, line_json, queue_json
+
+HEARTBEAT = b":\n\n"
+"""A comment: keeps proxies and half-open connections honest, and fires no event."""
+
+MAX_FRAME_BYTES = 64 * 1024
+"""A job that is larger comes without its result and its failure's stack, with `truncated` and the address of the whole."""
+
+_CURSOR = re.compile(r"(\d{1,19})(\.end)?", re.ASCII)
+
+
+class Kind(StrEnum):
+    """What a frame is to its reader."""
+
+    CONNECTED = "connected"
+    UPDATE = "update"
+    FINAL = "final"
+    ERROR = "error"
+    GAP = "gap"
+    DEGRADED = "degraded"
+    DRAIN = "drain"
+    LOG = "log"
+
+
+Mark = tuple[int, int, int, bool, bool, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """An encoded frame, shared by all who read it."""
+
+    kind: Kind
+    data: bytes
+    name: str = ""
+    """The job that it is about."""
+    revision: int = 0
+    mark: Mark | None = None
+    """All of an update but its progress. Of two updates of one job with equal marks the later says everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What a reader saw last, as its `Last-Event-ID` says."""
+
+    revision: int
+    end: bool
+
+
+def cursor_of(text: str) -> Cursor | None:
+    """Read a `Last-Event-ID`. None for none, and for one that no gateway ever sent."""
+    match = _CURSOR.fullmatch(text)
+    return Cursor(int(match[1]), match[2] is not None) if match else None
+
+
+def connected(name: str, *, resumed: bool, heartbeat_ms: int) -> Frame:
+    """The first frame of a stream."""
+    return _control(Kind.CONNECTED, {"name": name, "resumed": resumed, "heartbeatMs": heartbeat_ms})
+
+
+def update(job: Job) -> Frame:
+    """A job as it is now."""
+    mark = (job.state, job.attempt, job.token, job.cancel_requested, job.cancel_delivered, job.losses)
+    return Frame(Kind.UPDATE, _job(Kind.UPDATE, job, str(job.revision)), job.name, job.revision, mark)
+
+
+def final(job: Job) -> Frame:
+    """A job at its end."""
+    return Frame(Kind.FINAL, _job(Kind.FINAL, job, f"{job.revision}.end"), job.name, job.revision)
+
+
+def log(job: Job, lines: Iterable[LogLine]) -> Frame:
+    """Lines that a handler logged."""
+    members = {"name": job.name, "queue": job.queue, "id": job.id, "lines": [line_json(line) for line in lines]}
+    return Frame(Kind.LOG, _encode(Kind.LOG, members), job.name)
+
+
+def logs_dropped(name: str, count: int) -> Frame:
+    """Stands where log frames were dropped for a slow reader."""
+    return Frame(Kind.LOG, _encode(Kind.LOG, {"name": name, "lines": [], "dropped": count}), name)
+
+
+def gap(name: str, reason: str) -> Frame:
+    """Something may have been missed: `resumed`, `slow_reader`, `broker_lost`, `store_lost`."""
+    return _control(Kind.GAP, {"name": name, "reason": reason})
+
+
+def degraded(on: bool, reason: str) -> Frame:
+    """The gateway is cut off, or no longer: `broker_unavailable`, `store_unavailable`."""
+    return _control(Kind.DEGRADED, {"degraded": on, "reason": reason})
+
+
+def drain(reconnect_ms: int) -> Frame:
+    """The gateway ends; its reader is to come back after so many milliseconds."""
+    return Frame(Kind.DRAIN, b"retry: %d\n" % reconnect_ms + _encode(Kind.DRAIN, {"reconnectMs": reconnect_ms}))
+
+
+def error(name: str, reason: str, detail: str) -> Frame:
+    """The stream has no more to say, and a reconnect neither."""
+    return Frame(Kind.ERROR, _encode(Kind.ERROR, {"name": name, "reason": reason, "detail": detail}, "0.end"), name)
+
+
+def retry(milliseconds: int) -> bytes:
+    """How long a browser waits before it reconnects. Fires no event."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def queue_fragment(queue: Queue) -> bytes:
+    """One queue's members, to be joined by `overview`."""
+    return _json(queue_json(queue))
+
+
+def overview(fragments: Sequence[bytes]) -> Frame:
+    """Queues with their counts, each encoded before."""
+    return Frame(Kind.UPDATE, b'data: {"type":"update","queues":[' + b",".join(fragments) + b"]}\n\n")
+
+
+def _job(kind: Kind, job: Job, event_id: str) -> bytes:
+    members = job_json(job)
+    frame = _encode(kind, members, event_id)
+    if len(frame) <= MAX_FRAME_BYTES:
+        return frame
+    small = {name: value for name, value in members.items() if name not in ("result", "resultText", "resultBase64", "payload", "payloadText", "payloadBase64")}
+    failure = small.get("failure")
+    if isinstance(failure, dict):
+        small["failure"] = {name: value for name, value in failure.items() if name != "stack"}
+    small |= {"truncated": True, "url": f"/v1/{members['name']}"}
+    return _encode(kind, small, event_id)
+
+
+def _control(kind: Kind, members: Mapping[str, object]) -> Frame:
+    return Frame(kind, _encode(kind, members))
+
+
+def _encode(kind: Kind, members: Mapping[str, object], event_id: str = "") -> bytes:
+    # JSON escapes every line break, so the data is always one line.
+    head = b"id: %s\n" % event_id.encode() if event_id else b""
+    return head + b"data: " + _json({"type": kind.value, **members}) + b"\n\n"
+
+
+def _json(members: Mapping[str, object]) -> bytes:
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,52 @@
+"""The names of queues and jobs, and the topics that stand for them on the feed.
+
+The broker ends a whole feed that asks for a topic that is none, so names from outside are checked here before they become topics.
+"""
+
+import re
+
+from jobwire_gateway.problems import Problem, Violation
+
+QUEUES = "queues"
+"""The topic of all queues' counts."""
+
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}", re.ASCII)
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}", re.ASCII)
+
+
+def queue_name(queue: str) -> str:
+    """Give `queues/{queue}`.
+
+    Raises:
+        Problem: 400, the queue's name is out of its bounds.
+    """
+    if not _QUEUE.fullmatch(queue):
+        raise _bad_name("queue", queue, "1 to 100 of A-Z a-z 0-9 . _ ~ -, the first a letter or digit")
+    return f"queues/{queue}"
+
+
+def job_name(queue: str, job_id: str) -> str:
+    """Give `queues/{queue}/jobs/{id}`.
+
+    Raises:
+        Problem: 400, one of the two is out of its bounds.
+    """
+    parent = queue_name(queue)
+    if not _JOB_ID.fullmatch(job_id):
+        raise _bad_name("id", job_id, "1 to 128 of A-Z a-z 0-9 . _ ~ : @ + = -, the first a letter or digit")
+    return f"{parent}/jobs/{job_id}"
+
+
+def is_job(topic: str) -> bool:
+    """Whether a topic is one job."""
+    return "/jobs/" in topic
+
+
+def queue_of(topic: str) -> str:
+    """The queue's bare name in `queues/{queue}` or `queues/{queue}/jobs/{id}`."""
+    return topic.split("/", 2)[1]
+
+
+def _bad_name(field: str, value: str, rule: str) -> Problem:
+    shown = value if len(value) <= 40 else value[:40] + "…"
+    return Problem(400, f"The {field} {shown!r} is no name: {rule}.", reason="INVALID_FIELD", violations=(Violation(field, rule),))

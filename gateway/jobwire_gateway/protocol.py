@@ -1,0 +1,129 @@
+"""uvicorn's HTTP protocol with the bounds that it lacks.
+
+httptools takes a request head of any size and uvicorn waits for it for ever; and a reader that stops reading would hold its connection for
+good. So: a head has a size (431) and a time (408, or a plain close when nothing came), and a write that makes no way for 30 s ends the
+connection.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+HEAD_S = 10.0
+"""A request head that takes longer to arrive is given up."""
+
+STALL_S = 30.0
+"""A write that makes no way for so long ends the connection."""
+
+_LINGER_S = 1.0
+"""How long what still comes in after a refusal is read and thrown away."""
+
+_LINE_OVERHEAD = 4
+"""What a header costs beside its name and value: the colon, a space and the line's end."""
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One connection. `max_head_bytes` is set on a subclass by `bounded`."""
+
+    max_head_bytes = 32 * 1024
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._in_head = True
+        self._refused = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._in_head and self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
+        was_in_head = self._in_head
+        super().data_received(data)
+        if was_in_head and self._in_head and not self._refused:
+            self._head_bytes += len(data)
+            self._check_head(self._head_bytes)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_head_timer()
+        self._check_head(len(self.url) + sum(len(name) + len(value) + _LINE_OVERHEAD for name, value in self.headers))
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        # What follows on this connection is the next head.
+        self._in_head = True
+        if not self._refused:
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        super().resume_writing()
+
+    def _check_head(self, size: int) -> None:
+        if size > self.max_head_bytes:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request line and its headers are larger than {self.max_head_bytes} bytes.")
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self._head_bytes:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"The request's head did not arrive within {HEAD_S:.0f} s.")
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: HTTPStatus, sentence: str) -> None:
+        self._refused = True
+        if self.transport.is_closing():
+            return
+        body = f'{{"type":"about:blank","title":"{status.phrase}","status":{status.value},"detail":"{sentence}"}}'.encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        # To close while more comes in would reset the connection, and the answer would be lost with it.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def bounded(max_head_bytes: int) -> type[GatewayProtocol]:
+    """The protocol with its bound, in the form that uvicorn wants: a class."""
+    return type("BoundedProtocol", (GatewayProtocol,), {"max_head_bytes": max_head_bytes})

@@ -1,0 +1,156 @@
+"""The process: its socket, its signals, its end.
+
+The first SIGTERM or SIGINT drains: readiness turns red, open streams are closed over a window, running requests are finished, then the process
+ends with 0. A second one ends it at once.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from jobwire_gateway.app import Gateway, application
+from jobwire_gateway.config import GatewayConfig, split_address
+from jobwire_gateway.protocol import STALL_S, bounded
+from jobwire_gateway.security import ANSWER_HEADERS
+
+_log = logging.getLogger("jobwire.gateway")
+
+_KEEP_ALIVE_S = 75
+"""Longer than the 60 s of most proxies, so that it is the proxy that ends an idle connection."""
+
+_NOT_SENT_BYTES = 16 * 1024
+"""What the kernel holds for a reader beyond what is on its way: the rest waits here, where it is conflated."""
+
+
+def run(config: GatewayConfig) -> int:
+    """Serve until a signal. Returns the process's exit code: 0, or 1 when the address cannot be had."""
+    _set_up_logging()
+    # Its streams are drained by us, over a window, and not all at once by the library.
+    AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+    try:
+        listener = _listen(config)
+    except OSError as error:
+        _log.error("gateway.no_address http=%s reason=%s", config.http, error)
+        return 1
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, listener))
+    _log.info("gateway.ended")
+    return 0
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn with our drain instead of its own."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, address: str) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._address = address
+        self._draining: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets)
+        _log.info("gateway.ready http=%s", self._address)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal. Runs between two instructions of the loop's thread, so it only leaves word."""
+        self._loop.call_soon_threadsafe(self._exit)
+
+    def _exit(self) -> None:
+        if self._draining is None:
+            self._draining = self._loop.create_task(self._drain())
+        else:
+            self._exit_now()
+
+    async def _drain(self) -> None:
+        _log.info("gateway.draining streams=%d", len(self._gateway.streams))
+        await self._gateway.streams.drain()
+        self.should_exit = True
+
+    def _exit_now(self) -> None:
+        # What is cut off now would each leave a traceback, and says nothing that the operator does not know.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._gateway.streams.close_all()
+        self.force_exit = self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, after the drain."""
+        for connection in list(self.server_state.connections):
+            # One that does not read would hold up the end; in a hurry, so would any.
+            if self.force_exit or connection.flow.write_paused:  # type: ignore[union-attr]
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
+
+async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
+    gateway = Gateway.of(config)
+    server_config = uvicorn.Config(
+        application(gateway),
+        loop="none",
+        http=bounded(config.max_header_bytes),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        headers=list(ANSWER_HEADERS.items()),
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1 + round(2 * config.call_timeout.total_seconds()),
+    )
+    await GatewayServer(server_config, gateway, _address_of(listener)).serve([listener])
+
+
+def _listen(config: GatewayConfig) -> socket.socket:
+    host, port = split_address(config.http, "http")
+    family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind, number)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _set_for_streams(listener)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _set_for_streams(listener: socket.socket) -> None:
+    """Options that every accepted connection inherits: a peer that is gone, or does not read, is to show here and not to hide in the kernel."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_S * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
+
+
+def _address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.Loop
+
+
+def _set_up_logging() -> None:
+    """To stderr, unless the program that runs us has set up something of its own."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logger = logging.getLogger("jobwire")
+    if logger.hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.getLogger("uvicorn").addHandler(handler)

@@ -1,0 +1,115 @@
+"""The overview: all queues with their counts, once (`GET /v1/stats`) and as a stream (`GET /v1/stats/stream`).
+
+The stream is served by sse-starlette, since there are few of it; its frames come encoded from `frames.py`, as those of all streams do.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from jobwire.v1.queue_service_pb2 import ListQueuesRequest, Queue
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from jobwire_gateway import frames
+from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.frames import HEARTBEAT
+from jobwire_gateway.jobs import counts_json
+from jobwire_gateway.problems import Problem
+from jobwire_gateway.requests import query_of, wants_events
+from jobwire_gateway.streams import Streams
+from jobwire_gateway.topics import Topics
+
+_PAGE = 1_000
+_MAX_PAGES = 10
+
+
+class OverviewStream:
+    """One open stream of the overview."""
+
+    def __init__(self, topics: Topics, streams: Streams) -> None:
+        self.last_write = asyncio.get_running_loop().time()
+        self._topics = topics
+        self._streams = streams
+        self._ready = asyncio.Event()
+        self._beat = False
+        self._watch = topics.watch_overview(self._ready.set)
+
+    def heartbeat(self) -> None:
+        self._beat = True
+        self._ready.set()
+
+    def drain(self, reconnect_ms: int) -> None:
+        self._watch.put(frames.drain(reconnect_ms))
+        self._watch.end()
+
+    def close(self) -> None:
+        self._watch.end()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes to write, until the watch ends or the reader goes away."""
+        self._streams.add(self)
+        try:
+            yield self._streams.retry_line()
+            while not self._watch.ended:
+                await self._ready.wait()
+                self._ready.clear()
+                if data := self._take():
+                    yield data
+                    self.last_write = asyncio.get_running_loop().time()
+        finally:
+            self._topics.leave(self._watch)
+            self._streams.remove(self)
+
+    def _take(self) -> bytes:
+        beat, self._beat = self._beat, False
+        return self._watch.take() or (HEARTBEAT if beat else b"")
+
+
+class Stats:
+    """The two endpoints."""
+
+    def __init__(self, brokers: Brokers, topics: Topics, streams: Streams) -> None:
+        self._brokers = brokers
+        self._topics = topics
+        self._streams = streams
+
+    async def once(self, request: Request) -> Response:
+        """`GET /v1/stats`."""
+        query_of(request.scope, ())
+        queues = await all_queues(self._brokers)
+        return JSONResponse({"queues": {queue.queue: counts_json(queue.counts) for queue in queues}})
+
+    async def stream(self, request: Request) -> Response:
+        """`GET /v1/stats/stream`. A cursor is of no use here, as the first update is always all there is."""
+        query_of(request.scope, ("last_event_id", "lastEventId"))
+        if self._streams.full:
+            if not wants_events(request.headers):
+                raise Problem(503, "No more streams can be opened here now.", reason="TOO_MANY_STREAMS", retry_after_ms=5_000)
+            return _event_source(_once(self._streams.come_back_line()))
+        if request.method == "HEAD":
+            return _event_source(_once(b""))
+        return _event_source(OverviewStream(self._topics, self._streams).chunks())
+
+
+async def all_queues(brokers: Brokers, *, timeout_s: float | None = None) -> list[Queue]:
+    """Read all queues, at most ten thousand."""
+    queues: list[Queue] = []
+    page_token = ""
+    for _ in range(_MAX_PAGES):
+        request = ListQueuesRequest(page_size=_PAGE, page_token=page_token)
+        page = await brokers.call(lambda broker: broker.queues.ListQueues, request, timeout_s=timeout_s)
+        queues += page.queues
+        page_token = page.next_page_token
+        if not page_token:
+            break
+    return queues
+
+
+def _event_source(chunks: AsyncIterator[bytes]) -> Response:
+    # Its own pings are off: the heartbeats come from the wheel, as for all streams.
+    return EventSourceResponse(chunks, ping=0, headers={"Cache-Control": "no-store, no-transform"})
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

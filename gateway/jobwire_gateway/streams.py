@@ -1,0 +1,93 @@
+"""All open streams of this process: how many there may be, their heartbeats, and their end.
+
+Draining spreads the reconnections: each stream is told `drain` with a `retry:` of its own, at a random moment of the window, and is closed.
+"""
+
+import asyncio
+import random
+from typing import Protocol
+
+from jobwire_gateway import frames
+from jobwire_gateway.wheel import Beating, Wheel
+
+
+class OpenStream(Beating, Protocol):
+    """What the registry does with a stream."""
+
+    def drain(self, reconnect_ms: int) -> None:
+        """Say that it is over here, and close."""
+
+    def close(self) -> None:
+        """Close without a word."""
+
+
+class Streams:
+    """The registry. `draining` is said by readiness, too."""
+
+    def __init__(self, *, limit: int, retry_s: float, drain_s: float, heartbeat_s: float) -> None:
+        self.draining = False
+        self.heartbeat_ms = round(heartbeat_s * 1000)
+        self.wheel = Wheel(heartbeat_s)
+        self._limit = limit
+        self._retry_s = retry_s
+        self._drain_s = drain_s
+        self._open: set[OpenStream] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is to come back later."""
+        return self.draining or len(self._open) >= self._limit
+
+    def add(self, stream: OpenStream) -> None:
+        """Count a stream in."""
+        self._open.add(stream)
+        self.wheel.add(stream)
+        self._idle.clear()
+
+    def remove(self, stream: OpenStream) -> None:
+        """Count it out. To do so twice is no error."""
+        self._open.discard(stream)
+        self.wheel.remove(stream)
+        if not self._open:
+            self._idle.set()
+
+    def retry_line(self) -> bytes:
+        """How long a browser waits before it reconnects: jittered, so that they do not come back all at once."""
+        return frames.retry(self._jittered_ms(self._retry_s))
+
+    def come_back_line(self) -> bytes:
+        """The same for a browser that is turned away."""
+        return frames.retry(self._jittered_ms(max(self._retry_s, self._drain_s)))
+
+    async def drain(self) -> None:
+        """Close all streams over the window. Returns when none is left, or when the window is over and the rest were closed without a word."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        streams = list(self._open)
+        timers = [loop.call_later(random.uniform(0, self._drain_s), self._drain_one, stream) for stream in streams]
+        try:
+            await asyncio.wait_for(self._idle.wait(), self._drain_s + 1.0)
+        except TimeoutError:
+            self.close_all()
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def close_all(self) -> None:
+        """Close all at once."""
+        self.draining = True
+        for stream in list(self._open):
+            stream.close()
+
+    def _drain_one(self, stream: OpenStream) -> None:
+        if stream in self._open:
+            stream.drain(self._jittered_ms(max(self._retry_s, self._drain_s) / 2))
+
+    @staticmethod
+    def _jittered_ms(least_s: float) -> int:
+        return round(1000 * least_s * random.uniform(1.0, 2.0))

@@ -1,0 +1,348 @@
+"""Who watches what, and what of the one feed goes to whom. A plain object: the feed's responses go in, frames go out to mailboxes.
+
+Who is authoritative: the broker. A topic is *live* from the broker's confirmation on; before, and while the feed is broken, nothing of it is
+shown. While live, the newest revision heard is kept per job, so a second reader begins at once and costs the broker nothing.
+
+A removed topic may be wanted again before the broker has heard of either. So a topic that nobody watches stays until the removal is handed to
+the feed, and what comes for a topic is ignored while a confirmation of it is still on its way: it may be of the earlier adding.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
+
+from jobwire.v1.event_service_pb2 import SubscribeResponse
+from jobwire.v1.job_pb2 import Job
+from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire.v1.queue_service_pb2 import Queue
+
+from jobwire_gateway import frames
+from jobwire_gateway.frames import Cursor
+from jobwire_gateway.mailbox import Bounds
+from jobwire_gateway.names import QUEUES, queue_of
+from jobwire_gateway.watches import JobWatch, OverviewWatch, QueueWatch, Seen
+
+_YIELD_EVERY = 250
+"""After so many mailboxes the event loop gets a turn."""
+
+_EARLY = 64
+"""Changes kept of a job between the confirmation of its topic and its snapshot."""
+
+_RECENT = 1024
+"""Jobs per queue whose last revision is kept, so that a repeat is not shown twice."""
+
+
+class JobTopic:
+    """One job, and all who watch it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watches: set[JobWatch] = set()
+        self.live = False
+        self.latest: Seen | None = None
+        self._early: list[JobChange] = []
+
+    def join(self, watch: JobWatch) -> None:
+        self.watches.add(watch)
+        if self.live:
+            self._show(watch, "resumed")
+
+    def unplug(self) -> None:
+        """The feed is broken; what is kept may be old."""
+        self.live = False
+        self._early.clear()
+
+    def apply(self, change: JobChange, seen: Seen) -> Iterator[None]:
+        """Show a change to all."""
+        match change.type:
+            case ChangeType.CHANGE_TYPE_NOT_FOUND | ChangeType.CHANGE_TYPE_FINAL if not change.job.revision:
+                # Gone, and nothing is known of its end.
+                self.live, self.latest = True, None
+                yield from _spread(self.watches, JobWatch.gone)
+            case ChangeType.CHANGE_TYPE_SNAPSHOT:
+                yield from self._snapshot(seen)
+            case ChangeType.CHANGE_TYPE_FINAL if not self.live:
+                yield from self._snapshot(seen)
+            case _ if not self.live:
+                self._early = [*self._early[1 - _EARLY :], change]
+            case ChangeType.CHANGE_TYPE_LOG:
+                frame = frames.log(change.job, change.lines)
+                yield from _spread(self.watches, lambda watch: watch.log(frame))
+            case _:
+                yield from self._change(seen)
+
+    def fill(self, job: Job) -> None:
+        """Put in what a change leaves out because its reader has it already."""
+        if not job.job_name and self.latest is not None:
+            job.job_name = self.latest.job.job_name
+
+    def _snapshot(self, seen: Seen) -> Iterator[None]:
+        reason = "broker_lost" if not self.live else "store_lost"
+        # A first snapshot is the truth even when it is older than what was heard before the feed broke: the store may have lost something.
+        if not self.live or self.latest is None or seen.revision > self.latest.revision:
+            self.latest = seen
+        self.live = True
+        yield from _spread(self.watches, lambda watch: self._show(watch, reason))
+        early, self._early = self._early, []
+        for change in early:
+            self.fill(change.job)
+            yield from self.apply(change, Seen(change.job))
+
+    def _show(self, watch: JobWatch, reason: str) -> None:
+        if self.latest is None:
+            watch.gone()
+        else:
+            watch.snapshot(self.latest, reason)
+
+    def _change(self, seen: Seen) -> Iterator[None]:
+        if self.latest is not None and seen.revision <= self.latest.revision:
+            return
+        self.latest = seen
+        yield from _spread(self.watches, lambda watch: watch.change(seen))
+
+
+class QueueTopic:
+    """All changes of jobs in one queue, and all who watch them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watches: set[QueueWatch] = set()
+        self.live = False
+        self._recent: OrderedDict[str, int] = OrderedDict()
+
+    def join(self, watch: QueueWatch) -> None:
+        self.watches.add(watch)
+        if self.live:
+            watch.live("resumed")
+
+    def unplug(self) -> None:
+        self.live = False
+
+    def confirm(self) -> Iterator[None]:
+        """It is heard from here on."""
+        self.live = True
+        yield from _spread(self.watches, lambda watch: watch.live("broker_lost"))
+
+    def gap(self) -> Iterator[None]:
+        """Changes may have been missed between store and broker."""
+        yield from _spread(self.watches, lambda watch: watch.live("store_lost"))
+
+    def apply(self, seen: Seen) -> Iterator[None]:
+        """Show a change of one job to all, once."""
+        if seen.revision <= self._recent.get(seen.job.name, 0):
+            return
+        self._recent[seen.job.name] = seen.revision
+        self._recent.move_to_end(seen.job.name)
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        yield from _spread(self.watches, lambda watch: watch.change(seen))
+
+
+class OverviewTopic:
+    """The counts of all queues, and all who watch them."""
+
+    name = QUEUES
+
+    def __init__(self) -> None:
+        self.watches: set[OverviewWatch] = set()
+        self.live = False
+        self._fragments: dict[str, bytes] = {}
+
+    def join(self, watch: OverviewWatch) -> None:
+        self.watches.add(watch)
+        if self.live:
+            watch.live(self._fragments)
+
+    def unplug(self) -> None:
+        self.live = False
+
+    def confirm(self) -> Iterator[None]:
+        """It is heard from here on, and what is kept is all there is."""
+        self.live = True
+        yield from _spread(self.watches, lambda watch: watch.live(self._fragments))
+
+    def apply(self, queues: Sequence[Queue]) -> Iterator[None]:
+        """Show queues whose counts have changed."""
+        changed = {queue.name: frames.queue_fragment(queue) for queue in queues}
+        self._fragments.update(changed)
+        yield from _spread(self.watches, lambda watch: watch.changed(changed))
+
+
+AnyTopic = JobTopic | QueueTopic | OverviewTopic
+AnyWatch = JobWatch | QueueWatch | OverviewWatch
+
+
+class Topics:
+    """All topics of this process. `on_demand` is called when the broker is to be asked for others than before."""
+
+    def __init__(self, bounds: Bounds, heartbeat_ms: int) -> None:
+        self.on_demand: Callable[[], None] = _nothing
+        self.trouble: str | None = None
+        self._bounds = bounds
+        self._heartbeat_ms = heartbeat_ms
+        self._topics: dict[str, AnyTopic] = {}
+        # Topics that the broker has been asked for on the feed that is open now, and how many confirmations of each are still to come.
+        self._asked: set[str] = set()
+        self._unconfirmed: dict[str, int] = {}
+        self._changed: set[str] = set()
+
+    def watch_job(self, name: str, cursor: Cursor | None, on_ready: Callable[[], None]) -> JobWatch:
+        """Begin to watch one job, after what `cursor` says has been seen."""
+        watch = JobWatch(name, cursor, self._bounds, on_ready, self._heartbeat_ms)
+        topic = self._topics.get(name) or self._new(JobTopic(name))
+        assert isinstance(topic, JobTopic)
+        self._greet(watch)
+        topic.join(watch)
+        return watch
+
+    def watch_queue(self, name: str, cursor: Cursor | None, on_ready: Callable[[], None]) -> QueueWatch:
+        """Begin to watch all changes in one queue. With a cursor, a gap is told."""
+        watch = QueueWatch(name, cursor, self._bounds, on_ready, self._heartbeat_ms)
+        topic = self._topics.get(name) or self._new(QueueTopic(name))
+        assert isinstance(topic, QueueTopic)
+        self._greet(watch)
+        topic.join(watch)
+        return watch
+
+    def watch_overview(self, on_ready: Callable[[], None]) -> OverviewWatch:
+        """Begin to watch the counts of all queues."""
+        watch = OverviewWatch(QUEUES, on_ready, self._heartbeat_ms)
+        topic = self._topics.get(QUEUES) or self._new(OverviewTopic())
+        assert isinstance(topic, OverviewTopic)
+        self._greet(watch)
+        topic.join(watch)
+        return watch
+
+    def leave(self, watch: AnyWatch) -> None:
+        """Watch no more. To leave twice is no error."""
+        watch.end()
+        topic = self._topics.get(watch.topic)
+        if topic is None:
+            return
+        topic.watches.discard(watch)
+        if topic.watches:
+            return
+        if topic.name in self._asked:
+            self._change(topic.name)
+        else:
+            del self._topics[topic.name]
+
+    def demand(self) -> tuple[list[str], list[str]]:
+        """What to add and what to remove on the open feed, since the last call."""
+        changed, self._changed = self._changed, set()
+        add, remove = [], []
+        for name in changed:
+            topic = self._topics.get(name)
+            if topic is not None and not topic.watches:
+                del self._topics[name]
+                topic = None
+            if topic is not None and name not in self._asked:
+                add.append(name)
+                self._asked.add(name)
+                self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
+            elif topic is None and name in self._asked:
+                remove.append(name)
+                self._asked.remove(name)
+        return add, remove
+
+    def plug(self) -> Iterator[None]:
+        """A new feed is open, on which nothing was asked for yet."""
+        self._forget_feed()
+        self._changed.update(self._topics)
+        yield from self._say_trouble(None)
+        self.on_demand()
+
+    def unplug(self, reason: str) -> Iterator[None]:
+        """The feed is broken. Readers stay and are told."""
+        self._forget_feed()
+        for topic in list(self._topics.values()):
+            topic.unplug()
+            if not topic.watches:
+                del self._topics[topic.name]
+        yield from self._say_trouble(reason)
+
+    def apply(self, response: SubscribeResponse) -> Iterator[None]:
+        """Hand on what the broker says. Yields now and then, so that others get a turn."""
+        confirmed = [topic for name in response.added if (topic := self._confirm(name)) is not None]
+        for topic in confirmed:
+            if isinstance(topic, QueueTopic):
+                yield from topic.confirm()
+        for change in response.changes:
+            yield from self._apply_change(change)
+        overview = self._listening(QUEUES)
+        if isinstance(overview, OverviewTopic):
+            if response.queues:
+                yield from overview.apply(response.queues)
+            if overview in confirmed:
+                yield from overview.confirm()
+        if response.HasField("store_available"):
+            yield from self._say_trouble(None if response.store_available else "store_unavailable")
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def _apply_change(self, change: JobChange) -> Iterator[None]:
+        job = change.job
+        queue_topic = self._listening(f"queues/{job.queue}" if job.queue else f"queues/{queue_of(job.name)}")
+        if change.type == ChangeType.CHANGE_TYPE_GAP:
+            if isinstance(queue_topic, QueueTopic):
+                yield from queue_topic.gap()
+            return
+        job_topic = self._listening(job.name)
+        if isinstance(job_topic, JobTopic):
+            job_topic.fill(job)
+        seen = Seen(job)
+        if isinstance(queue_topic, QueueTopic) and change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL):
+            yield from queue_topic.apply(seen)
+        if isinstance(job_topic, JobTopic):
+            yield from job_topic.apply(change, seen)
+
+    def _confirm(self, name: str) -> AnyTopic | None:
+        waiting = self._unconfirmed.pop(name, 0) - 1
+        if waiting > 0:
+            self._unconfirmed[name] = waiting
+        return self._listening(name)
+
+    def _listening(self, name: str) -> AnyTopic | None:
+        """The topic, unless it is unknown or not yet confirmed."""
+        return self._topics.get(name) if name in self._asked and name not in self._unconfirmed else None
+
+    def _forget_feed(self) -> None:
+        self._asked.clear()
+        self._unconfirmed.clear()
+
+    def _new(self, topic: AnyTopic) -> AnyTopic:
+        self._topics[topic.name] = topic
+        self._change(topic.name)
+        return topic
+
+    def _change(self, name: str) -> None:
+        self._changed.add(name)
+        self.on_demand()
+
+    def _greet(self, watch: AnyWatch) -> None:
+        if self.trouble is not None:
+            watch.put(frames.degraded(True, self.trouble))
+
+    def _say_trouble(self, trouble: str | None) -> Iterator[None]:
+        if trouble == self.trouble:
+            return
+        frame = frames.degraded(trouble is not None, trouble or self.trouble or "")
+        self.trouble = trouble
+        watches: list[AnyWatch] = [watch for topic in self._topics.values() for watch in topic.watches]
+        yield from _spread(watches, lambda watch: watch.put(frame))
+
+
+_Watch = TypeVar("_Watch")
+
+
+def _spread(watches: Collection[_Watch], show: Callable[[_Watch], None]) -> Iterator[None]:
+    # A copy, because readers come and go during the yields; one that has left takes nothing in.
+    for count, watch in enumerate(list(watches), 1):
+        show(watch)
+        if count % _YIELD_EVERY == 0:
+            yield
+
+
+def _nothing() -> None:
+    return
