@@ -19,7 +19,7 @@ from bench.figures import QUICK, Readings, Sizes
 from bench.scale import scale
 from bench.store import Store
 
-Measure = Callable[[Contender, Sizes], Awaitable[Readings]]
+Measure = Callable[[Contender[Any], Sizes], Awaitable[Readings]]
 
 MEASURES: dict[str, Measure] = {
     "sustained": figures.sustained,
@@ -87,7 +87,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def make_contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
+def make_contenders(arguments: argparse.Namespace) -> dict[str, Contender[Any]]:
     """Build the sides that take part, with the settings that were changed on the command line."""
     changes: dict[str, dict[str, Any]] = {"jobwire": {}, "bullmq": {}}
     for change in arguments.set:
@@ -97,7 +97,7 @@ def make_contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
     if arguments.profile:
         arguments.profile.mkdir(parents=True, exist_ok=True)
         changes["jobwire"]["profile_dir"] = str(arguments.profile.resolve())
-    sides: dict[str, Contender] = {
+    sides: dict[str, Contender[Any]] = {
         "jobwire": Jobwire(replace(JobwireSettings(), **changes["jobwire"])),
         "bullmq": BullMq(replace(BullMqSettings(), **changes["bullmq"])),
     }
@@ -110,7 +110,7 @@ def literal(text: str) -> Any:
     return words[text] if text in words else int(text) if text.isdigit() else text
 
 
-async def interleave(contenders: dict[str, Contender], measures: dict[str, Measure], sizes: Sizes) -> dict[str, list[Readings]]:
+async def interleave(contenders: dict[str, Contender[Any]], measures: dict[str, Measure], sizes: Sizes) -> dict[str, list[Readings]]:
     """Measure figure by figure, the sides in turn, so that a slow phase of the machine meets both."""
     readings: dict[str, list[Readings]] = {name: [] for name in contenders}
     for turn in range(sizes.runs):
@@ -147,7 +147,7 @@ async def store_version() -> str:
 def show(results: dict[str, Any]) -> None:
     """Print the tables."""
     facts = results["machine"]
-    print(f"\n{facts['cores']} × {facts['cpu']}, python {facts['python']}, node {facts['node']}, {facts['store']}, {facts['seconds']} s")
+    print(f"\n{facts['cores']} x {facts['cpu']}, python {facts['python']}, node {facts['node']}, {facts['store']}, {facts['seconds']} s")
     for name, settings in results["settings"].items():
         print(f"{name}: {', '.join(f'{key}={value}' for key, value in settings.items())}")
     print(f"\n{report.table(results['figures'], 'jobwire', 'bullmq')}")

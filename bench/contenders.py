@@ -5,16 +5,16 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc.aio
+from jobwire.v1 import job_pb2, queue_service_pb2, queue_service_pb2_grpc
 
 from bench.driver import Driver, DriverError
 from bench.store import Store
-from jobwire.v1 import queue_service_pb2, queue_service_pb2_grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 BROKER_STARTUP_TIMEOUT_S = 20.0
@@ -48,31 +48,54 @@ class Rig(ABC):
     async def counts(self) -> Counts:
         """Return how many jobs wait and run."""
 
-    def forget_events(self) -> None:
+    def forget_events(self) -> None:  # noqa: B027 - most contenders keep none
         """Drop what the contender keeps for watchers, so that a memory figure holds jobs alone."""
 
 
-class Contender(ABC):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What both sides have."""
+
+    concurrency: int
+    """Of the one Worker."""
+    payload_bytes: int = 100
+    """The length of each job's payload as JSON."""
+    bulk_calls: int
+    """How many calls with 1,000 jobs each are under way at once in the bulk figure."""
+    feed_batch: int
+    """Jobs per call while the worker runs, too."""
+    feed_calls: int
+    """Calls under way at once then."""
+
+
+OneSettings = TypeVar("OneSettings", bound=Settings)
+
+
+class Contender(ABC, Generic[OneSettings]):
     """How to bring up a rig. `settings` go to the drivers and into the report."""
 
     name: str
-    settings: Any
+
+    def __init__(self, settings: OneSettings) -> None:
+        self.settings = settings
 
     @abstractmethod
-    def rig(self, settings: Any) -> Any:
+    def rig(self, settings: OneSettings) -> AbstractAsyncContextManager[Rig]:
         """Return an async context manager of a Rig that runs with these settings."""
 
-    @abstractmethod
-    def for_memory(self) -> Any:
+    def for_memory(self) -> OneSettings:
         """Return the settings for the memory figures."""
+        return self.settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class BullMqSettings:
+class BullMqSettings(Settings):
     """What was tried for BullMQ, and is kept at its best; README.md has the tries."""
 
     concurrency: int = 200
-    """Of the one Worker."""
+    bulk_calls: int = 1
+    feed_batch: int = 100
+    feed_calls: int = 2
     instances: int = 1
     """Worker objects in the worker's process, each with its own connections."""
     keep: int | None = 0
@@ -83,14 +106,6 @@ class BullMqSettings:
     """Or node-redis."""
     auto_pipelining: bool = False
     """ioredis' enableAutoPipelining."""
-    payload_bytes: int = 100
-    """The length of each job's data as JSON."""
-    bulk_calls: int = 1
-    """How many addBulk calls are under way at once in the bulk figure."""
-    feed_batch: int = 100
-    """Jobs per call while the worker runs, too."""
-    feed_calls: int = 2
-    """Calls under way at once then."""
 
 
 class BullMqRig(Rig):
@@ -104,13 +119,10 @@ class BullMqRig(Rig):
         self.store.client.xtrim(f"bull:{QUEUE}:events", maxlen=0, approximate=False)
 
 
-class BullMq(Contender):
+class BullMq(Contender[BullMqSettings]):
     """BullMQ's Queue and Worker, in Node."""
 
     name = "bullmq"
-
-    def __init__(self, settings: BullMqSettings) -> None:
-        self.settings = settings
 
     def for_memory(self) -> BullMqSettings:
         return replace(self.settings, long_ids=True, keep=None)
@@ -127,19 +139,13 @@ class BullMq(Contender):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobwireSettings:
+class JobwireSettings(Settings):
     """What Jobwire runs with. Everything else is its default."""
 
     concurrency: int = 500
-    """Of the one Worker, which is the credit that it grants."""
-    payload_bytes: int = 100
-    """The length of each job's payload as JSON."""
     bulk_calls: int = 2
-    """How many enqueue_many calls of 1,000 are under way at once in the bulk figure."""
     feed_batch: int = 100
-    """Jobs per call while the worker runs, too."""
     feed_calls: int = 2
-    """Calls under way at once then."""
     profile_dir: str | None = None
     """Where each process writes its cProfile, or None. A profiled run is for reading the profile, not for comparing."""
 
@@ -203,9 +209,10 @@ class Broker:
         if self._drain is not None:
             await self._drain
 
-    async def queue_counts(self) -> Any:
+    async def queue_counts(self) -> job_pb2.JobCounts:
         """Return the JobCounts of the benchmark's queue."""
-        stub: Any = queue_service_pb2_grpc.QueueServiceStub(self._channel)
+        assert self._channel is not None
+        stub: queue_service_pb2_grpc.QueueServiceAsyncStub = queue_service_pb2_grpc.QueueServiceStub(self._channel)
         answer = await stub.GetQueue(queue_service_pb2.GetQueueRequest(name=f"queues/{QUEUE}"))
         return answer.queue.counts
 
@@ -224,21 +231,16 @@ class Broker:
                 sys.stderr.write(f"broker: {line}")
 
     async def _stderr(self) -> AsyncIterator[str]:
-        assert self._process is not None and self._process.stderr is not None
+        assert self._process is not None
+        assert self._process.stderr is not None
         async for line in self._process.stderr:
             yield line.decode(errors="replace")
 
 
-class Jobwire(Contender):
+class Jobwire(Contender[JobwireSettings]):
     """Jobwire's client, broker and worker SDK, in Python."""
 
     name = "jobwire"
-
-    def __init__(self, settings: JobwireSettings) -> None:
-        self.settings = settings
-
-    def for_memory(self) -> JobwireSettings:
-        return self.settings
 
     @asynccontextmanager
     async def rig(self, settings: JobwireSettings) -> AsyncIterator[Rig]:

@@ -42,7 +42,9 @@ class Driver:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self._process is not None and self._process.stdin is not None and self._reader is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._reader is not None
         self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
@@ -53,7 +55,8 @@ class Driver:
 
     def send(self, do: str, **arguments: Any) -> None:
         """Send a command whose answer, if it has one, is read later."""
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
 
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -72,7 +75,8 @@ class Driver:
         return answer
 
     async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         async for line in self._process.stdout:
             message: dict[str, Any] = json.loads(line)
             if "total" in message:

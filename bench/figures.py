@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.contenders import Contender, Rig
 from bench.machine import CpuUse, cpu_between, read_cpu
@@ -63,7 +64,7 @@ async def measured_cpu(rig: Rig, readings: Readings, phase: str, jobs: list[floa
     readings.add_cpu(phase, cpu_between(before, read_cpu(rig.pids)), sum(jobs))
 
 
-async def bulk_and_drain(contender: Contender, sizes: Sizes) -> Readings:
+async def bulk_and_drain(contender: Contender[Any], sizes: Sizes) -> Readings:
     """Enqueue in batches of 1,000 with no worker; then start the worker and let it take everything. Both together give the store's time per life."""
     readings, jobs = Readings(), sizes.bulk_jobs
     async with contender.rig(contender.settings) as rig:
@@ -101,7 +102,8 @@ async def drain(rig: Rig, jobs: int) -> float:
     rig.worker.send("run")
     answer = await rig.worker.answer()
     await until_empty(rig)
-    return (time.monotonic_ns() - answer["first_ns"]) / 1e9
+    first_ns: int = answer["first_ns"]
+    return (time.monotonic_ns() - first_ns) / 1e9
 
 
 async def until_empty(rig: Rig) -> None:
@@ -114,7 +116,7 @@ async def until_empty(rig: Rig) -> None:
             await asyncio.sleep(POLL_S)
 
 
-async def lanes(contender: Contender, sizes: Sizes) -> Readings:
+async def lanes(contender: Contender[Any], sizes: Sizes) -> Readings:
     """64 tasks of the producer, each of which awaits one enqueue before the next; no worker."""
     readings, jobs = Readings(), sizes.lane_jobs
     async with contender.rig(contender.settings) as rig:
@@ -127,7 +129,7 @@ async def lanes(contender: Contender, sizes: Sizes) -> Readings:
     return readings
 
 
-async def sustained(contender: Contender, sizes: Sizes) -> Readings:
+async def sustained(contender: Contender[Any], sizes: Sizes) -> Readings:
     """The producer keeps some jobs waiting while the worker takes them; the rate counts jobs handled, without the first moments."""
     readings, jobs, settings = Readings(), [0.0], contender.settings
     async with contender.rig(settings) as rig:
@@ -160,7 +162,7 @@ class Totals:
         self._rig.producer.send("handled", total=total)
 
 
-async def latency(contender: Contender, sizes: Sizes) -> Readings:
+async def latency(contender: Contender[Any], sizes: Sizes) -> Readings:
     """One job at a time in an idle system: from just before enqueue is called to the first line of the handler, by the machine's monotonic clock."""
     readings = Readings()
     async with contender.rig(contender.settings) as rig:
@@ -182,7 +184,7 @@ def percentile(samples: list[float], share: float) -> float:
     return samples[min(len(samples) - 1, round(share * len(samples)))]
 
 
-async def memory(contender: Contender, sizes: Sizes) -> Readings:
+async def memory(contender: Contender[Any], sizes: Sizes) -> Readings:
     """Bytes that the store needs for one more job, waiting and completed. Ids have 32 characters on both sides, queue names have the same length."""
     readings, settings = Readings(), contender.for_memory()
     async with contender.rig(settings) as rig:

@@ -43,15 +43,21 @@ SCALE_TARGETS = (
 
 def verdict(target: Target, ratio: float) -> str:
     """Say whether a ratio reaches the goal, the floor, or neither."""
-    reaches = (lambda bound: ratio >= bound) if target.better == "more" else (lambda bound: ratio <= bound)
-    return "goal" if reaches(target.goal) else "floor" if reaches(target.floor) else "MISSED"
+    reached = [bound for bound in (target.floor, target.goal) if (ratio >= bound if target.better == "more" else ratio <= bound)]
+    return ("MISSED", "floor", "goal")[len(reached)]
 
 
 def compare(targets: tuple[Target, ...], ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Return a row per target: the runs of both sides, the ratio of their medians, the verdict. A side that was not measured leaves the ratio out."""
     rows = []
     for target in targets:
-        row: dict[str, Any] = {"figure": target.title, "key": target.key, "floor": round(target.floor, 3), "goal": round(target.goal, 3), "better": target.better}
+        row: dict[str, Any] = {
+            "figure": target.title,
+            "key": target.key,
+            "floor": round(target.floor, 3),
+            "goal": round(target.goal, 3),
+            "better": target.better,
+        }
         row["ours"], row["theirs"] = ours.get(target.key, []), theirs.get(target.key, [])
         if row["ours"] and row["theirs"]:
             row["ratio"] = median(row["ours"]) / median(row["theirs"])
@@ -61,12 +67,22 @@ def compare(targets: tuple[Target, ...], ours: dict[str, list[float]], theirs: d
 
 
 def table(rows: list[dict[str, Any]], ours: str, theirs: str) -> str:
-    """Lay the rows out for a terminal: median [least – greatest] of each side."""
+    """Lay the rows out for a terminal: median [least - greatest] of each side."""
     lines = [["figure", ours, theirs, "ratio", "floor", "goal", ""]]
     for row in rows:
         sign = "≥" if row["better"] == "more" else "≤"
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
-        lines.append([row["figure"], spread(row["ours"]), spread(row["theirs"]), ratio, f"{sign} {row['floor']:.2f}", f"{sign} {row['goal']:.2f}", row.get("verdict", "")])
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else "-"
+        lines.append(
+            [
+                row["figure"],
+                spread(row["ours"]),
+                spread(row["theirs"]),
+                ratio,
+                f"{sign} {row['floor']:.2f}",
+                f"{sign} {row['goal']:.2f}",
+                row.get("verdict", ""),
+            ]
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -74,10 +90,10 @@ def table(rows: list[dict[str, Any]], ours: str, theirs: str) -> str:
 def spread(values: list[float]) -> str:
     """Write the median, and the least and greatest when there are several."""
     if not values:
-        return "–"
+        return "-"
     if len(values) == 1:
         return number(values[0])
-    return f"{number(median(values))} [{number(min(values))} – {number(max(values))}]"
+    return f"{number(median(values))} [{number(min(values))} - {number(max(values))}]"
 
 
 def number(value: float) -> str:

