@@ -1,15 +1,15 @@
 """Errors that a caller gets to see, each with its gRPC status code and reason (proto/jobwire/v1/error.proto lists them).
 
-    BrokerError
-    ├── InvalidField          a field is out of its bounds
-    ├── NotFound              there is no such thing
-    ├── JobExists             the id is taken by a job with other content
-    ├── WrongState            the verb does not fit the job's state
-    ├── Precondition          what was asked for can't be had here
-    ├── StoreUnavailable      the store is away
-    ├── StoreFull             the store is at its memory limit
-    ├── ShuttingDown          the broker is ending
-    └── WaitTimeout           the job did not end in the time given
+BrokerError
+├── InvalidField          a field is out of its bounds
+├── NotFound              there is no such thing
+├── JobExists             the id is taken by a job with other content
+├── WrongState            the verb does not fit the job's state
+├── Precondition          what was asked for can't be had here
+├── StoreUnavailable      the store is away
+├── StoreFull             the store is at its memory limit
+├── ShuttingDown          the broker is ending
+└── WaitTimeout           the job did not end in the time given
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class StoreClient:
         self._config = config
         self._namespace = config.namespace
         self._redis = self._connect(CALL_TIMEOUT_S)
+        self._command: Any = self._redis.execute_command
         # WAITAOF blocks its connection, so it has its own.
         self._fence_redis = self._connect(DISK_TIMEOUT_S)
         self._version, self._source = library()
@@ -67,7 +68,7 @@ class StoreClient:
         return self._connect(None)
 
     def _connect(self, timeout_s: float | None) -> redis.Redis:
-        tls = {}
+        tls: dict[str, Any] = {}
         if self._config.store.startswith("rediss://"):
             tls = {"ssl_ca_certs": self._config.tls_ca, "ssl_certfile": self._config.tls_cert, "ssl_keyfile": self._config.tls_key}
         return redis.Redis.from_url(
@@ -130,11 +131,11 @@ class StoreClient:
             setting = await self._redis.config_get("appendfsync")
         except ResponseError:
             return True  # the setting can't be read with these rights; WAITAOF itself will tell
-        return bool(setting.get("appendfsync", setting.get(b"appendfsync", b"")) not in ("no", b"no"))
+        return b"no" not in [value.encode() if isinstance(value, str) else value for value in setting.values()]
 
     async def _load(self) -> None:
         try:
-            await self._redis.execute_command("FUNCTION", "LOAD", self._source)
+            await self._command("FUNCTION", "LOAD", self._source)
         except ResponseError as error:
             if "already exists" not in str(error):
                 raise
@@ -180,12 +181,12 @@ class StoreClient:
         name = self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
         try:
             try:
-                return await self._redis.execute_command("FCALL", name, 1, meta_key, *args)
+                return await self._command("FCALL", name, 1, meta_key, *args)
             except ResponseError as error:
                 if "Function not found" not in str(error):
                     raise
                 await self._load()
-                return await self._redis.execute_command("FCALL", name, 1, meta_key, *args)
+                return await self._command("FCALL", name, 1, meta_key, *args)
         except RedisError as error:
             raise self._translate(error) from error
 
@@ -206,7 +207,7 @@ class StoreClient:
         if not self.available:
             raise StoreUnavailable("the store is away", accepted="no")
         try:
-            await self._redis.execute_command("SADD", f"{self._namespace}:queues", queue)
+            await self._command("SADD", f"{self._namespace}:queues", queue)
         except RedisError as error:
             translated = self._translate(error)
             # Nothing of the caller's was done yet, whatever became of the note.
@@ -217,22 +218,26 @@ class StoreClient:
         if not self.available:
             raise StoreUnavailable("the store is away", accepted="no")
         try:
-            found = await self._redis.execute_command("SMEMBERS", f"{self._namespace}:queues")
+            found = await self._command("SMEMBERS", f"{self._namespace}:queues")
         except RedisError as error:
             raise self._translate(error) from error
         return sorted(name.decode() for name in found)
 
     async def sync_to_disk(self) -> None:
         """Return when all that was written before is on disk. Raises Precondition and StoreUnavailable; paid once for all who wait."""
-        if not self.disk_durability:
-            raise Precondition("the store has no append-only file that is synced to disk: ask for DURABILITY_STORE, or turn appendonly on (Redis 7.2, Valkey)")
         await self._fence.wait()
+
+    def check_disk_durability(self) -> None:
+        """Raises Precondition when the store can't promise it, before anything is done."""
+        if self.available and not self.disk_durability:
+            raise Precondition("the store has no append-only file that is synced to disk: ask for DURABILITY_STORE, or turn appendonly on (Redis 7.2, Valkey)")
 
     async def write_fence(self) -> None:
         """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them."""
         async with self._fence_redis.client() as connection:
-            await connection.execute_command("SET", f"{self._namespace}:fence", "1")
-            answer = await connection.execute_command("WAITAOF", 1, 0, int(DISK_TIMEOUT_S * 900))
+            command: Any = connection.execute_command
+            await command("SET", f"{self._namespace}:fence", "1")
+            answer = await command("WAITAOF", 1, 0, int(DISK_TIMEOUT_S * 900))
         if int(answer[0]) < 1:
             raise TimeoutError("the store did not sync its append-only file in time")
 

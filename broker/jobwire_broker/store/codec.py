@@ -6,8 +6,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from jobwire.v1 import job_pb2, worker_service_pb2
+
 from jobwire_broker.names import id_to_text
 
 HEADER = Struct(">BBBBiQQQQHHIHBB")

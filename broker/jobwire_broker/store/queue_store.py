@@ -150,7 +150,7 @@ class Changed(NamedTuple):
     record: bytes
 
 
-def _leases(answers: list[list[bytes]]) -> list[Lease]:
+def _leases(answers: list[list[Any]]) -> list[Lease]:
     return [Lease(a[0].decode(), list(zip(a[1::3], a[2::3], a[3::3], strict=True))) for a in answers]
 
 
@@ -208,9 +208,9 @@ class QueueStore:
         args: list[Any] = [session_ms, len(renewals)]
         for renewal in renewals:
             args += renewal
-        words, held, cancels, *numbers, more = await self._call("pulse", self._meta, args)
+        words, held, cancels, seq, waiting, active, delayed, due_ms, deadline_ms, more = await self._call("pulse", self._meta, args)
         pending = [PendingCancel(cancels[i] - 1, *cancels[i + 1 : i + 4]) for i in range(0, len(cancels), 4)]
-        return PulseReport([w.decode() for w in words], held, pending, *numbers, bool(more))
+        return PulseReport([w.decode() for w in words], held, pending, seq, waiting, active, delayed, due_ms, deadline_ms, bool(more))
 
     async def cancel(self, raw_id: bytes, grace_ms: int) -> Changed:
         """Cancel a job."""
@@ -241,15 +241,16 @@ class QueueStore:
         """Read jobs, at most MAX_ITEMS."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
 
-    async def list(self, index: str, cursor: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    async def page(self, index: str, cursor: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """One page of an index: the cursor of the next one, and (id, record without payload)."""
         answer = await self._call("list", self._meta, (index, cursor, limit))
         return answer[0], list(zip(answer[1::2], answer[2::2], strict=True))
 
     async def stats(self) -> Stats:
         """The counts."""
-        numbers = await self._call("stats", self._meta, ())
-        return Stats(*numbers[:9], bool(numbers[9]), *numbers[10:])
+        numbers: list[int] = await self._call("stats", self._meta, ())
+        counts = dict(zip(Stats._fields, numbers, strict=True))
+        return Stats(**{**counts, "paused": bool(counts["paused"])})
 
     async def sessions(self) -> list[tuple[bytes, int, bytes]]:
         """The sessions that take jobs from this queue: session, held count, descriptor."""

@@ -1,0 +1,125 @@
+"""All queues that this broker knows, each with its partition, pulse and feed; and the sweep that finds the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from jobwire_broker.errors import BrokerError
+from jobwire_broker.rules.partition import Partition
+from jobwire_broker.rules.pulse import SWEEP_S, Pulse
+from jobwire_broker.rules.watching import Feed
+from jobwire_broker.store.client import StoreClient
+from jobwire_broker.store.listener import Listener
+
+log = logging.getLogger(__name__)
+
+
+class Queue:
+    """One queue on this broker."""
+
+    def __init__(self, client: StoreClient, listener: Listener, name: str, session_ms: int) -> None:
+        self.name = name
+        self.partition = Partition(client, name)
+        self.store = self.partition.store
+        self.pulse = Pulse(self.partition, session_ms)
+        self.feed = Feed(self.store, listener)
+        self.pulse.is_watched = lambda: self.feed.is_watched
+        self.pulse.on_report = lambda report: self.feed.pulse_saw(report.seq)
+        self.is_registered = False
+        self._listener = listener
+        self._hears_wakes = False
+
+    async def hear_wakes(self) -> None:
+        """Listen for work from other brokers: this one has workers for it."""
+        if not self._hears_wakes:
+            self._hears_wakes = True
+            await self._listener.add(self.store.wake_channel, self._woken)
+
+    def _woken(self, message: bytes | None) -> None:
+        if message == b"pulse":
+            self.pulse.beat()
+        else:
+            self.partition.wake()
+
+
+class Registry:
+    """The queues by name."""
+
+    def __init__(self, client: StoreClient, session_ms: int) -> None:
+        self.client = client
+        self.listener = Listener(client)
+        self.queues: dict[str, Queue] = {}
+        self.on_new_queue: list[Callable[[Queue], None]] = []
+        self._session_ms = session_ms
+        self._sweep: asyncio.Task[None] | None = None
+        client.on_change.append(self._store_changed)
+
+    def start(self) -> None:
+        """Begin to listen and to sweep."""
+        self.listener.start()
+        self._sweep = asyncio.create_task(self._sweep_forever())
+
+    async def stop(self) -> None:
+        """Stop all of it, after what is under way. Tolerates stop before start, and twice."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweep
+            self._sweep = None
+        for queue in self.queues.values():
+            queue.pulse.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(queue.partition.idle() for queue in self.queues.values())), 3)
+        await self.listener.stop()
+
+    def get(self, name: str) -> Queue:
+        """The queue of that name, known or not."""
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(self.client, self.listener, name, self._session_ms)
+        return queue
+
+    async def register(self, name: str) -> Queue:
+        """The queue of that name, which from now on exists. Raises StoreUnavailable."""
+        queue = self.get(name)
+        if not queue.is_registered:
+            await self.client.remember_queue(name)
+            self._mark_registered(queue)
+        return queue
+
+    async def known(self) -> list[str]:
+        """The names of all queues that exist, sorted. Raises StoreUnavailable."""
+        names = await self.client.queues()
+        for name in names:
+            self._mark_registered(self.get(name))
+        return names
+
+    def _mark_registered(self, queue: Queue) -> None:
+        if not queue.is_registered:
+            queue.is_registered = True
+            for callback in self.on_new_queue:
+                callback(queue)
+
+    def _store_changed(self, available: bool) -> None:
+        if not available:
+            return
+        for queue in self.queues.values():
+            # The store may have come back without its last seconds.
+            queue.is_registered = False
+            queue.pulse.beat()
+            if queue.feed.is_watched:
+                queue.feed.read_again()
+
+    async def _sweep_forever(self) -> None:
+        """A queue that no broker has workers or watchers for is pulsed all the same: its delayed jobs come due, its lost leases go back (RULES 2)."""
+        while True:
+            with contextlib.suppress(BrokerError):
+                for name in await self.known():
+                    queue = self.queues[name]
+                    if time.monotonic() - queue.pulse.last_success >= SWEEP_S * 0.9 or queue.pulse.report is None:
+                        queue.pulse.beat()
+            await asyncio.sleep(SWEEP_S)

@@ -1,0 +1,95 @@
+"""What workers say of their jobs, checked and put into the form of the store. The stream and the unary calls share it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from jobwire.v1 import job_pb2, job_service_pb2
+from jobwire.v1 import worker_service_pb2 as pb
+
+from jobwire_broker.errors import InvalidField
+from jobwire_broker.names import id_to_bytes
+from jobwire_broker.store.queue_store import TurnItem
+
+MAX_RESULT_BYTES = 1 << 20
+MAX_PROGRESS_DATA = 4096
+MAX_PROGRESS_MESSAGE = 512
+MAX_TYPE, MAX_MESSAGE, MAX_STACK = 128, 2048, 8192
+MAX_LINES, MAX_LINE = 100, 2048
+MAX_RETRY_AFTER_MS = 30 * 86_400_000
+MAX_SNOOZE_MS = 365 * 86_400_000
+
+
+def duration_ms(duration: Duration, field: str, *, low_ms: int, high_ms: int) -> int:
+    """A duration in milliseconds, rounded up. Raises InvalidField when it is out of its bounds."""
+    ms = duration.seconds * 1000 + -(-duration.nanos // 1_000_000)
+    if not low_ms <= ms <= high_ms:
+        raise InvalidField(f"{field} must be from {timedelta(milliseconds=low_ms)} to {timedelta(milliseconds=high_ms)}; it is {ms / 1000:g} s", field=field)
+    return ms
+
+
+def clip(text: str, limit: int) -> str:
+    """At most `limit` bytes of a text, never half a character."""
+    if len(text) * 4 <= limit:
+        return text
+    return text.encode()[:limit].decode(errors="ignore")
+
+
+def _head(report: pb.Finish | pb.ProgressReport | pb.LogReport, field: str) -> tuple[bytes, int]:
+    if report.token < 1:
+        raise InvalidField(f"{field}.token must be that of a lease; it is {report.token}", field=f"{field}.token")
+    return id_to_bytes(report.id, f"{field}.id"), report.token
+
+
+def progress_item(report: pb.ProgressReport, field: str) -> TurnItem:
+    """Raises InvalidField."""
+    raw_id, token = _head(report, field)
+    progress = report.progress
+    if not 0 <= progress.percent <= 100:
+        raise InvalidField(f"{field}.progress.percent must be from 0 to 100; it is {progress.percent:g}", field=f"{field}.progress.percent")
+    if len(progress.data_json) > MAX_PROGRESS_DATA:
+        raise InvalidField(f"{field}.progress.data_json may have {MAX_PROGRESS_DATA} bytes; it has more", field=f"{field}.progress.data_json")
+    rest = b""
+    if progress.message or progress.data_json:
+        rest = job_pb2.Progress(message=clip(progress.message, MAX_PROGRESS_MESSAGE), data_json=progress.data_json).SerializeToString()
+    return TurnItem("P", raw_id, token, round(progress.percent * 100), rest)
+
+
+def log_item(report: pb.LogReport, field: str) -> TurnItem:
+    """Raises InvalidField."""
+    raw_id, token = _head(report, field)
+    if not 1 <= len(report.lines) <= MAX_LINES:
+        raise InvalidField(f"{field}.lines may have 1 to {MAX_LINES} lines; it has {len(report.lines)}", field=f"{field}.lines")
+    lines = [job_pb2.LogLine(sequence=x.sequence, level=clip(x.level, 16), message=clip(x.message, MAX_LINE), time_ms=x.time_ms) for x in report.lines]
+    return TurnItem("L", raw_id, token, job_service_pb2.JobChange(lines=lines).SerializeToString())
+
+
+def finish_item(finish: pb.Finish, field: str) -> TurnItem:
+    """Raises InvalidField."""
+    raw_id, token = _head(finish, field)
+    outcome = finish.WhichOneof("outcome")
+    if outcome == "complete":
+        result = finish.complete.result.SerializeToString()
+        if len(result) > MAX_RESULT_BYTES + 1024:
+            raise InvalidField(f"{field}.complete.result may have 1 MiB; it has {len(result)} bytes", field=f"{field}.complete.result")
+        return TurnItem("C", raw_id, token, result)
+    if outcome == "fail":
+        return _fail_item(finish.fail, raw_id, token, field)
+    if outcome == "snooze":
+        return TurnItem("S", raw_id, token, duration_ms(finish.snooze.delay, f"{field}.snooze.delay", low_ms=0, high_ms=MAX_SNOOZE_MS))
+    if outcome == "release":
+        return TurnItem("R", raw_id, token, "NO_HANDLER" if finish.release.reason == pb.RELEASE_REASON_NO_HANDLER else "")
+    raise InvalidField(f"{field} must have exactly one of complete, fail, snooze, release", field=f"{field}.outcome")
+
+
+def _fail_item(fail: pb.Fail, raw_id: bytes, token: int, field: str) -> TurnItem:
+    failure = job_pb2.Failure(
+        type=clip(fail.failure.type, MAX_TYPE),
+        message=clip(fail.failure.message, MAX_MESSAGE),
+        stack=clip(fail.failure.stack, MAX_STACK),
+    )
+    retry_after_ms = -1
+    if fail.HasField("retry_after"):
+        retry_after_ms = duration_ms(fail.retry_after, f"{field}.fail.retry_after", low_ms=0, high_ms=MAX_RETRY_AFTER_MS)
+    return TurnItem("F", raw_id, token, failure.SerializeToString(), int(fail.permanent), retry_after_ms)

@@ -1,0 +1,227 @@
+"""The broker's side of one Work stream, without any I/O: frames in, frames and items for the queues out.
+
+    NEW ──hello──► ATTACHING ──attached──► LIVE ──goodbye, end of stream, superseded──► ENDED
+
+Invariants: jobs are delivered and reserved only against credit; `held` is what the worker may be running or still has to hear an ack for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from jobwire.v1 import job_pb2
+from jobwire.v1 import worker_service_pb2 as pb
+
+from jobwire_broker.errors import BrokerError, InvalidField, Precondition
+from jobwire_broker.names import check_queue, id_to_bytes
+from jobwire_broker.rules.reports import finish_item, log_item, progress_item
+from jobwire_broker.store.queue_store import TurnItem
+
+MAX_CREDIT = 1 << 40
+MAX_QUEUES = 100
+MAX_FRAME_BYTES = 3 << 20
+MAX_RESULT_BYTES = 1 << 20
+
+
+class Phase(Enum):
+    """Where a session is in its life."""
+
+    NEW = 0
+    ATTACHING = 1
+    LIVE = 2
+    ENDED = 3
+
+
+@dataclass(slots=True)
+class Received:
+    """What a frame asks for."""
+
+    hello: bool = False
+    goodbye: bool = False
+    credit: bool = False
+    items: list[tuple[str, str, TurnItem]] = field(default_factory=list)
+    """(queue, id as text, item), in the order in which they are to be settled."""
+
+
+def _violation(message: str) -> BrokerError:
+    return Precondition(message, reason="PROTOCOL_VIOLATION")
+
+
+class WorkSession:
+    """One stream of one worker session. Times are seconds on the broker's monotonic clock."""
+
+    def __init__(self, now: float) -> None:
+        self.phase = Phase.NEW
+        self.session = b""
+        self.epoch = 0
+        self.hello = pb.Hello()
+        self.queues: tuple[str, ...] = ()
+        self.held: dict[tuple[str, bytes], int] = {}
+        self.draining = False
+        self.last_received = now
+        self.error: BrokerError | None = None
+        self._credit = 0
+        self._bytes_credit = 0
+        self._queue_credit: dict[str, int] = {}
+        self._sent = 0
+        self._bytes_sent = 0
+        self._reserved = 0
+        self._queue_sent: dict[str, int] = {}
+        self._outbox = pb.WorkResponse()
+        self._jobs: list[tuple[pb.Delivery, bytes, int]] = []
+        self._ping_number = 0
+
+    # Frames in ----------------------------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, frame: pb.WorkRequest, now: float) -> Received:
+        """Take one frame. Raises BrokerError when the stream must end."""
+        self.last_received = now
+        out = Received()
+        if frame.HasField("hello"):
+            self._receive_hello(frame.hello)
+            out.hello = True
+        elif self.phase is Phase.NEW:
+            raise _violation("the first frame must have `hello`")
+        if frame.HasField("credit"):
+            self._receive_credit(frame.credit)
+            out.credit = True
+        if frame.progress or frame.logs or frame.finishes or frame.cancel_receipts:
+            self._receive_reports(frame, out.items)
+        if frame.HasField("draining"):
+            self.draining = True
+        if frame.HasField("goodbye"):
+            self.draining = out.goodbye = True
+        return out
+
+    def _receive_hello(self, hello: pb.Hello) -> None:
+        if self.phase is not Phase.NEW:
+            raise _violation("`hello` came a second time on this stream")
+        if len(hello.session) != 16:
+            raise InvalidField(f"hello.session must be 16 bytes; it has {len(hello.session)}", field="hello.session")
+        if not 1 <= hello.epoch < 1 << 31:
+            raise InvalidField(f"hello.epoch must be from 1 to 2^31 - 1; it is {hello.epoch}", field="hello.epoch")
+        if not 1 <= len(hello.queues) <= MAX_QUEUES:
+            raise InvalidField(f"hello.queues must name 1 to {MAX_QUEUES} queues; there are {len(hello.queues)}", field="hello.queues")
+        for text, name in ((hello.instance_id, "instance_id"), (hello.sdk, "sdk")):
+            if len(text) > 128:
+                raise InvalidField(f"hello.{name} may have 128 characters; it has {len(text)}", field=f"hello.{name}")
+        self.queues = tuple(dict.fromkeys(check_queue(queue, f"hello.queues[{i}]") for i, queue in enumerate(hello.queues)))
+        for i, held in enumerate(hello.held):
+            self._check_own_queue(held.queue, f"hello.held[{i}].queue")
+            self.held[held.queue, id_to_bytes(held.id, f"hello.held[{i}].id")] = held.token
+        self.session, self.epoch, self.hello = hello.session, hello.epoch, hello
+        self.phase = Phase.ATTACHING
+
+    def _receive_credit(self, credit: pb.Credit) -> None:
+        if not self._credit <= credit.jobs <= MAX_CREDIT:
+            raise _violation(f"credit.jobs is a running total: it may not fall below {self._credit} nor pass 2^40; it is {credit.jobs}")
+        if credit.bytes < 0 or (self._bytes_credit and credit.bytes < self._bytes_credit):
+            raise _violation(f"credit.bytes is a running total: it may not fall below {self._bytes_credit}; it is {credit.bytes}")
+        for i, entry in enumerate(credit.queues):
+            self._check_own_queue(entry.queue, f"credit.queues[{i}].queue")
+            if not self._queue_credit.get(entry.queue, 0) <= entry.jobs <= MAX_CREDIT:
+                raise _violation(f"credit.queues[{i}].jobs is a running total: it may not fall nor pass 2^40; it is {entry.jobs}")
+            self._queue_credit[entry.queue] = entry.jobs
+        self._credit, self._bytes_credit = credit.jobs, credit.bytes
+
+    def _receive_reports(self, frame: pb.WorkRequest, items: list[tuple[str, str, TurnItem]]) -> None:
+        for i, report in enumerate(frame.progress):
+            items.append((self._check_own_queue(report.queue, f"progress[{i}].queue"), report.id, progress_item(report, f"progress[{i}]")))
+        for i, lines in enumerate(frame.logs):
+            items.append((self._check_own_queue(lines.queue, f"logs[{i}].queue"), lines.id, log_item(lines, f"logs[{i}]")))
+        for i, finish in enumerate(frame.finishes):
+            items.append((self._check_own_queue(finish.queue, f"finishes[{i}].queue"), finish.id, finish_item(finish, f"finishes[{i}]")))
+        for i, receipt in enumerate(frame.cancel_receipts):
+            queue = self._check_own_queue(receipt.queue, f"cancel_receipts[{i}].queue")
+            items.append((queue, receipt.id, TurnItem("X", id_to_bytes(receipt.id, f"cancel_receipts[{i}].id"), receipt.token)))
+
+    def _check_own_queue(self, queue: str, path: str) -> str:
+        if queue not in self.queues:
+            raise InvalidField(f"{path} is {queue[:100]!r}, which hello.queues does not name", field=path)
+        return queue
+
+    # Credit -------------------------------------------------------------------------------------------------------------------------------------------
+
+    def free(self, queue: str) -> int:
+        """How many jobs of `queue` may be leased now."""
+        if self.phase is not Phase.LIVE or self.draining or self._jobs:
+            return 0
+        if self._bytes_credit and self._bytes_sent >= self._bytes_credit:
+            return 0
+        room = self._credit - self._sent - self._reserved
+        if queue in self._queue_credit:
+            room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved)
+        return room
+
+    def reserve(self, jobs: int) -> None:
+        """Set credit aside for a call that is under way."""
+        self._reserved += jobs
+
+    def unreserve(self, jobs: int) -> None:
+        """Give it back when the call is over."""
+        self._reserved -= jobs
+
+    # Frames out ---------------------------------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, queue: str, raw_id: bytes, delivery: pb.Delivery, size: int) -> None:
+        """Hand a leased job over to the writer."""
+        self._sent += 1
+        self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
+        self._bytes_sent += size
+        self.held[queue, raw_id] = delivery.token
+        self._jobs.append((delivery, raw_id, size))
+
+    def ack(self, queue: str, raw_id: bytes, text_id: str, token: int, verdict: pb.Verdict.ValueType, state: job_pb2.JobState.ValueType) -> None:
+        """Tell the verdict on a finish."""
+        if self.held.get((queue, raw_id)) == token:
+            del self.held[queue, raw_id]
+        self._outbox.acks.append(pb.Ack(queue=queue, id=text_id, token=token, verdict=verdict, state=state))
+
+    def drop(self, queue: str, raw_id: bytes, token: int) -> None:
+        """Forget a job that is not this session's any more."""
+        if self.held.get((queue, raw_id)) == token:
+            del self.held[queue, raw_id]
+
+    def cancel(self, queue: str, text_id: str, token: int, reason: pb.CancelReason.ValueType, grace_ms: int = 0) -> None:
+        """Tell the worker to give an attempt up."""
+        cancel = self._outbox.cancels.add(queue=queue, id=text_id, token=token, reason=reason)
+        cancel.grace.FromMilliseconds(grace_ms)
+
+    def welcome(self, welcome: pb.Welcome) -> None:
+        """The session is attached in all its queues."""
+        self._outbox.welcome.CopyFrom(welcome)
+        self.phase = Phase.LIVE
+
+    def ping(self, lease_left_s: float) -> None:
+        """Ask for a pong."""
+        self._ping_number += 1
+        self._outbox.ping.number = self._ping_number
+        self._outbox.ping.lease_left.FromMilliseconds(max(0, int(lease_left_s * 1000)))
+
+    def go_away(self, retry_after_s: float) -> None:
+        """Tell the worker to connect elsewhere."""
+        self._outbox.go_away.retry_after.FromMilliseconds(int(retry_after_s * 1000))
+        self.draining = True
+
+    def has_frame(self) -> bool:
+        """Whether anything is ready to be sent."""
+        return bool(self._jobs) or self._outbox.ByteSize() > 0
+
+    def take_frame(self) -> pb.WorkResponse:
+        """Everything that is ready, as one frame: jobs up to 3 MiB, or one."""
+        frame, self._outbox = self._outbox, pb.WorkResponse()
+        if self._jobs:
+            count = size = 0
+            for _, _, job_size in self._jobs:
+                if count and size + job_size > MAX_FRAME_BYTES:
+                    break
+                count += 1
+                size += job_size
+            frame.jobs.extend([job for job, _, _ in self._jobs[:count]])
+            del self._jobs[:count]
+        return frame
+
+    def unsent(self) -> list[tuple[str, bytes, int]]:
+        """Jobs that were leased and never written: (queue, id, token)."""
+        return [(delivery.queue, raw_id, delivery.token) for delivery, raw_id, _ in self._jobs]

@@ -1,0 +1,228 @@
+"""Watching the jobs of one queue: events from the store to mailboxes (RULES 6).
+
+A new watcher is heard live first and takes its snapshot then, so nothing falls between. Every event message says which number the one before it had; where
+one is missing, and after every reconnect, all watched jobs are read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Callable, Sequence
+
+from jobwire.v1 import job_pb2
+from jobwire.v1 import job_service_pb2 as pb
+
+from jobwire_broker.errors import BrokerError
+from jobwire_broker.names import id_to_text, job_path
+from jobwire_broker.rules.mailbox import Mailbox
+from jobwire_broker.store import codec
+from jobwire_broker.store.listener import Listener
+from jobwire_broker.store.queue_store import MAX_ITEMS, Found, QueueStore
+
+log = logging.getLogger(__name__)
+
+#: How long the pulse may be ahead of the events before what is watched is read again.
+LAG_S = 0.25
+_RETRY_S = 0.5
+
+
+def decode_events(message: bytes) -> tuple[int, int, list[tuple[bytes, bytes]]]:
+    """The number before, the number, and (id, record without payload) of each change."""
+    before, seq = struct.unpack_from(">QQ", message)
+    entries, at = [], 16
+    while at < len(message):
+        (id_size,) = struct.unpack_from(">H", message, at)
+        raw_id = message[at + 2 : at + 2 + id_size]
+        at += 2 + id_size
+        (size,) = struct.unpack_from(">I", message, at)
+        entries.append((raw_id, message[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return before, seq, entries
+
+
+class Feed:
+    """The watchers of one queue."""
+
+    def __init__(self, store: QueueStore, listener: Listener) -> None:
+        self._store = store
+        self._listener = listener
+        self._jobs: dict[bytes, set[Mailbox]] = {}
+        self._all: set[Mailbox] = set()
+        self._counters: set[Callable[[], None]] = set()
+        self._seq = 0
+        self._is_listening = False
+        self._reading: asyncio.Task[None] | None = None
+        self._wanted: set[bytes] = set()
+        self._lag_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._jobs or self._all or self._counters)
+
+    # Watchers -----------------------------------------------------------------------------------------------------------------------------------------
+
+    async def watch_job(self, raw_id: bytes, mailbox: Mailbox) -> None:
+        """Follow one job: a SNAPSHOT (or FINAL, or NOT_FOUND), then its changes. Raises StoreUnavailable, and then nothing is followed."""
+        name = job_path(self._store.queue, raw_id)
+        mailbox.open(name)
+        self._jobs.setdefault(raw_id, set()).add(mailbox)
+        try:
+            await self._listen()
+            found = (await self._store.get([raw_id]))[0]
+        except BaseException:
+            mailbox.abandon(name)
+            await self.leave_job(raw_id, mailbox)
+            raise
+        mailbox.put_snapshot(snapshot_of(self._store.queue, raw_id, found))
+
+    async def leave_job(self, raw_id: bytes, mailbox: Mailbox) -> None:
+        """Follow it no more."""
+        watchers = self._jobs.get(raw_id)
+        if watchers is not None:
+            watchers.discard(mailbox)
+            if not watchers:
+                del self._jobs[raw_id]
+        await self._unlisten()
+
+    async def watch_all(self, mailbox: Mailbox) -> None:
+        """Follow all changes of jobs in the queue."""
+        self._all.add(mailbox)
+        await self._listen()
+
+    async def leave_all(self, mailbox: Mailbox) -> None:
+        """Follow them no more."""
+        self._all.discard(mailbox)
+        await self._unlisten()
+
+    async def watch_counts(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever anything in the queue has."""
+        self._counters.add(changed)
+        await self._listen()
+
+    async def leave_counts(self, changed: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._counters.discard(changed)
+        await self._unlisten()
+
+    async def _listen(self) -> None:
+        self._is_listening = True
+        await self._listener.add(self._store.events_channel, self._heard)
+
+    async def _unlisten(self) -> None:
+        if self._is_listening and not self.is_watched:
+            self._is_listening = False
+            self._seq = 0
+            await self._listener.remove(self._store.events_channel)
+
+    # Events -------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _heard(self, message: bytes | None) -> None:
+        if message is None:
+            self._seq = 0
+            self.read_again()
+            return
+        before, seq, entries = decode_events(message)
+        if self._seq and before != self._seq:
+            self.read_again()
+        self._seq = max(seq, self._seq) if before >= self._seq else seq
+        if self._jobs or self._all:
+            for raw_id, record in entries:
+                self._tell(raw_id, record)
+        for changed in self._counters:
+            changed()
+
+    def _tell(self, raw_id: bytes, record: bytes) -> None:
+        watchers = self._jobs.get(raw_id)
+        if not watchers and not self._all:
+            return
+        change = change_of(self._store.queue, raw_id, record)
+        if change is None:
+            self._want([raw_id])
+            return
+        for mailbox in self._all.union(watchers or ()):
+            mailbox.put(change)
+
+    def pulse_saw(self, seq: int) -> None:
+        """The store's events are at `seq`. When ours don't get there in LAG_S, some were lost."""
+        if self.is_watched and seq > self._seq and self._lag_timer is None:
+            self._lag_timer = asyncio.get_running_loop().call_later(LAG_S, self._check_lag, seq)
+
+    def _check_lag(self, seq: int) -> None:
+        self._lag_timer = None
+        if self.is_watched and self._seq < seq:
+            self._seq = seq
+            self.read_again()
+            for changed in self._counters:
+                changed()
+
+    def read_again(self) -> None:
+        """Events may have been missed: read all watched jobs, and tell those who watch the whole queue."""
+        self._want(list(self._jobs))
+        if self._all:
+            gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
+            gap.job.queue, gap.job.name = self._store.queue, f"queues/{self._store.queue}"
+            for mailbox in self._all:
+                mailbox.put(gap)
+
+    def _want(self, raw_ids: Sequence[bytes]) -> None:
+        self._wanted.update(raw_ids)
+        if self._wanted and self._reading is None:
+            self._reading = asyncio.create_task(self._read_wanted())
+
+    async def _read_wanted(self) -> None:
+        try:
+            while self._wanted:
+                batch = [self._wanted.pop() for _ in range(min(len(self._wanted), MAX_ITEMS))]
+                try:
+                    found = await self._store.get(batch)
+                except BrokerError:
+                    self._wanted.update(batch)
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                for raw_id, answer in zip(batch, found, strict=True):
+                    self._tell_read(raw_id, answer)
+        finally:
+            self._reading = None
+
+    def _tell_read(self, raw_id: bytes, found: Found) -> None:
+        change = snapshot_of(self._store.queue, raw_id, found)
+        if change.type == pb.CHANGE_TYPE_SNAPSHOT:
+            change.type = pb.CHANGE_TYPE_UPDATE
+        elif change.type == pb.CHANGE_TYPE_NOT_FOUND:
+            # It was there when the watch began.
+            change.type = pb.CHANGE_TYPE_FINAL
+            change.job.state = job_pb2.JOB_STATE_REMOVED
+        for mailbox in self._all.union(self._jobs.get(raw_id, ())):
+            mailbox.put(change)
+
+
+def change_of(queue: str, raw_id: bytes, record: bytes) -> pb.JobChange | None:
+    """The change that an event tells; None when the event had no room for it."""
+    found = codec.sections(record, codec.body_start(record))
+    if codec.TAG_TRUNCATED in found:
+        return None
+    change = pb.JobChange(job=codec.job_from_record(queue, raw_id, record))
+    if codec.TAG_LOG in found:
+        change.MergeFromString(found[codec.TAG_LOG])
+        change.type = pb.CHANGE_TYPE_LOG
+    else:
+        change.type = pb.CHANGE_TYPE_FINAL if change.job.state in codec.FINAL_STATES else pb.CHANGE_TYPE_UPDATE
+    return change
+
+
+def snapshot_of(queue: str, raw_id: bytes, found: Found) -> pb.JobChange:
+    """A job as it was read: SNAPSHOT, FINAL or NOT_FOUND."""
+    if found.record:
+        job = codec.job_from_record(queue, raw_id, found.record)
+        job.ClearField("payload")
+        return pb.JobChange(type=pb.CHANGE_TYPE_FINAL if job.state in codec.FINAL_STATES else pb.CHANGE_TYPE_SNAPSHOT, job=job)
+    return pb.JobChange(type=pb.CHANGE_TYPE_FINAL if found.state else pb.CHANGE_TYPE_NOT_FOUND, job=gone_job(queue, raw_id, found))
+
+
+def gone_job(queue: str, raw_id: bytes, found: Found) -> job_pb2.Job:
+    """What is left of a job that was removed: its address, and its end as far as it is known."""
+    text = id_to_text(raw_id)
+    return job_pb2.Job(name=f"queues/{queue}/jobs/{text}", queue=queue, id=text, state=job_pb2.JobState.ValueType(found.state), revision=found.revision)

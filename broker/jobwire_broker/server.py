@@ -1,0 +1,191 @@
+"""The broker's process: wiring, signals, and the phases of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import _async as reflection_async
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from jobwire.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
+
+from jobwire_broker.config import BrokerConfig
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.services.admin import AdminService
+from jobwire_broker.services.events import EventService
+from jobwire_broker.services.jobs import JobService
+from jobwire_broker.services.queues import QueueService
+from jobwire_broker.services.workers import WorkerService
+from jobwire_broker.store.client import StoreClient, StoreRefused
+
+log = logging.getLogger(__name__)
+
+_SERVICES = (
+    job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+    worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name,
+    queue_service_pb2.DESCRIPTOR.services_by_name["QueueService"].full_name,
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"].full_name,
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+)
+MAX_RECEIVE_BYTES = 16 << 20
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", MAX_RECEIVE_BYTES),
+    # Two processes on one port would both seem to work (RULES 8).
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_metadata_size", 16384),
+)
+
+
+class AddressTaken(Exception):
+    """Raised when the address can't be listened on."""
+
+
+class Broker:
+    """One broker process. `start` returns when it serves; `stop` may be called twice, and before start."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
+        self.broker_id = f"{os.getpid()}-{os.urandom(3).hex()}"
+        self.address = config.grpc
+        self._client = StoreClient(config)
+        self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
+        self._workers = WorkerService(self._registry, config, self.broker_id)
+        self._health = health_aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._health_tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Serve. Raises StoreRefused and AddressTaken; a store that is away is no hindrance."""
+        server = self._build()
+        host = self.config.grpc.rpartition(":")[0]
+        try:
+            port = server.add_insecure_port(self.config.grpc)
+        except RuntimeError as error:
+            raise AddressTaken(f"{self.config.grpc} can't be listened on: is it taken?") from error
+        self.address = f"{host}:{port}"
+        self._client.on_change.append(self._tell_health)
+        await self._client.start()
+        self._tell_health(self._client.available)
+        self._registry.start()
+        await server.start()
+        self._server = server
+
+    def _build(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_OPTIONS)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(self._registry), server)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, server)
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueService(self._registry), server)
+        event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self._registry), server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._registry, self.broker_id), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        _add_reflection(server)
+        return server
+
+    def _tell_health(self, available: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if available else health_pb2.HealthCheckResponse.NOT_SERVING
+        task = asyncio.create_task(self._set_health(status))
+        self._health_tasks.add(task)
+        task.add_done_callback(self._health_tasks.discard)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """End in order: say that we are ending, send workers elsewhere, let calls end, write what is gathered, let go of the store."""
+        if self._server is not None:
+            # Load balancers and clients look elsewhere from here on.
+            await self._health.enter_graceful_shutdown()
+            # Workers close their streams, connect elsewhere and keep their jobs.
+            await self._workers.go_away()
+            await self._wait_for_streams(grace_s)
+            # What still runs may end within the rest of the grace.
+            await self._server.stop(min(grace_s, 1.0))
+            self._server = None
+        # What the partitions have gathered is written, then they stop.
+        await self._registry.stop()
+        await self._client.stop()
+
+    async def _wait_for_streams(self, grace_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._workers.all_closed()
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Both reflection protocols: the library brings v1alpha alone, and v1 is the same on the wire under another name (RULES 8)."""
+    names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+    servicer = reflection_async.ReflectionServicer(service_names=names)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection"):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}),))
+
+
+async def serve(config: BrokerConfig) -> int:
+    """Run a broker until SIGTERM or SIGINT; the second signal ends it at once. Returns the exit code."""
+    broker = Broker(config)
+    loop = asyncio.get_running_loop()
+    ending, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if ending.is_set() else ending).set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, on_signal)
+    try:
+        await broker.start()
+    except (StoreRefused, AddressTaken) as error:
+        print(f"jobwire broker: {error}", file=sys.stderr)  # noqa: T201 - the process ends with it
+        await broker.stop(0)
+        return 1
+    log.info("broker.ready grpc=%s id=%s", broker.address, broker.broker_id)
+    await ending.wait()
+    log.info("broker.stopping grace_s=%.1f", config.drain_grace.total_seconds())
+    stopping = asyncio.create_task(broker.stop(config.drain_grace.total_seconds()))
+    second = asyncio.create_task(at_once.wait())
+    await asyncio.wait([stopping, second], return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        return 130
+    stopping.result()
+    second.cancel()
+    log.info("broker.stopped")
+    return 0
+
+
+def run(config: BrokerConfig) -> int:
+    """Run a broker in this process, on uvloop where there is one. Logs to stderr. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        import uvloop
+    except ImportError:
+        code = asyncio.run(serve(config))
+    else:
+        code = uvloop.run(serve(config))
+    if code == 130:
+        os._exit(code)
+    return code

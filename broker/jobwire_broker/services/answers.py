@@ -1,0 +1,124 @@
+"""Errors and resources in the form of the contract."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
+
+from jobwire_broker.errors import BrokerError
+from jobwire_broker.names import id_to_text
+from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import Stats
+
+log = logging.getLogger(__name__)
+
+_TYPE_URL = "type.googleapis.com/google.rpc."
+_DETAILS_KEY = "grpc-status-details-bin"
+#: Trailers over 16 KiB lose the error (RULES 8).
+_MAX_MESSAGE = 1024
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def details_of(error: BrokerError) -> error_pb2.ErrorStatus:
+    """The details of an error, as google.rpc.Status on the wire."""
+    status = error_pb2.ErrorStatus(code=error.code.value[0], message=error.message[:_MAX_MESSAGE])
+    info = error_pb2.ErrorInfo(reason=error.reason, domain="jobwire", metadata={key: value[:256] for key, value in error.metadata.items()})
+    _attach(status, "ErrorInfo", info.SerializeToString())
+    if error.field:
+        violation = error_pb2.BadRequest.FieldViolation(field=error.field, description=error.message[:_MAX_MESSAGE])
+        _attach(status, "BadRequest", error_pb2.BadRequest(field_violations=[violation]).SerializeToString())
+    if error.retry_after_s is not None:
+        retry = error_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        _attach(status, "RetryInfo", retry.SerializeToString())
+    return status
+
+
+def _attach(status: error_pb2.ErrorStatus, name: str, value: bytes) -> None:
+    status.details.add(type_url=_TYPE_URL + name, value=value)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BrokerError) -> NoReturn:
+    """End the call with this error."""
+    context.set_trailing_metadata(((_DETAILS_KEY, details_of(error).SerializeToString()),))
+    await context.abort(error.code, error.message[:_MAX_MESSAGE])
+    raise AssertionError("abort raises")
+
+
+def unary(
+    handler: Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], Awaitable[Response]],
+) -> Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], Awaitable[Response]]:
+    """Let a handler of a unary call raise BrokerError."""
+
+    @functools.wraps(handler)
+    async def wrapped(self: Any, request: Request, context: grpc.aio.ServicerContext[Any, Any]) -> Response:
+        try:
+            return await handler(self, request, context)
+        except BrokerError as error:
+            await abort(context, error)
+
+    return wrapped
+
+
+def streaming(
+    handler: Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Response]],
+) -> Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Response]]:
+    """Let a handler that streams its answer raise BrokerError."""
+
+    @functools.wraps(handler)
+    async def wrapped(self: Any, request: Request, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Response]:
+        try:
+            async for response in handler(self, request, context):
+                yield response
+        except BrokerError as error:
+            await abort(context, error)
+
+    return wrapped
+
+
+def job_without_payload(queue: str, raw_id: bytes, record: bytes, descriptor: bytes = b"") -> job_pb2.Job:
+    """A job as lists and verbs answer it."""
+    job = codec.job_from_record(queue, raw_id, record)
+    job.ClearField("payload")
+    if descriptor:
+        job.worker = admin_service_pb2.Worker.FromString(descriptor).instance_id
+    return job
+
+
+def counts_of(stats: Stats) -> job_pb2.JobCounts:
+    """The counts of a queue. What waits for other jobs comes with that rule."""
+    total = stats.waiting + stats.active + stats.delayed + stats.completed + stats.failed + stats.cancelled + stats.expired
+    return job_pb2.JobCounts(
+        waiting=stats.waiting,
+        active=stats.active,
+        delayed=stats.delayed,
+        completed=stats.completed,
+        failed=stats.failed,
+        cancelled=stats.cancelled,
+        expired=stats.expired,
+        total=total,
+        completed_total=stats.completed_total,
+        failed_total=stats.failed_total,
+    )
+
+
+def queue_of(name: str, stats: Stats) -> queue_service_pb2.Queue:
+    """A queue with its counts."""
+    return queue_service_pb2.Queue(name=f"queues/{name}", queue=name, paused=stats.paused, counts=counts_of(stats), workers=stats.sessions)
+
+
+def state_word(state: int) -> str:
+    """A state as it stands in errors: lower case, without prefix."""
+    return job_pb2.JobState.Name(job_pb2.JobState.ValueType(state)).removeprefix("JOB_STATE_").lower()
+
+
+def text_of(raw_id: bytes) -> str:
+    """The id as text."""
+    return id_to_text(raw_id)

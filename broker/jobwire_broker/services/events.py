@@ -1,0 +1,217 @@
+"""EventService: topics come and go on one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import Any
+
+import grpc
+from jobwire.v1 import event_service_pb2 as pb
+from jobwire.v1.event_service_pb2_grpc import EventServiceServicer
+
+from jobwire_broker.errors import BrokerError, InvalidField, StoreUnavailable
+from jobwire_broker.names import parse_job, parse_queue
+from jobwire_broker.rules.mailbox import Mailbox
+from jobwire_broker.rules.registry import Queue, Registry
+from jobwire_broker.services.answers import abort, queue_of
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_TOPICS = 100_000
+COUNTS_INTERVAL_S = 0.25
+_RETRY_S = 0.5
+
+
+class EventService(EventServiceServicer):
+    """The gateway's feed."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def Subscribe(  # type: ignore[override]  # it reads and writes itself, instead of being iterated
+        self, request_iterator: Any, context: Context
+    ) -> None:
+        """Serve one stream until either side ends it."""
+        subscription = Subscription(self._registry)
+        reader = asyncio.create_task(self._read(subscription, context))
+        writer = asyncio.create_task(self._write(subscription, context))
+        try:
+            done, _ = await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except BrokerError as error:
+            await abort(context, error)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await subscription.close()
+
+    async def _read(self, subscription: Subscription, context: Context) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            for i, topic in enumerate(request.add):
+                subscription.add(topic, f"add[{i}]")
+            for topic in request.remove:
+                subscription.remove(topic)
+
+    async def _write(self, subscription: Subscription, context: Context) -> None:
+        while True:
+            await subscription.mailbox.wait()
+            while response := subscription.take():
+                await context.write(response)
+
+
+class Subscription:
+    """The topics of one stream and what is ready for it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.mailbox = Mailbox()
+        self._registry = registry
+        self._topics: Counter[str] = Counter()
+        self._added: list[str] = []
+        self._counts: Counts | None = None
+        self._openings: set[asyncio.Task[None]] = set()
+        self._store_available: bool | None = registry.client.available
+        registry.client.on_change.append(self._store_changed)
+        self.mailbox.wake()
+
+    def add(self, topic: str, field: str) -> None:
+        """Add a topic; it is confirmed when it is live. Raises InvalidField."""
+        if self._topics.total() >= MAX_TOPICS:
+            raise InvalidField(f"{field}: a stream may have {MAX_TOPICS} topics", field=field)
+        if topic != "queues":
+            parse_queue(topic, field) if topic.count("/") == 1 else parse_job(topic, field)
+        self._topics[topic] += 1
+        task = asyncio.create_task(self._open(topic))
+        self._openings.add(task)
+        task.add_done_callback(self._openings.discard)
+
+    def remove(self, topic: str) -> None:
+        """Remove a topic as often as it was added."""
+        if self._topics[topic] > 1:
+            self._topics[topic] -= 1
+        elif self._topics.pop(topic, 0):
+            task = asyncio.create_task(self._close(topic))
+            self._openings.add(task)
+            task.add_done_callback(self._openings.discard)
+
+    def take(self) -> pb.SubscribeResponse | None:
+        """Everything that is ready, as one frame."""
+        changes = self.mailbox.take()
+        queues = self._counts.take() if self._counts else []
+        if not (changes or queues or self._added or self._store_available is not None):
+            return None
+        response = pb.SubscribeResponse(added=self._added, changes=changes, queues=queues)
+        if self._store_available is not None:
+            response.store_available = self._store_available
+        self._added, self._store_available = [], None
+        return response
+
+    async def close(self) -> None:
+        """Leave all topics."""
+        self._registry.client.on_change.remove(self._store_changed)
+        for task in list(self._openings):
+            task.cancel()
+        for topic in list(self._topics):
+            await self._close(topic)
+
+    async def _open(self, topic: str) -> None:
+        while topic in self._topics:
+            try:
+                await self._open_once(topic)
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            self._added.append(topic)
+            self.mailbox.wake()
+            return
+
+    async def _open_once(self, topic: str) -> None:
+        if topic == "queues":
+            self._counts = self._counts or Counts(self._registry, self.mailbox)
+            await self._counts.snapshot()
+        elif topic.count("/") == 1:
+            queue = self._registry.get(parse_queue(topic))
+            await queue.feed.watch_all(self.mailbox)
+            queue.pulse.schedule(1.0)
+        else:
+            name, raw_id = parse_job(topic)
+            queue = self._registry.get(name)
+            await queue.feed.watch_job(raw_id, self.mailbox)
+            queue.pulse.schedule(1.0)
+
+    async def _close(self, topic: str) -> None:
+        if topic == "queues":
+            if self._counts:
+                await self._counts.close()
+                self._counts = None
+        elif topic.count("/") == 1:
+            await self._registry.get(parse_queue(topic)).feed.leave_all(self.mailbox)
+        else:
+            name, raw_id = parse_job(topic)
+            await self._registry.get(name).feed.leave_job(raw_id, self.mailbox)
+            self.mailbox.forget(topic)
+
+    def _store_changed(self, available: bool) -> None:
+        self._store_available = available
+        self.mailbox.wake()
+
+
+class Counts:
+    """The counts of all queues: what changed, at most every COUNTS_INTERVAL_S."""
+
+    def __init__(self, registry: Registry, mailbox: Mailbox) -> None:
+        self._registry = registry
+        self._mailbox = mailbox
+        self._watched: dict[str, Any] = {}
+        self._dirty: set[str] = set()
+        self._ready: dict[str, Any] = {}
+        self._task: asyncio.Task[None] | None = None
+        registry.on_new_queue.append(self._new_queue)
+
+    async def snapshot(self) -> None:
+        """Watch all queues, and read all of them. Raises StoreUnavailable."""
+        for name in await self._registry.known():
+            await self._watch(self._registry.get(name))
+            self._mark(name)
+
+    async def close(self) -> None:
+        """Watch no more."""
+        self._registry.on_new_queue.remove(self._new_queue)
+        if self._task is not None:
+            self._task.cancel()
+        for name, changed in self._watched.items():
+            await self._registry.get(name).feed.leave_counts(changed)
+
+    def take(self) -> list[Any]:
+        """Queues whose counts changed."""
+        ready, self._ready = list(self._ready.values()), {}
+        return ready
+
+    async def _watch(self, queue: Queue) -> None:
+        if queue.name not in self._watched:
+            changed = self._watched[queue.name] = lambda: self._mark(queue.name)
+            await queue.feed.watch_counts(changed)
+            queue.pulse.schedule(1.0)
+
+    def _new_queue(self, queue: Queue) -> None:
+        task = asyncio.create_task(self._watch(queue))
+        task.add_done_callback(lambda _: self._mark(queue.name))
+
+    def _mark(self, name: str) -> None:
+        self._dirty.add(name)
+        if self._task is None:
+            self._task = asyncio.create_task(self._read_dirty())
+
+    async def _read_dirty(self) -> None:
+        try:
+            while self._dirty:
+                dirty, self._dirty = self._dirty, set()
+                for name in dirty:
+                    with contextlib.suppress(BrokerError):
+                        self._ready[name] = queue_of(name, await self._registry.get(name).store.stats())
+                self._mailbox.wake()
+                await asyncio.sleep(COUNTS_INTERVAL_S)
+        finally:
+            self._task = None

@@ -1,0 +1,300 @@
+"""JobService."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from jobwire.v1 import job_pb2
+from jobwire.v1 import job_service_pb2 as pb
+from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
+
+from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, WaitTimeout, WrongState
+from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
+from jobwire_broker.rules.mailbox import Mailbox
+from jobwire_broker.rules.partition import Ticket
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.rules.watching import gone_job
+from jobwire_broker.services.answers import job_without_payload, state_word, streaming, unary
+from jobwire_broker.services.pages import make_token, page_size, read_token
+from jobwire_broker.services.specs import item_of
+from jobwire_broker.services.unserved import unserved
+from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import Changed, Found, JobItem, Word
+
+MAX_BATCH = 1000
+MAX_WATCHED = 100
+_DEFAULT_GRACE_MS = 30_000
+_MAX_GRACE_MS = 3_600_000
+_MAX_WAIT_MS = 86_400_000
+_STORE_PAGE = 100
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+#: Which indexes hold the jobs of a state, in the order in which they are listed.
+_INDEXES = {
+    job_pb2.JOB_STATE_WAITING: "wo",
+    job_pb2.JOB_STATE_DELAYED: "d",
+    job_pb2.JOB_STATE_ACTIVE: "a",
+    job_pb2.JOB_STATE_COMPLETED: "c",
+    job_pb2.JOB_STATE_FAILED: "f",
+    job_pb2.JOB_STATE_CANCELLED: "x",
+    job_pb2.JOB_STATE_EXPIRED: "e",
+    job_pb2.JOB_STATE_BLOCKED: "",
+}
+
+
+class JobService(JobServiceServicer):
+    """Enqueue jobs, look at them, act on them, follow them."""
+
+    UpdateJob = ExplainJob = BulkJobs = unserved
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    # Enqueue ------------------------------------------------------------------------------------------------------------------------------------------
+
+    @unary
+    async def Enqueue(self, request: pb.EnqueueRequest, context: Context) -> pb.EnqueueResponse:
+        """Make one job."""
+        if not request.HasField("job"):
+            raise InvalidField("job is required", field="job")
+        queue, item = item_of(request.job)
+        self._check_durability(request.durability)
+        (result,) = await self._make([(queue, item)])
+        if isinstance(result, BrokerError):
+            raise result
+        if result == Word.EXISTS:
+            raise JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field="job.id")
+        await self._sync(request.durability)
+        return pb.EnqueueResponse(name=job_path(queue, item.raw_id), id=id_to_text(item.raw_id), verdict=pb.ENQUEUE_VERDICT_MADE)
+
+    @unary
+    async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Context) -> pb.EnqueueBatchResponse:
+        """Make many jobs, a verdict for each."""
+        if not 1 <= len(request.jobs) <= MAX_BATCH:
+            raise InvalidField(f"jobs may hold 1 to {MAX_BATCH}; it holds {len(request.jobs)}", field="jobs", reason="BATCH_TOO_LARGE")
+        self._check_durability(request.durability)
+        checked: list[tuple[str, JobItem] | BrokerError] = []
+        for i, spec in enumerate(request.jobs):
+            try:
+                checked.append(item_of(spec, f"jobs[{i}]"))
+            except InvalidField as error:
+                checked.append(error)
+        good = [entry for entry in checked if not isinstance(entry, BrokerError)]
+        results = iter(await self._make(good))
+        if good:
+            await self._sync(request.durability)
+        items = [self._verdict(i, entry, results) for i, entry in enumerate(checked)]
+        return pb.EnqueueBatchResponse(items=items)
+
+    def _verdict(self, i: int, entry: tuple[str, JobItem] | BrokerError, results: Any) -> pb.EnqueueBatchResponse.Item:
+        if isinstance(entry, BrokerError):
+            return pb.EnqueueBatchResponse.Item(verdict=pb.ENQUEUE_VERDICT_REFUSED, error=_item_error(entry))
+        result = next(results)
+        text = id_to_text(entry[1].raw_id)
+        if isinstance(result, BrokerError):
+            # A batch whose outcome is unknown for one job is unknown as a whole: the caller repeats all of it, with the same ids.
+            raise result
+        if result == Word.EXISTS:
+            error = JobExists(f"the id {text} is taken by a job with other content: choose another id", field=f"jobs[{i}].id")
+            return pb.EnqueueBatchResponse.Item(id=text, verdict=pb.ENQUEUE_VERDICT_REFUSED, error=_item_error(error))
+        return pb.EnqueueBatchResponse.Item(id=text, verdict=pb.ENQUEUE_VERDICT_MADE)
+
+    async def _make(self, jobs: list[tuple[str, JobItem]]) -> list[str | BrokerError]:
+        if not jobs:
+            return []
+        for name in {queue for queue, _ in jobs}:
+            await self._registry.register(name)
+        ticket = Ticket(len(jobs))
+        queues = self._registry.queues
+        for index, (name, item) in enumerate(jobs):
+            queues[name].partition.enqueue(item, ticket, index)
+        await ticket.done
+        return ticket.results
+
+    def _check_durability(self, durability: job_pb2.Durability.ValueType) -> None:
+        if durability not in (job_pb2.DURABILITY_UNSPECIFIED, job_pb2.DURABILITY_STORE, job_pb2.DURABILITY_DISK):
+            raise InvalidField(f"durability {durability} is not known", field="durability")
+        if durability == job_pb2.DURABILITY_DISK:
+            self._registry.client.check_disk_durability()
+
+    async def _sync(self, durability: job_pb2.Durability.ValueType) -> None:
+        if durability == job_pb2.DURABILITY_DISK:
+            await self._registry.client.sync_to_disk()
+
+    # Look ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    @unary
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """Read one job."""
+        queue, raw_id = parse_job(request.name)
+        found = (await self._registry.get(queue).store.get([raw_id]))[0]
+        if not found.record:
+            raise _not_found(queue, raw_id, found.state)
+        job = codec.job_from_record(queue, raw_id, found.record)
+        job.worker = job_without_payload(queue, raw_id, found.record, found.descriptor).worker
+        return pb.GetJobResponse(job=job)
+
+    @unary
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """List one state of one queue."""
+        queue = parse_queue(request.parent, "parent")
+        if request.state not in _INDEXES:
+            raise InvalidField(f"state must be that of jobs that are kept; it is {request.state}", field="state")
+        size = page_size(request.page_size)
+        of = f"jobs/{queue}/{request.state}"
+        cursor = read_token(of, request.page_token)
+        jobs, next_cursor = await self._page(queue, _INDEXES[request.state], cursor, size)
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=make_token(of, next_cursor))
+
+    async def _page(self, queue: str, indexes: str, cursor: bytes, size: int) -> tuple[list[job_pb2.Job], bytes]:
+        """Jobs from one index after the other; the cursor is the index's letter and the place in it."""
+        jobs: list[job_pb2.Job] = []
+        store = self._registry.get(queue).store
+        for letter in indexes[max(0, indexes.find(cursor[:1].decode(errors="replace"))) if cursor else 0 :]:
+            at = cursor[1:] if cursor else b""
+            cursor = b""
+            while True:
+                at, found = await store.page(letter, at, min(_STORE_PAGE, size - len(jobs)))
+                jobs += [job_without_payload(queue, raw_id, record) for raw_id, record in found]
+                if len(jobs) >= size and at:
+                    return jobs, letter.encode() + at
+                if not at:
+                    break
+        return jobs, b""
+
+    # Act ----------------------------------------------------------------------------------------------------------------------------------------------
+
+    @unary
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        """Cancel a job."""
+        queue, raw_id = parse_job(request.name)
+        grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=_MAX_GRACE_MS) if request.HasField("grace") else _DEFAULT_GRACE_MS
+        entry = self._registry.get(queue)
+        changed = await entry.store.cancel(raw_id, grace_ms)
+        entry.pulse.beat_soon()
+        return pb.CancelJobResponse(job=_changed(queue, raw_id, changed, "cancel"))
+
+    @unary
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
+        """Put an ended job back."""
+        return pb.RetryJobResponse(job=await self._put_to_wait(request.name, "retry"))
+
+    @unary
+    async def PromoteJob(self, request: pb.PromoteJobRequest, context: Context) -> pb.PromoteJobResponse:
+        """Let a delayed job wait for a worker now."""
+        return pb.PromoteJobResponse(job=await self._put_to_wait(request.name, "promote"))
+
+    async def _put_to_wait(self, name: str, verb: str) -> job_pb2.Job:
+        queue, raw_id = parse_job(name)
+        entry = self._registry.get(queue)
+        call: Callable[[bytes], Awaitable[Changed]] = entry.store.retry if verb == "retry" else entry.store.promote
+        job = _changed(queue, raw_id, await call(raw_id), verb)
+        entry.partition.wake()
+        return job
+
+    @unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
+        """Delete a job that does not run."""
+        queue, raw_id = parse_job(request.name)
+        changed = await self._registry.get(queue).store.delete(raw_id)
+        if changed.word != Word.OK:
+            _changed(queue, raw_id, changed, "delete")
+        return pb.DeleteJobResponse()
+
+    # Follow -------------------------------------------------------------------------------------------------------------------------------------------
+
+    @unary
+    async def WaitJob(self, request: pb.WaitJobRequest, context: Context) -> pb.WaitJobResponse:
+        """Wait for a job's end."""
+        queue, raw_id = parse_job(request.name)
+        timeout_s = None
+        if request.HasField("timeout"):
+            timeout_s = duration_ms(request.timeout, "timeout", low_ms=0, high_ms=_MAX_WAIT_MS) / 1000
+        mailbox = Mailbox()
+        feed = self._registry.get(queue).feed
+        await feed.watch_job(raw_id, mailbox)
+        self._registry.get(queue).pulse.schedule(1.0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return pb.WaitJobResponse(job=await _end_of(queue, raw_id, mailbox))
+        except TimeoutError:
+            raise WaitTimeout(f"{request.name} has not ended in {timeout_s:g} s", metadata={"name": request.name}) from None
+        finally:
+            await feed.leave_job(raw_id, mailbox)
+
+    @streaming
+    async def WatchJobs(self, request: pb.WatchJobsRequest, context: Context) -> AsyncIterator[pb.WatchJobsResponse]:
+        """Follow jobs and queues."""
+        if not 1 <= len(request.names) <= MAX_WATCHED:
+            raise InvalidField(f"names may hold 1 to {MAX_WATCHED}; it holds {len(request.names)}", field="names")
+        jobs, queues = _topics(list(request.names))
+        mailbox = Mailbox()
+        open_ends = {job_path(*job) for job in jobs}
+        async with contextlib.AsyncExitStack() as stack:
+            for queue in queues:
+                entry = self._registry.get(queue)
+                stack.push_async_callback(entry.feed.leave_all, mailbox)
+                await entry.feed.watch_all(mailbox)
+                entry.pulse.schedule(1.0)
+            for queue, raw_id in jobs:
+                entry = self._registry.get(queue)
+                stack.push_async_callback(entry.feed.leave_job, raw_id, mailbox)
+                await entry.feed.watch_job(raw_id, mailbox)
+                entry.pulse.schedule(1.0)
+            while open_ends or queues:
+                await mailbox.wait()
+                changes = mailbox.take()
+                if changes:
+                    yield pb.WatchJobsResponse(changes=changes)
+                open_ends -= {c.job.name for c in changes if c.type in (pb.CHANGE_TYPE_FINAL, pb.CHANGE_TYPE_NOT_FOUND)}
+
+
+async def _end_of(queue: str, raw_id: bytes, mailbox: Mailbox) -> job_pb2.Job:
+    while True:
+        await mailbox.wait()
+        for change in mailbox.take():
+            if change.type == pb.CHANGE_TYPE_FINAL:
+                return change.job
+            if change.type == pb.CHANGE_TYPE_NOT_FOUND:
+                raise _not_found(queue, raw_id, 0)
+
+
+def _topics(names: list[str]) -> tuple[list[tuple[str, bytes]], list[str]]:
+    jobs: dict[tuple[str, bytes], None] = {}
+    queues: dict[str, None] = {}
+    for i, name in enumerate(names):
+        if name.count("/") == 1:
+            queues[parse_queue(name, f"names[{i}]")] = None
+        else:
+            jobs[parse_job(name, f"names[{i}]")] = None
+    return list(jobs), list(queues)
+
+
+def _item_error(error: BrokerError) -> pb.ItemError:
+    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message)
+
+
+def _not_found(queue: str, raw_id: bytes, state: int) -> NotFound:
+    name = job_path(queue, raw_id)
+    if state:
+        word = state_word(state)
+        return NotFound(f"{name} is gone; its last state was {word}", metadata={"name": name, "state": word})
+    return NotFound(f"there is no {name}, or it is long gone", metadata={"name": name})
+
+
+def _changed(queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.Job:
+    """The job after a verb. Raises NotFound and WrongState."""
+    if changed.word == Word.NOT_FOUND:
+        raise _not_found(queue, raw_id, changed.state)
+    if changed.word == Word.WRONG_STATE:
+        word = state_word(changed.state)
+        raise WrongState(f"can't {verb} {job_path(queue, raw_id)}: it is {word}", metadata={"state": word})
+    if not changed.record:
+        return gone_job(queue, raw_id, Found(b"", b"", changed.state, 0))
+    return job_without_payload(queue, raw_id, changed.record)

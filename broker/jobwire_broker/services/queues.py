@@ -1,0 +1,67 @@
+"""QueueService."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from jobwire.v1 import queue_service_pb2 as pb
+from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
+
+from jobwire_broker.errors import NotFound
+from jobwire_broker.names import parse_queue
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.services.answers import queue_of, unary
+from jobwire_broker.services.pages import make_token, page_size, read_token
+from jobwire_broker.services.unserved import unserved
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class QueueService(QueueServiceServicer):
+    """Look at queues, pause them, resume them."""
+
+    UpdateQueue = CleanQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = unserved
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    @unary
+    async def ListQueues(self, request: pb.ListQueuesRequest, context: Context) -> pb.ListQueuesResponse:
+        """List all queues by name."""
+        size = page_size(request.page_size)
+        after = read_token("queues", request.page_token).decode(errors="replace")
+        names = [name for name in await self._registry.known() if name > after]
+        page = names[:size]
+        stats = await asyncio.gather(*(self._registry.get(name).store.stats() for name in page))
+        token = make_token("queues", page[-1].encode()) if len(names) > size else ""
+        return pb.ListQueuesResponse(queues=[queue_of(*pair) for pair in zip(page, stats, strict=True)], next_page_token=token)
+
+    @unary
+    async def GetQueue(self, request: pb.GetQueueRequest, context: Context) -> pb.GetQueueResponse:
+        """Read one queue."""
+        name = parse_queue(request.name)
+        if name not in await self._registry.known():
+            raise NotFound(f"nothing was ever enqueued in {name}", reason="QUEUE_NOT_FOUND", metadata={"queue": name})
+        return pb.GetQueueResponse(queue=await self._read(name))
+
+    @unary
+    async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:
+        """Stop delivery."""
+        return pb.PauseQueueResponse(queue=await self._pause(request.name, True))
+
+    @unary
+    async def ResumeQueue(self, request: pb.ResumeQueueRequest, context: Context) -> pb.ResumeQueueResponse:
+        """Start delivery again."""
+        return pb.ResumeQueueResponse(queue=await self._pause(request.name, False))
+
+    async def _pause(self, name: str, paused: bool) -> pb.Queue:
+        queue = await self._registry.register(parse_queue(name))
+        await queue.store.pause(paused)
+        if not paused:
+            queue.partition.wake()
+        return await self._read(queue.name)
+
+    async def _read(self, name: str) -> pb.Queue:
+        return queue_of(name, await self._registry.get(name).store.stats())

@@ -1,0 +1,251 @@
+"""One Work stream: the I/O around rules.session. One reader and one writer, and never a timeout around either (RULES 8).
+
+A stream ends in one of four ways: the worker's end of stream, an error of its own, the watchdog's verdict that nothing comes any more, or go_away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+import grpc
+from jobwire.v1 import admin_service_pb2
+from jobwire.v1 import worker_service_pb2 as pb
+
+from jobwire_broker.config import BrokerConfig
+from jobwire_broker.errors import BrokerError, SessionMoved, ShuttingDown, StoreUnavailable
+from jobwire_broker.names import id_to_text
+from jobwire_broker.rules.partition import SILENT, verdict_of
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.rules.session import MAX_RESULT_BYTES, Phase, WorkSession
+from jobwire_broker.store.queue_store import Settled, TurnItem, Word
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_FINISHES = frozenset("CFSR")
+_RETRY_S = 0.3
+#: A stream on which nothing came for this many session times is ended.
+_SILENT_SESSIONS = 1.5
+
+
+class WorkStream:
+    """A worker's stream, from its first frame to its last."""
+
+    def __init__(self, registry: Registry, config: BrokerConfig, broker_id: str, context: Context) -> None:
+        self.work = WorkSession(time.monotonic())
+        self._registry = registry
+        self._config = config
+        self._broker_id = broker_id
+        self._context = context
+        self._session_s = config.session_time.total_seconds()
+        self._wake = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reattaching: dict[str, asyncio.Task[None]] = {}
+        self._attached_at = 0.0
+        self._gone_away = False
+
+    # Life ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the stream. Raises BrokerError when it ends with one."""
+        tasks = [asyncio.create_task(role()) for role in (self._read, self._write, self._beat)]
+        try:
+            await asyncio.wait([*tasks, self._over], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*tasks, self._over):
+                if task.done() and not task.cancelled():
+                    task.result()
+        finally:
+            for task in (*tasks, *self._reattaching.values()):
+                task.cancel()
+            self._leave()
+
+    def end(self, error: BrokerError) -> None:
+        """End the stream with this error."""
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    def go_away(self) -> None:
+        """Ask the worker to connect elsewhere."""
+        self._gone_away = True
+        if self.work.phase is Phase.LIVE:
+            self.work.go_away(0.5)
+            self._wake.set()
+        else:
+            self.end(ShuttingDown())
+
+    def wake_writer(self) -> None:
+        """Something is ready to be sent."""
+        self._wake.set()
+
+    def _leave(self) -> None:
+        """Let go of the queues. What was leased and never written goes back at once; the rest waits for the session to come back, or to run out."""
+        self.work.phase = Phase.ENDED
+        for queue, raw_id, token in self.work.unsent():
+            self._registry.get(queue).partition.settle(TurnItem("R", raw_id, token), "", SILENT)
+        for queue in self.work.queues:
+            self._registry.get(queue).partition.detached(self)
+
+    # The three roles ----------------------------------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while (frame := await self._context.read()) is not grpc.aio.EOF:
+            received = self.work.receive(frame, time.monotonic())
+            if received.hello:
+                await self._attach_all()
+            for queue, text_id, item in received.items:
+                self._registry.get(queue).partition.settle(item, text_id, self)
+            if received.goodbye:
+                await self._detach_all()
+                return
+            if received.credit:
+                self._kick_all()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.work.has_frame():
+                await self._context.write(self.work.take_frame())
+            self._kick_all()
+
+    async def _beat(self) -> None:
+        interval = self._config.heartbeat_interval.total_seconds()
+        while True:
+            await asyncio.sleep(interval)
+            silent = time.monotonic() - self.work.last_received
+            if silent > self._session_s * _SILENT_SESSIONS:
+                log.info("stream.silent session=%s seconds=%.1f", self.work.session.hex(), silent)
+                return
+            if self.work.phase is Phase.LIVE:
+                self.work.ping(self.lease_left())
+                self._wake.set()
+
+    def lease_left(self) -> float:
+        """How long the leases surely last: counted from before the last successful pulse of each queue (RULES 3)."""
+        queues = {queue for queue, _ in self.work.held} or self.work.queues
+        oldest = min(max(self._registry.get(queue).pulse.last_success, self._attached_at) for queue in queues)
+        return max(0.0, self._session_s - (time.monotonic() - oldest))
+
+    def _kick_all(self) -> None:
+        if self.work.phase is Phase.LIVE:
+            for queue in self.work.queues:
+                self._registry.get(queue).partition.kick()
+
+    # Attach and detach --------------------------------------------------------------------------------------------------------------------------------
+
+    async def _attach_all(self) -> None:
+        """Attach in every queue, however long the store is away: then both sides agree on what is held, and jobs may come."""
+        acks: list[pb.Ack] = []
+        for name in self.work.queues:
+            await self._patiently(self._registry.register, name)
+            acks += await self._patiently(self._attach, name)
+        self._attached_at = time.monotonic()
+        welcome = pb.Welcome(broker_id=self._broker_id, held=acks, max_result_bytes=MAX_RESULT_BYTES)
+        welcome.session_time.FromTimedelta(self._config.session_time)
+        welcome.heartbeat_interval.FromTimedelta(self._config.heartbeat_interval)
+        self.work.welcome(welcome)
+        for name in self.work.queues:
+            queue = self._registry.get(name)
+            queue.partition.attached(self)
+            queue.pulse.beat_soon()
+            await queue.hear_wakes()
+        log.info(
+            "worker.attached session=%s epoch=%d label=%s queues=%s",
+            self.work.session.hex(),
+            self.work.epoch,
+            self.work.hello.instance_id,
+            ",".join(self.work.queues),
+        )
+        self._wake.set()
+        if self._gone_away:
+            self.go_away()
+
+    async def _patiently(self, call: Any, name: str) -> Any:
+        while True:
+            try:
+                return await call(name)
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _attach(self, name: str) -> list[pb.Ack]:
+        """Attach in one queue; a verdict for each job that the session holds no more."""
+        work = self.work
+        held = [(raw_id, token) for (queue, raw_id), token in work.held.items() if queue == name]
+        store = self._registry.get(name).store
+        answers = await store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held)
+        if answers is None:
+            raise SessionMoved("a newer stream of this session has taken over")
+        acks = []
+        for (raw_id, token), (word, state) in zip(held, answers, strict=True):
+            if word != Word.HELD:
+                work.drop(name, raw_id, token)
+                acks.append(pb.Ack(queue=name, id=id_to_text(raw_id), token=token, verdict=verdict_of(word), state=_state(word, state)))
+        return acks
+
+    def _descriptor(self) -> bytes:
+        hello = self.work.hello
+        worker = admin_service_pb2.Worker(
+            session=self.work.session.hex(),
+            instance_id=hello.instance_id,
+            queues=self.work.queues,
+            concurrency=hello.concurrency,
+            sdk=hello.sdk,
+            broker_id=self._broker_id,
+        )
+        worker.connect_time.GetCurrentTime()
+        return worker.SerializeToString()
+
+    def reattach(self, queue: str) -> None:
+        """What the store holds for the session may not be what was delivered: compare again."""
+        if self.work.phase is Phase.LIVE and queue not in self._reattaching:
+            task = asyncio.create_task(self._reattach(queue))
+            self._reattaching[queue] = task
+            task.add_done_callback(lambda _: self._reattaching.pop(queue, None))
+
+    async def _reattach(self, queue: str) -> None:
+        try:
+            acks = await self._patiently(self._attach, queue)
+        except SessionMoved as error:
+            self.end(error)
+            return
+        log.info("worker.reattached session=%s queue=%s dropped=%d", self.work.session.hex(), queue, len(acks))
+        for ack in acks:
+            # Its finish, if one is on its way, gets its own verdict.
+            self.work.cancel(queue, ack.id, ack.token, pb.CANCEL_REASON_STALE_LEASE)
+        self._wake.set()
+        self._registry.get(queue).partition.wake()
+
+    async def _detach_all(self) -> None:
+        for name in self.work.queues:
+            partition = self._registry.get(name).partition
+            await partition.idle()
+            partition.detached(self)
+            with contextlib.suppress(StoreUnavailable):
+                await partition.store.detach(self.work.session, self.work.epoch)
+            partition.wake()
+
+    # Verdicts -----------------------------------------------------------------------------------------------------------------------------------------
+
+    def settled(self, queue: str, text_id: str, item: TurnItem, settled: Settled) -> None:
+        """The store's word on what the worker said."""
+        if item.kind in _FINISHES:
+            self.work.ack(queue, item.raw_id, text_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
+        elif settled.word != Word.OK and item.kind == "P":
+            self.work.drop(queue, item.raw_id, item.token)
+            self.work.cancel(queue, text_id, item.token, pb.CANCEL_REASON_STALE_LEASE)
+        else:
+            return
+        self._wake.set()
+
+    def failed(self, error: BrokerError) -> bool:
+        """The store is away: finishes are kept for the worker, even when the stream is gone; it may not come back."""
+        return True
+
+
+def _state(word: str, state: int) -> Any:
+    return state if word == Word.OK else 0
