@@ -107,7 +107,7 @@ def converter(annotation: Any) -> Convert:
 
 
 def _compile(annotation: Any, known: dict[type, Convert]) -> Convert:
-    plain = _PLAIN.get(annotation) if isinstance(annotation, type) or annotation is Any or annotation is None else None
+    plain = _plain(annotation)
     if plain is not None:
         return plain
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -121,7 +121,14 @@ def _compile(annotation: Any, known: dict[type, Convert]) -> Convert:
         return _generic(annotation, origin, arguments, known)
     if not isinstance(annotation, type):
         _refuse(annotation)
-    return _class(typing.cast("type", annotation), known)
+    return _class(annotation, known)
+
+
+def _plain(annotation: Any) -> Convert | None:
+    try:
+        return _PLAIN.get(annotation)
+    except TypeError:  # not hashable, and so none of these
+        return None
 
 
 def _refuse(annotation: Any) -> NoReturn:
@@ -286,7 +293,7 @@ def _fixed_tuple(arguments: Sequence[Any], known: dict[type, Convert]) -> Conver
 # --- classes ---
 
 
-def _class(kind: type, known: dict[type, Convert]) -> Convert:
+def _class(kind: type[Any], known: dict[type, Convert]) -> Convert:
     if kind in known:
         return lambda value, path: known[kind](value, path)  # a class that contains itself: looked up when it is used
     if issubclass(kind, enum.Enum):
