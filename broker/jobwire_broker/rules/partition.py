@@ -273,7 +273,7 @@ class Partition:
             if share <= 0:
                 break
             limit -= share
-            stream.work.reserve(share)
+            stream.work.reserve(self.queue, share)
             requests.append(LeaseRequest(stream.work.session, stream.work.epoch, share))
         return requests
 
@@ -293,7 +293,7 @@ class Partition:
             for raw_id, token, _ in lease.jobs:
                 self.settle(TurnItem("R", raw_id, token), "", SILENT)
             return
-        stream.work.unreserve(request.jobs)
+        stream.work.unreserve(self.queue, request.jobs)
         if lease.word == Word.SESSION_MOVED:
             stream.end(SessionMoved("a newer stream of this session has taken over"))
         elif lease.word == Word.NO_SESSION:
@@ -309,7 +309,7 @@ class Partition:
         for request in requests:
             stream = self.streams.get(request.session)
             if stream is not None and stream.work.epoch == request.epoch:
-                stream.work.unreserve(request.jobs)
+                stream.work.unreserve(self.queue, request.jobs)
                 if not known:
                     stream.reattach(self.queue)
 

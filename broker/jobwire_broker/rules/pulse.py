@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 SWEEP_S = 4.0
+LONE_INTERVAL_S = 1.9
 #: A pulse never follows another sooner.
 MIN_GAP_S = 0.005
 
@@ -147,7 +148,7 @@ class Pulse:
         dues = [ms / 1000 for ms in (report.due_ms, report.deadline_ms) if ms >= 0]
         if self.partition.streams or self.is_watched():
             return max(MIN_GAP_S, min([INTERVAL_S, *dues]))
-        # The clock moves at most 2 s a pulse, so a deadline needs pulses until then.
+        # The clock moves at most 2 s a pulse, so a deadline needs pulses until then; who has the sessions beats more often than this.
         if report.active or report.deadline_ms >= 0:
-            return max(MIN_GAP_S, min([INTERVAL_S, *dues]))
+            return max(MIN_GAP_S, min([LONE_INTERVAL_S, *dues]))
         return max(MIN_GAP_S, min(dues)) if dues and min(dues) < SWEEP_S else None

@@ -7,6 +7,7 @@ Invariants: jobs are delivered and reserved only against credit; `held` is what 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -66,7 +67,9 @@ class WorkSession:
         self._queue_credit: dict[str, int] = {}
         self._sent = 0
         self._bytes_sent = 0
-        self._reserved = 0
+        self._reserved: dict[str, int] = {}
+        self._suspended: set[str] = set()
+        self._calls_over = asyncio.Event()
         self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
         self._jobs: list[tuple[pb.Delivery, bytes, int]] = []
@@ -147,20 +150,34 @@ class WorkSession:
         """How many jobs of `queue` may be leased now."""
         if self.phase is not Phase.LIVE or self.draining or self._jobs:
             return 0
-        if self._bytes_credit and self._bytes_sent >= self._bytes_credit:
+        if queue in self._suspended or (self._bytes_credit and self._bytes_sent >= self._bytes_credit):
             return 0
-        room = self._credit - self._sent - self._reserved
+        room = self._credit - self._sent - sum(self._reserved.values())
         if queue in self._queue_credit:
-            room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved)
+            room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
         return room
 
-    def reserve(self, jobs: int) -> None:
+    def reserve(self, queue: str, jobs: int) -> None:
         """Set credit aside for a call that is under way."""
-        self._reserved += jobs
+        self._reserved[queue] = self._reserved.get(queue, 0) + jobs
 
-    def unreserve(self, jobs: int) -> None:
+    def unreserve(self, queue: str, jobs: int) -> None:
         """Give it back when the call is over."""
-        self._reserved -= jobs
+        self._reserved[queue] -= jobs
+        if not self._reserved[queue]:
+            del self._reserved[queue]
+            self._calls_over.set()
+
+    async def suspend(self, queue: str) -> None:
+        """Ask for no more jobs of `queue`, and return when no call under way may still bring some."""
+        self._suspended.add(queue)
+        while queue in self._reserved:
+            self._calls_over.clear()
+            await self._calls_over.wait()
+
+    def unsuspend(self, queue: str) -> None:
+        """Ask for jobs again."""
+        self._suspended.discard(queue)
 
     # Frames out ---------------------------------------------------------------------------------------------------------------------------------------
 

@@ -118,10 +118,11 @@ class WorkStream:
         while True:
             await asyncio.sleep(interval)
             silent = time.monotonic() - self.work.last_received
-            if silent > self._session_s * _SILENT_SESSIONS:
-                log.info("stream.silent session=%s seconds=%.1f", self.work.session.hex(), silent)
-                return
+            # While it attaches, the stream is not read: a store that is away for long must not end it.
             if self.work.phase is Phase.LIVE:
+                if silent > self._session_s * _SILENT_SESSIONS:
+                    log.info("stream.silent session=%s seconds=%.1f", self.work.session.hex(), silent)
+                    return
                 self.work.ping(self.lease_left())
                 self._wake.set()
 
@@ -208,15 +209,20 @@ class WorkStream:
             task.add_done_callback(lambda _: self._reattaching.pop(queue, None))
 
     async def _reattach(self, queue: str) -> None:
+        # A lease that a call under way brings would be missing from the list, and be given to another while this worker runs it.
+        await self.work.suspend(queue)
         try:
             acks = await self._patiently(self._attach, queue)
         except SessionMoved as error:
             self.end(error)
             return
+        finally:
+            self.work.unsuspend(queue)
         log.info("worker.reattached session=%s queue=%s dropped=%d", self.work.session.hex(), queue, len(acks))
         for ack in acks:
-            # Its finish, if one is on its way, gets its own verdict.
-            self.work.cancel(queue, ack.id, ack.token, pb.CANCEL_REASON_STALE_LEASE)
+            # OK: its finish was settled, and the verdict on it is on its way.
+            if ack.verdict != pb.VERDICT_OK:
+                self.work.cancel(queue, ack.id, ack.token, pb.CANCEL_REASON_STALE_LEASE)
         self._wake.set()
         self._registry.get(queue).partition.wake()
 
