@@ -63,6 +63,7 @@ class Part(Protocol):
 
     async def wait(self) -> str:
         """Wait for its end, and say how it came."""
+        ...
 
     async def stop(self, grace_s: float = ...) -> None:
         """End it in order."""

@@ -1,0 +1,202 @@
+"""Enqueues that are under way at the same time share calls, without timers and with at most two calls under way.
+
+The rule, in `_worth_a_call`: with no call under way, whatever waits goes at once, in two halves when it is much; beside one call a second goes only if it
+carries at least half as much as the first. So at low load nobody waits, and at high load two calls of about the same size take turns: the next one is being
+put together while the broker works on the other.
+
+An outage is noticed by a call that fails although it had its whole time. When no call has succeeded since it began, what waits behind it fails with it, as
+"no": it was never sent. So nobody waits longer than one call may take, and there is never a silent queue in this process.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from jobwire.v1 import job_service_pb2
+
+from jobwire_client.errors import JobwireError, QueueUnavailable
+
+MAX_JOBS = 1_000
+"""The contract's bound for one call."""
+MAX_BYTES = 8 * 1024 * 1024
+"""Half of what a broker receives at most."""
+MAX_CALLS = 2
+_SPLIT_FROM = 16
+"""Fewer jobs than this are not worth two calls."""
+
+Item = job_service_pb2.EnqueueBatchResponse.Item
+Items = Sequence[Item]
+Send = Callable[[bytes], Awaitable[job_service_pb2.EnqueueBatchResponse]]
+
+
+class Entry(Protocol):
+    """One or several jobs of one caller, which travel together."""
+
+    frames: bytes
+    count: int
+
+    def deliver(self, items: Items) -> None:
+        """Take the verdicts."""
+
+    def fail(self, error: JobwireError) -> None:
+        """Take the error; the object is this entry's alone."""
+
+    def abandoned(self) -> bool:
+        """Whether the caller has gone."""
+        ...
+
+
+class Lane:
+    """The enqueues of one durability: those that wait for the disk do not hold up the others."""
+
+    def __init__(self, send: Send, *, max_waiting: int, max_waiting_bytes: int) -> None:
+        """Prepare a lane.
+
+        Args:
+            send: makes one EnqueueBatch call of the joined frames.
+            max_waiting: how many jobs may wait to be sent before callers have to wait.
+            max_waiting_bytes: the same in bytes.
+        """
+        self._send = send
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting: deque[Entry] = deque()
+        self._jobs = 0
+        self._bytes = 0
+        self._under_way: dict[asyncio.Task[None], int] = {}
+        self._gathering = False
+        self._callers: deque[asyncio.Future[None]] = deque()
+        self._let_in_not_here = 0  # callers whose turn has come, and that have not run since
+        self._last_success = float("-inf")
+
+    @property
+    def full(self) -> bool:
+        """Whether a caller has to wait for `room` first."""
+        return self._jobs >= self._max_waiting or self._bytes >= self._max_waiting_bytes or bool(self._callers)
+
+    async def room(self) -> None:
+        """Wait, in the order of arrival, until the lane is not full.
+
+        Raises:
+            QueueUnavailable: an outage was noticed meanwhile.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._callers.append(turn)
+        try:
+            await turn
+        finally:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._let_in_not_here -= 1
+            self._let_in()
+
+    def put(self, entry: Entry) -> None:
+        """Take an entry; it is sent soon, and `deliver` or `fail` is called once."""
+        self._waiting.append(entry)
+        self._jobs += entry.count
+        self._bytes += len(entry.frames)
+        self._gather()
+
+    async def flush(self) -> None:
+        """Wait until everything that was put has its answer."""
+        while self._waiting or self._under_way or self._callers:
+            await (asyncio.wait(list(self._under_way), return_when=asyncio.FIRST_COMPLETED) if self._under_way else asyncio.sleep(0))
+
+    def _gather(self) -> None:
+        # Not at once: all callers that are ready in this round of the event loop come along.
+        if not self._gathering and len(self._under_way) < MAX_CALLS:
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self._start_calls)
+
+    def _start_calls(self) -> None:
+        self._gathering = False
+        while self._waiting and (jobs := self._worth_a_call()):
+            batch, count = self._take(jobs)
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._call(batch))
+                self._under_way[task] = count
+                task.add_done_callback(self._call_ended)
+        self._let_in()
+
+    def _worth_a_call(self) -> int:
+        """How many jobs the next call may carry; 0: none now."""
+        if not self._under_way:
+            return self._jobs if self._jobs < _SPLIT_FROM else min(MAX_JOBS, (self._jobs + 1) // 2)
+        if len(self._under_way) >= MAX_CALLS:
+            return 0
+        (beside,) = self._under_way.values()
+        return min(MAX_JOBS, self._jobs) if 2 * self._jobs >= beside else 0
+
+    def _take(self, jobs: int) -> tuple[list[Entry], int]:
+        batch: list[Entry] = []
+        count = size = 0
+        while self._waiting:
+            entry = self._waiting[0]
+            if batch and (count >= jobs or count + entry.count > MAX_JOBS or size + len(entry.frames) > MAX_BYTES):
+                break
+            self._waiting.popleft()
+            self._jobs -= entry.count
+            self._bytes -= len(entry.frames)
+            if not entry.abandoned():
+                batch.append(entry)
+                count += entry.count
+                size += len(entry.frames)
+        return batch, count
+
+    def _let_in(self) -> None:
+        while self._callers and self._jobs + self._let_in_not_here < self._max_waiting and self._bytes < self._max_waiting_bytes:
+            turn = self._callers.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._let_in_not_here += 1
+
+    async def _call(self, batch: list[Entry]) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            response = await self._send(b"".join([entry.frames for entry in batch]))
+            items = response.items
+            if len(items) != sum(entry.count for entry in batch):
+                raise QueueUnavailable("the broker answered for another number of jobs than it was sent", accepted="unknown")
+        except JobwireError as error:
+            _fail_all(batch, error)
+            if isinstance(error, QueueUnavailable) and self._last_success < began:
+                self._fail_waiting(error)
+        except BaseException as error:
+            unsure = QueueUnavailable("the call was broken off", accepted="unknown")
+            unsure.__cause__ = error
+            _fail_all(batch, unsure)
+            raise
+        else:
+            self._last_success = clock()
+            _deliver_all(batch, items)
+
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
+        del self._under_way[task]
+        if self._waiting:
+            self._gather()
+        self._let_in()
+
+    def _fail_waiting(self, cause: QueueUnavailable) -> None:
+        error = cause.again()
+        error.accepted = "no"
+        waiting, self._waiting = list(self._waiting), deque()
+        self._jobs = self._bytes = 0
+        _fail_all(waiting, error)
+        callers, self._callers = self._callers, deque()
+        for turn in callers:
+            if not turn.done():
+                turn.set_exception(error.again())
+
+
+def _deliver_all(batch: list[Entry], items: Items) -> None:
+    answers = list(items)
+    at = 0
+    for entry in batch:
+        entry.deliver(answers[at : at + entry.count])
+        at += entry.count
+
+
+def _fail_all(batch: list[Entry], error: JobwireError) -> None:
+    for entry in batch:
+        entry.fail(error.again())

@@ -1,0 +1,380 @@
+"""The asyncio client."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from google.protobuf.message import Message
+from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
+
+from jobwire_client import _watch
+from jobwire_client._batches import Lane
+from jobwire_client._connections import Answer, Connections, Method
+from jobwire_client._entries import OneJob
+from jobwire_client._ids import new_id
+from jobwire_client._job import (
+    Change,
+    Enqueued,
+    Job,
+    Named,
+    Queue,
+    ServerInfo,
+    WorkerSession,
+    job_from,
+    name_of,
+    queue_from,
+    server_info_from,
+    state_number,
+    worker_from,
+)
+from jobwire_client._many import checked, enqueue_many
+from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode
+from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
+
+_DISK = b"\x10\x02"
+"""`durability: DURABILITY_DISK` of an EnqueueBatchRequest, as it stands on the wire behind its jobs."""
+_WAIT_STEP_S = 20.0
+"""How long one WaitJob call lasts; a broker that has gone silent is noticed after this time."""
+_OUTAGE_S = 60.0
+"""How long `wait` and `watch` go on although nobody answers, once somebody has."""
+_MAX_PAGE = 1_000
+
+_JOBS, _QUEUES, _ADMIN = "/jobwire.v1.JobService/", "/jobwire.v1.QueueService/", "/jobwire.v1.AdminService/"
+_ENQUEUE = Method(_JOBS + "EnqueueBatch", job_service_pb2.EnqueueBatchResponse.FromString)
+_GET = Method(_JOBS + "GetJob", job_service_pb2.GetJobResponse.FromString)
+_LIST = Method(_JOBS + "ListJobs", job_service_pb2.ListJobsResponse.FromString)
+_CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromString)
+_RETRY = Method(_JOBS + "RetryJob", job_service_pb2.RetryJobResponse.FromString)
+_PROMOTE = Method(_JOBS + "PromoteJob", job_service_pb2.PromoteJobResponse.FromString)
+_DELETE = Method(_JOBS + "DeleteJob", job_service_pb2.DeleteJobResponse.FromString)
+_WAIT = Method(_JOBS + "WaitJob", job_service_pb2.WaitJobResponse.FromString)
+_LIST_QUEUES = Method(_QUEUES + "ListQueues", queue_service_pb2.ListQueuesResponse.FromString)
+_GET_QUEUE = Method(_QUEUES + "GetQueue", queue_service_pb2.GetQueueResponse.FromString)
+_PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.FromString)
+_RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
+_LIST_WORKERS = Method(_ADMIN + "ListWorkers", admin_service_pb2.ListWorkersResponse.FromString)
+_SERVER_INFO = Method(_ADMIN + "GetServerInfo", admin_service_pb2.GetServerInfoResponse.FromString)
+
+
+class Client:
+    """Enqueues jobs, looks at them and acts on them. `async with Client("localhost:7410") as client:`.
+
+    One client serves a whole process: concurrent `enqueue` calls share requests. It belongs to one event loop and one process. Made before a fork it may be
+    used after it; used before a fork it raises ClientClosed in the child, because gRPC's connections do not survive a fork.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | None = None,
+        *,
+        timeout: timedelta | float = 2.0,
+        max_waiting: int = 10_000,
+        max_waiting_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """Prepare a client; it connects when it is first used.
+
+        Args:
+            target: `host:port`, several with commas between, or a sequence. One broker is used at a time, the next when it does not answer. None means
+                the variable JOBWIRE_TARGET, then localhost:7410.
+            timeout: how long a call may go without an answer before it raises QueueUnavailable. Calls are repeated within this time. A number is seconds.
+            max_waiting: how many enqueued jobs may wait in this process to be sent; beyond it `enqueue` itself waits.
+            max_waiting_bytes: the same bound in bytes.
+
+        Raises:
+            InvalidRequest: the target names no broker.
+        """
+        self._connections = Connections(target)
+        self._timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        self._lanes = {
+            "store": Lane(self._send_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
+            "disk": Lane(self._send_disk_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
+        }
+        self._closed = False
+        self._pid: int | None = None
+
+    async def __aenter__(self) -> "Client":
+        """The client itself."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Flush and close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Wait until every enqueue that was begun has its answer, then close the connections. Takes no longer than enqueues may; to close twice is no error."""
+        if self._closed:
+            return
+        self._closed = True
+        for lane in self._lanes.values():
+            await lane.flush()
+        await self._connections.close()
+
+    # ------------------------------------------------------------------ enqueue
+
+    async def enqueue(
+        self,
+        queue: str,
+        job_name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        priority: int | str | None = None,
+        delay: timedelta | float | None = None,
+        delay_until: datetime | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        durability: Durability = "store",
+    ) -> Enqueued:
+        """Make one job, and return when the store has it.
+
+        The id is minted before the first try, so the tries of one call never make two jobs. Cancelled before the job was sent, nothing is made;
+        cancelled later, the job may be there.
+
+        Args:
+            queue: the queue's name.
+            job_name: which handler runs it.
+            payload: anything that JSON can say, a dataclass, or bytes.
+            id: the id in its queue, when the caller chooses it. Enqueueing the same content again with it finds the job instead of making another.
+            priority: a number, lower first, or a name of Priority. Default NORMAL, 5.
+            delay: do not start before this much time from now. A number is seconds.
+            delay_until: do not start before this date, which needs a time zone.
+            attempts: how many times it may run. Default 3.
+            backoff: the waits between attempts. Default 2 s, then twice as long each time, plus up to a tenth.
+            durability: `store` answers when the store has it in memory; `disk` when it is in the append-only file on disk, up to a second later.
+
+        Raises:
+            QueueUnavailable: nobody answered in time; `accepted` says whether the job may be there, `id` is its id.
+            InvalidRequest: a field is out of its bounds.
+            JobExists: the id is taken by a job with other content.
+            StoreFull: the store takes nothing more for now.
+            DurabilityUnsupported: `disk` was asked of a store that can't.
+        """
+        job_id = new_id() if id is None else id
+        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff))
+        lane = self._lane(durability)
+        if lane.full:
+            await lane.room()
+        future: asyncio.Future[Enqueued] = asyncio.get_running_loop().create_future()
+        lane.put(OneJob(frame, queue, job_id, future))
+        return await future
+
+    async def enqueue_many(self, jobs: Iterable[JobSpec], *, durability: Durability = "store") -> list[Enqueued]:
+        """Make many jobs, in calls of at most 1,000 jobs and 8 MiB.
+
+        Returns a verdict for each, in the order given: `refused` with `error` for those that can't be encoded or that
+        the broker did not take; the others are made.
+
+        Raises:
+            QueueUnavailable: at least one call got no answer; `results` says what is known of each job, so that those that are `unknown`, and those that are
+                `refused` for this reason, can be enqueued again with their ids.
+            DurabilityUnsupported: `disk` was asked of a store that can't.
+        """
+        return await enqueue_many(self._lane(durability), jobs)
+
+    def enqueue_from_thread(self, frame: bytes, queue: str, job_id: str, durability: Durability, future: "ThreadFuture[Enqueued]") -> None:
+        """Put a job that another thread has encoded. Runs on the event loop; for SyncClient, which bounds what waits by itself."""
+        try:
+            self._lane(durability).put(OneJob(frame, queue, job_id, future))
+        except ClientClosed as error:
+            future.set_exception(error)
+
+    # ------------------------------------------------------------------ one job
+
+    async def get(self, job: str | Named) -> Job:
+        """Read a job, payload and all.
+
+        Raises:
+            JobNotFound: there is none, or it is gone; `state` is the final state when that is still known.
+        """
+        return job_from((await self._call(_GET, job_service_pb2.GetJobRequest(name=name_of(job)))).job)
+
+    async def cancel(self, job: str | Named, *, grace: timedelta | float | None = None) -> Job:
+        """Cancel a job. One that runs is told, and has `grace` to give way (default 30 s, at most 1 hour); it may still complete. Returns the job as it is now.
+
+        Raises:
+            JobNotFound: there is none.
+            WrongState: it has already ended otherwise.
+        """
+        request = job_service_pb2.CancelJobRequest(name=name_of(job), grace=None if grace is None else duration(grace))
+        return job_from((await self._call(_CANCEL, request)).job)
+
+    async def retry(self, job: str | Named) -> Job:
+        """Put a failed, cancelled or expired job back, with all its attempts before it again.
+
+        Raises:
+            JobNotFound: there is none.
+            WrongState: it runs, or has completed.
+        """
+        return job_from((await self._call(_RETRY, job_service_pb2.RetryJobRequest(name=name_of(job)))).job)
+
+    async def promote(self, job: str | Named) -> Job:
+        """Let a delayed job start now.
+
+        Raises:
+            JobNotFound: there is none.
+            WrongState: it runs, or has ended.
+        """
+        return job_from((await self._call(_PROMOTE, job_service_pb2.PromoteJobRequest(name=name_of(job)))).job)
+
+    async def delete(self, job: str | Named) -> None:
+        """Delete a job that does not run.
+
+        Raises:
+            JobNotFound: there is none. After a lost answer that may be the work of an earlier try of the same call.
+            WrongState: it runs; cancel it first.
+        """
+        await self._call(_DELETE, job_service_pb2.DeleteJobRequest(name=name_of(job)))
+
+    async def wait(self, job: str | Named, *, timeout: timedelta | float | None = None) -> Job:
+        """Wait until a job has ended, and return it, result and all. The wait goes on over an outage of up to a minute.
+
+        Args:
+            job: which job.
+            timeout: how long to wait. None: as long as it takes. 0 asks once.
+
+        Raises:
+            WaitTimeout: it has not ended in time. It goes on.
+            JobNotFound: there is none, or nothing is known of it any more.
+            QueueUnavailable: nobody answered, at first within the client's timeout, later for a minute.
+        """
+        name = name_of(job)
+        clock = asyncio.get_running_loop().time
+        timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        until = float("inf") if timeout_s is None else clock() + timeout_s
+        # The first call is short, so that a broker that says nothing is noticed soon.
+        answered, patience_s, step_s = clock(), self._timeout_s / 2, self._timeout_s / 2
+        while True:
+            try:
+                return await self._wait_once(name, max(0.0, min(step_s, until - clock())))
+            except WaitTimeout:
+                answered, patience_s, step_s = clock(), _OUTAGE_S, _WAIT_STEP_S
+                if clock() >= until:
+                    raise
+            except QueueUnavailable:
+                if clock() >= min(until, answered + patience_s):
+                    raise
+
+    async def watch(self, job: str | Named) -> AsyncIterator[Job]:
+        """Follow a job: first as it is now, then every change of state and, where time allows, of progress; ends after its end.
+
+        A broken stream is resumed elsewhere, and what was seen never goes backward. A job that is deleted ends as `removed`. Payload and,
+        before the end, result are left out.
+
+        Raises:
+            JobNotFound: there is none.
+            QueueUnavailable: nobody answered, at first within the client's timeout, later for a minute.
+        """
+        name = name_of(job)
+        async for state in _watch.watch_one(self.watch_changes([name]), name):
+            yield state
+
+    async def watch_changes(self, names: Iterable[str | Named]) -> AsyncIterator[Change]:
+        """Follow up to 100 jobs or queues (`queues/{queue}`) on one stream, with what their handlers log. Ends when all jobs have; a queue never ends."""
+        wanted = [name if isinstance(name, str) else name.name for name in names]
+        clock = asyncio.get_running_loop().time
+        changes = _watch.watch(self._open(), wanted, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s, clock=clock)
+        async for change in changes:
+            yield change
+
+    # ------------------------------------------------------------------ lists
+
+    async def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> AsyncIterator[Job]:
+        """The jobs of one queue in one state: final states newest first, `active` by worker, the others in the order in which they will run.
+
+        Args:
+            queue: the queue's name.
+            state: delayed, waiting, blocked, active, completed, failed, cancelled or expired.
+            limit: how many at most. None: all.
+        """
+        token, left = "", limit
+        while left is None or left > 0:
+            size = _MAX_PAGE if left is None else min(left, _MAX_PAGE)
+            request = job_service_pb2.ListJobsRequest(parent=f"queues/{queue}", state=state_number(state), page_size=size, page_token=token)
+            page = await self._call(_LIST, request)
+            for job in page.jobs:
+                yield job_from(job)
+            token, left = page.next_page_token, None if left is None else left - len(page.jobs)
+            if not token:
+                return
+
+    async def queues(self) -> list[Queue]:
+        """All queues with their counts, by name."""
+        found: list[Queue] = []
+        token = ""
+        while True:
+            page = await self._call(_LIST_QUEUES, queue_service_pb2.ListQueuesRequest(page_size=_MAX_PAGE, page_token=token))
+            found += map(queue_from, page.queues)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def queue(self, queue: str) -> Queue:
+        """One queue with its counts.
+
+        Raises:
+            QueueNotFound: nothing was ever enqueued there.
+        """
+        return queue_from((await self._call(_GET_QUEUE, queue_service_pb2.GetQueueRequest(name=f"queues/{queue}"))).queue)
+
+    async def pause_queue(self, queue: str) -> Queue:
+        """Stop the delivery of new jobs; what runs goes on."""
+        return queue_from((await self._call(_PAUSE, queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))).queue)
+
+    async def resume_queue(self, queue: str) -> Queue:
+        """Start delivery again."""
+        return queue_from((await self._call(_RESUME, queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))).queue)
+
+    async def workers(self) -> list[WorkerSession]:
+        """All worker processes that any broker knows of."""
+        found: list[WorkerSession] = []
+        token = ""
+        while True:
+            page = await self._call(_LIST_WORKERS, admin_service_pb2.ListWorkersRequest(page_size=_MAX_PAGE, page_token=token))
+            found += map(worker_from, page.workers)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def server_info(self) -> ServerInfo:
+        """Which broker answers, and how its store is."""
+        return server_info_from(await self._call(_SERVER_INFO, admin_service_pb2.GetServerInfoRequest()))
+
+    # ------------------------------------------------------------------ details
+
+    def _open(self) -> Connections:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        pid = os.getpid()
+        if self._pid is None:
+            self._pid = pid
+        elif self._pid != pid:
+            raise ClientClosed("the client was used before this process was forked; make one after the fork")
+        return self._connections
+
+    def _lane(self, durability: Durability) -> Lane:
+        self._open()
+        try:
+            return self._lanes[durability]
+        except KeyError:
+            raise InvalidRequest(f"durability is 'store' or 'disk', not {durability!r}") from None
+
+    async def _call(self, method: Method[Answer], request: Message) -> Answer:
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        return await self._open().call(method, request.SerializeToString(), deadline=deadline)
+
+    async def _wait_once(self, name: str, step_s: float) -> Job:
+        request = job_service_pb2.WaitJobRequest(name=name, timeout=duration(step_s))
+        retry_until = asyncio.get_running_loop().time() + self._timeout_s
+        answer = await self._open().call(_WAIT, request.SerializeToString(), deadline=retry_until + step_s, retry_until=retry_until)
+        return job_from(answer.job)
+
+    async def _send_batch(self, frames: bytes) -> job_service_pb2.EnqueueBatchResponse:
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        return await self._connections.call(_ENQUEUE, frames, deadline=deadline)
+
+    async def _send_disk_batch(self, frames: bytes) -> job_service_pb2.EnqueueBatchResponse:
+        return await self._send_batch(frames + _DISK)

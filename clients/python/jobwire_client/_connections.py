@@ -1,0 +1,151 @@
+"""The brokers that a client may ask, and one call that is repeated on the next of them until its time is up."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from jobwire_client._status import error_of
+from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
+
+Answer = TypeVar("Answer", bound=Message)
+
+DEFAULT_TARGET = "localhost:7410"
+TARGET_VARIABLE = "JOBWIRE_TARGET"
+_MAX_TARGETS = 256
+_FIRST_WAIT_S = 0.03
+_MAX_WAIT_S = 0.25
+_MIN_TRY_S = 0.02
+"""With less time left than this no further try is made."""
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    ("grpc.max_send_message_length", 32 * 1024 * 1024),
+    # A broker that is back is found at once: gRPC's own waits begin at 1 s and grow to 2 minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Only this package repeats calls: a hidden repeat would spoil what `accepted` says.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@dataclass(frozen=True)
+class Method(Generic[Answer]):
+    """One method of the contract."""
+
+    path: str
+    """`/package.Service/Method`."""
+    decode: Callable[[bytes], Answer]
+    """From the bytes of the answer."""
+
+
+def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The addresses in `target`: one, several with commas between, or a sequence. None means JOBWIRE_TARGET, then localhost:7410.
+
+    Raises:
+        InvalidRequest: it names no broker.
+    """
+    if target is None:
+        target = os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+    pieces = [target] if isinstance(target, str) else list(target)
+    addresses = tuple(dict.fromkeys(part.strip() for piece in pieces for part in piece.split(",") if part.strip()))
+    if not addresses or len(addresses) > _MAX_TARGETS:
+        raise InvalidRequest(f"target {target!r} must name 1 to {_MAX_TARGETS} brokers; give 'localhost:7410', or several with commas between")
+    for address in addresses:
+        if "://" in address and not address.startswith(("unix://", "dns://")):
+            raise InvalidRequest(f"target {address!r} has a scheme; a broker's address is 'host:port', for example 'localhost:7410'")
+    return addresses
+
+
+class Connections:
+    """A channel per broker, made when it is first needed. One is used at a time; which comes first is chosen at random, so that clients spread."""
+
+    def __init__(self, target: str | Sequence[str] | None) -> None:
+        """Take the addresses; nothing is connected yet."""
+        self.addresses = parse_targets(target)
+        self._current = random.randrange(len(self.addresses))
+        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._stubs: dict[tuple[int, str], grpc.aio.UnaryUnaryMultiCallable[bytes, Any]] = {}
+
+    async def call(self, method: Method[Answer], request: bytes, *, deadline: float, retry_until: float | None = None) -> Answer:
+        """Call `method`, and repeat it elsewhere while nobody answers.
+
+        Args:
+            method: what to call. It must be safe to repeat.
+            request: the encoded request.
+            deadline: on the event loop's clock; no try lasts longer. With another broker to ask, a try takes at most half of what is left.
+            retry_until: no further try begins after this. None: `deadline`. For calls that wait on purpose, which are then given all the time they have.
+
+        Raises:
+            QueueUnavailable: nobody answered. `accepted` is "no" only when no try can have reached the store.
+            JobwireError: the broker refused.
+        """
+        clock = asyncio.get_running_loop().time
+        maybe_accepted = False
+        wait_s = _FIRST_WAIT_S
+        tries = 0
+        while True:
+            index = self._current
+            left_s = deadline - clock()
+            limit_s = left_s if len(self.addresses) == 1 or retry_until is not None else left_s / 2
+            try:
+                return await self._stub(index, method)(request, timeout=limit_s)
+            except grpc.aio.AioRpcError as failure:
+                error = error_of(failure, self.addresses[index])
+            if not isinstance(error, QueueUnavailable):
+                raise error
+            maybe_accepted = maybe_accepted or error.accepted != "no"
+            tries += 1
+            self.move_on(index)
+            pause_s = wait_s if tries % len(self.addresses) == 0 else 0.0
+            if clock() + pause_s + _MIN_TRY_S >= (deadline if retry_until is None else retry_until):
+                error.accepted = "unknown" if maybe_accepted else "no"
+                raise error
+            if pause_s:
+                await asyncio.sleep(pause_s)
+                wait_s = min(2 * wait_s, _MAX_WAIT_S)
+
+    def stream(self, method: Method[Answer], request: bytes) -> tuple[int, grpc.aio.UnaryStreamCall[bytes, Answer]]:
+        """Open a stream at the current broker; also says which that is, for `move_on`. It fails when it is read."""
+        index = self._current
+        opener: grpc.aio.UnaryStreamMultiCallable[bytes, Answer] = self._channel(index).unary_stream(
+            method.path, request_serializer=None, response_deserializer=method.decode
+        )
+        return index, opener(request)
+
+    def move_on(self, index: int) -> None:
+        """Use the next broker from now on, unless that has happened since `index` was the current one."""
+        if index == self._current:
+            self._current = (index + 1) % len(self.addresses)
+
+    def failure(self, index: int, failure: grpc.aio.AioRpcError) -> JobwireError:
+        """The error that a broken stream stands for."""
+        return error_of(failure, self.addresses[index])
+
+    async def close(self) -> None:
+        """Close all channels."""
+        channels, self._channels, self._stubs = list(self._channels.values()), {}, {}
+        for channel in channels:
+            await channel.close()
+
+    def _stub(self, index: int, method: Method[Answer]) -> grpc.aio.UnaryUnaryMultiCallable[bytes, Answer]:
+        stub = self._stubs.get((index, method.path))
+        if stub is None:
+            stub = self._channel(index).unary_unary(method.path, request_serializer=None, response_deserializer=method.decode)
+            self._stubs[index, method.path] = stub
+        return stub
+
+    def _channel(self, index: int) -> grpc.aio.Channel:
+        channel = self._channels.get(index)
+        if channel is None:
+            channel = self._channels[index] = grpc.aio.insecure_channel(self.addresses[index], options=_OPTIONS)
+        return channel

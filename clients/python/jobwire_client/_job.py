@@ -1,0 +1,364 @@
+"""What the broker says of jobs, queues and workers, as frozen values."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import admin_service_pb2, job_pb2, job_service_pb2, queue_service_pb2
+
+from jobwire_client._payload import from_message
+from jobwire_client.errors import InvalidRequest, JobwireError
+
+EnqueueVerdict = Literal["made", "found", "replaced", "refused", "unknown"]
+"""What became of a job that was to be made. `unknown` only inside QueueUnavailable.results."""
+
+ChangeType = Literal["snapshot", "update", "final", "gap", "not_found", "log"]
+"""What a change is to its watcher."""
+
+FINAL_STATES = frozenset({"completed", "failed", "cancelled", "expired", "removed"})
+"""States after which nothing comes, unless somebody retries the job."""
+
+_PREFIX = len("JOB_STATE_")
+_VERDICTS: dict[int, EnqueueVerdict] = {1: "made", 2: "found", 3: "replaced", 4: "refused"}
+
+
+class Named(Protocol):
+    """Anything with a resource name: a Job, an Enqueued."""
+
+    @property
+    def name(self) -> str:
+        """`queues/{queue}/jobs/{id}`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one enqueue."""
+
+    name: str
+    """`queues/{queue}/jobs/{id}`: what every other call takes."""
+    id: str
+    """The id in its queue."""
+    queue: str
+    """The queue's name."""
+    verdict: EnqueueVerdict
+    """`made`: it is there, by this call or an earlier try of it. From `enqueue_many` also `refused`."""
+    error: JobwireError | None = None
+    """Why it was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is."""
+
+    percent: float
+    """0 to 100. It never falls within an attempt; completion sets 100."""
+    message: str = ""
+    """One line for people."""
+    data: Any = None
+    """Small data for programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt failed."""
+
+    type: str
+    """The error's short name."""
+    message: str
+    """One sentence for people."""
+    stack: str = ""
+    """A stack trace, when the worker sent one."""
+    reason: str = ""
+    """Why Jobwire, and not the worker, ended the attempt: for example POISON or NO_HANDLER."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it was at `revision`."""
+
+    name: str
+    """`queues/{queue}/jobs/{id}`."""
+    queue: str
+    """The queue's name."""
+    id: str
+    """The id in its queue."""
+    job_name: str = ""
+    """Which handler runs it."""
+    state: str = "unspecified"
+    """delayed, waiting, blocked, active, completed, failed, cancelled, expired; removed only from a watch. New words may come."""
+    revision: int = 0
+    """Grows with every change."""
+    priority: int = 5
+    """Lower runs first."""
+    attempt: int = 0
+    """The number of the current or last run; 0 before the first."""
+    max_attempts: int = 0
+    """How many times it may run."""
+    progress: Progress | None = None
+    """How far it is; None when no run reported anything."""
+    payload: Any = None
+    """What it carries. Only from `get` and `wait`."""
+    result: Any = None
+    """What the handler gave back. Only in `completed`, and not in lists."""
+    failure: Failure | None = None
+    """The last failure; it stays while the next attempt waits or runs."""
+    create_time: datetime | None = None
+    """When it was enqueued. All dates are in UTC."""
+    due_time: datetime | None = None
+    """When it comes due; only in `delayed`."""
+    start_time: datetime | None = None
+    """When the current or last run began."""
+    finish_time: datetime | None = None
+    """When it ended."""
+    token: int = 0
+    """The fencing token of the current or last lease; 0 before the first."""
+    worker: str = ""
+    """Who runs it; only in `active`."""
+    cancel_requested: bool = False
+    """Whether a cancel was asked for while it ran."""
+    cancel_delivered: bool = False
+    """Whether the worker heard of the cancel."""
+    losses: int = 0
+    """How many times a worker was lost while it held this job."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a handler logged."""
+
+    sequence: int
+    """Counts from 1 within one run."""
+    level: str
+    """debug, info, warning or error."""
+    message: str
+    """The line."""
+    time: datetime
+    """By the worker's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one job, from `watch_changes`."""
+
+    type: ChangeType
+    """What it is to the watcher."""
+    job: Job
+    """The job without payload. With `gap` only its queue is set, with `not_found` its address."""
+    lines: tuple[LogLine, ...] = ()
+    """Only with `log`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCounts:
+    """How many jobs of a queue are in each state."""
+
+    waiting: int = 0
+    active: int = 0
+    delayed: int = 0
+    blocked: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    total: int = 0
+    """The sum of all above: what `list_jobs` can return."""
+    completed_total: int = 0
+    """Completed since the queue was made; only grows."""
+    failed_total: int = 0
+    """Failed since the queue was made; only grows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue as it is now."""
+
+    name: str
+    """The queue's name alone; its address is `queues/{name}`."""
+    paused: bool
+    """Whether delivery is stopped."""
+    counts: QueueCounts
+    """How many jobs are where."""
+    workers: int
+    """How many worker sessions take jobs from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSession:
+    """A worker process that is connected."""
+
+    session: str
+    """The session, as 32 hexadecimal digits."""
+    instance_id: str
+    """The label that it gave itself."""
+    queues: tuple[str, ...]
+    """Where it takes jobs from."""
+    active: int
+    """How many jobs it holds."""
+    concurrency: int
+    """How many it runs at once; 0 when it did not say."""
+    sdk: str
+    """The name and version of its SDK."""
+    broker_id: str
+    """The broker that it is connected to."""
+    connect_time: datetime | None
+    """When it connected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """Which broker answered, and how its store is."""
+
+    broker_id: str
+    """The broker process."""
+    version: str
+    """The version of Jobwire."""
+    store_available: bool
+    """Whether the store answers now."""
+    store_version: str
+    """For example `valkey 9.1.2`; empty before it was first reached."""
+    disk_durability: bool
+    """Whether `durability="disk"` can be asked for."""
+    uptime_s: float
+    """How long the process has run."""
+
+
+def name_of(job: str | Named) -> str:
+    """The resource name of a job.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    name = job if isinstance(job, str) else job.name
+    parts = name.split("/")
+    if len(parts) != 4 or parts[0] != "queues" or parts[2] != "jobs" or not parts[1] or not parts[3]:
+        raise InvalidRequest(f"{name!r} is not a job's name; it has the form queues/QUEUE/jobs/ID")
+    return name
+
+
+def state_word(state: int) -> str:
+    """`waiting` for JOB_STATE_WAITING; a state that this version does not know comes as `state_N`."""
+    try:
+        return job_pb2.JobState.Name(job_pb2.JobState.ValueType(state))[_PREFIX:].lower()
+    except ValueError:
+        return f"state_{state}"
+
+
+def state_number(word: str) -> job_pb2.JobState.ValueType:
+    """JOB_STATE_WAITING for `waiting`.
+
+    Raises:
+        InvalidRequest: there is no such state.
+    """
+    try:
+        return job_pb2.JobState.Value(f"JOB_STATE_{word.upper()}")
+    except ValueError:
+        words = ", ".join(name[_PREFIX:].lower() for name in job_pb2.JobState.keys()[1:-1])
+        raise InvalidRequest(f"{word!r} is no state; use one of {words}") from None
+
+
+def verdict_word(verdict: int) -> EnqueueVerdict:
+    """`made` for ENQUEUE_VERDICT_MADE."""
+    return _VERDICTS.get(verdict, "made")
+
+
+def job_from(message: job_pb2.Job) -> Job:
+    """A Job from its message."""
+    return Job(
+        name=message.name or f"queues/{message.queue}/jobs/{message.id}",
+        queue=message.queue,
+        id=message.id,
+        job_name=message.job_name,
+        state=state_word(message.state),
+        revision=message.revision,
+        priority=message.priority,
+        attempt=message.attempt,
+        max_attempts=message.max_attempts,
+        progress=_progress(message.progress) if message.HasField("progress") else None,
+        payload=from_message(message.payload) if message.HasField("payload") else None,
+        result=from_message(message.result) if message.HasField("result") else None,
+        failure=_failure(message.failure) if message.HasField("failure") else None,
+        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        due_time=_time(message.due_time) if message.HasField("due_time") else None,
+        start_time=_time(message.start_time) if message.HasField("start_time") else None,
+        finish_time=_time(message.finish_time) if message.HasField("finish_time") else None,
+        token=message.token,
+        worker=message.worker,
+        cancel_requested=message.cancel_requested,
+        cancel_delivered=message.cancel_delivered,
+        losses=message.losses,
+    )
+
+
+def completed_by(job: Job, known: Job | None) -> Job:
+    """`job` with what a later change leaves out because its reader has it already."""
+    if known is None or job.job_name:
+        return job
+    return replace(
+        job,
+        job_name=known.job_name,
+        priority=known.priority,
+        max_attempts=job.max_attempts or known.max_attempts,
+        create_time=job.create_time or known.create_time,
+    )
+
+
+def change_from(message: job_service_pb2.JobChange) -> Change:
+    """A Change from its message."""
+    word: Any = job_service_pb2.ChangeType.Name(message.type).removeprefix("CHANGE_TYPE_").lower()
+    lines = tuple(LogLine(line.sequence, line.level, line.message, datetime.fromtimestamp(line.time_ms / 1000, UTC)) for line in message.lines)
+    return Change(word, job_from(message.job), lines)
+
+
+def queue_from(message: queue_service_pb2.Queue) -> Queue:
+    """A Queue from its message."""
+    counts = QueueCounts(**{field.name: getattr(message.counts, field.name) for field in message.counts.DESCRIPTOR.fields if field.name in _COUNTS})
+    return Queue(name=message.queue, paused=message.paused, counts=counts, workers=message.workers)
+
+
+def worker_from(message: admin_service_pb2.Worker) -> WorkerSession:
+    """A WorkerSession from its message."""
+    return WorkerSession(
+        session=message.session,
+        instance_id=message.instance_id,
+        queues=tuple(message.queues),
+        active=message.active,
+        concurrency=message.concurrency,
+        sdk=message.sdk,
+        broker_id=message.broker_id,
+        connect_time=_time(message.connect_time) if message.HasField("connect_time") else None,
+    )
+
+
+def server_info_from(message: admin_service_pb2.GetServerInfoResponse) -> ServerInfo:
+    """A ServerInfo from its message."""
+    return ServerInfo(
+        broker_id=message.broker_id,
+        version=message.version,
+        store_available=message.store_available,
+        store_version=message.store_version,
+        disk_durability=message.disk_durability,
+        uptime_s=message.uptime.ToTimedelta().total_seconds(),
+    )
+
+
+_COUNTS = frozenset(QueueCounts.__dataclass_fields__)
+
+
+def _progress(message: job_pb2.Progress) -> Progress:
+    data = from_message(job_pb2.Payload(json=message.data_json)) if message.data_json else None
+    return Progress(message.percent, message.message, data)
+
+
+def _failure(message: job_pb2.Failure) -> Failure:
+    return Failure(message.type, message.message, message.stack, message.reason)
+
+
+def _time(message: Timestamp) -> datetime:
+    return message.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,159 @@
+"""What a caller says of a job that is to be made, and how it travels."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any, Literal
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import job_pb2
+
+from jobwire_client._payload import to_message
+from jobwire_client.errors import InvalidRequest
+
+Durability = Literal["store", "disk"]
+"""How long an enqueue waits: until the store has the job in memory, or until its append-only file has it on disk (up to a second more)."""
+
+
+class Priority(IntEnum):
+    """Lower runs first; any other 32-bit integer is a priority as well. MEDIUM is another word for NORMAL."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 5
+    MEDIUM = 5
+    LOW = 10
+    BATCH = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """The waits between attempts: run n waits base · factor^(n-2), at most `max_delay`, plus jitter."""
+
+    base: timedelta | float = 2.0
+    """The wait before the second run. A number is seconds. 0 retries at once; at most 7 days."""
+    factor: float = 2.0
+    """What each further wait is multiplied by, from 1 (a fixed wait) to 10."""
+    max_delay: timedelta | float | None = None
+    """No wait is longer. None means 1 day; at most 30 days."""
+    jitter: float | None = None
+    """The share of the wait that is added at random, from 0 (exact) to 1. None means 0.1."""
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job for `enqueue_many`. The fields are the arguments of `enqueue`."""
+
+    queue: str
+    """The queue's name: 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit."""
+    job_name: str
+    """Which handler runs it."""
+    payload: Any = None
+    """What the handler receives: anything that JSON can say, a dataclass, or bytes."""
+    id: str | None = None
+    """The id in its queue. None mints one."""
+    priority: int | str | None = None
+    """A number or a name of Priority. None means NORMAL, 5."""
+    delay: timedelta | float | None = None
+    """Do not start before this much time from now. A number is seconds."""
+    delay_until: datetime | None = None
+    """Do not start before this date. It needs a time zone."""
+    attempts: int | None = None
+    """How many times it may run. None means 3."""
+    backoff: Backoff | None = None
+    """The waits between attempts. None: 2 s, then twice as long each time, plus up to a tenth."""
+
+
+def encode(
+    queue: str,
+    job_name: str,
+    payload: Any,
+    job_id: str,
+    priority: int | str | None,
+    delay: timedelta | float | None,
+    delay_until: datetime | None,
+    attempts: int | None,
+    backoff: Backoff | None,
+) -> bytes:
+    """The job as one `jobs` field of an EnqueueBatchRequest, so that a batch is made by joining.
+
+    Raises:
+        InvalidRequest: a value is of the wrong type, or can't be sent. The other bounds are the broker's to check.
+    """
+    try:
+        spec = job_pb2.JobSpec(queue=queue, id=job_id, job_name=job_name)
+        if payload is not None:
+            spec.payload.CopyFrom(to_message(payload))
+        if priority is not None:
+            spec.priority = priority if type(priority) is int else _priority(priority)
+        if delay is not None or delay_until is not None:
+            _set_delay(spec, delay, delay_until)
+        if attempts is not None:
+            spec.attempts = _attempts(attempts)
+        if backoff is not None:
+            spec.backoff.CopyFrom(_backoff(backoff))
+        body = spec.SerializeToString()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
+    return b"\n" + _varint(len(body)) + body
+
+
+def encode_spec(spec: JobSpec, job_id: str) -> bytes:
+    """The same for a JobSpec."""
+    return encode(spec.queue, spec.job_name, spec.payload, job_id, spec.priority, spec.delay, spec.delay_until, spec.attempts, spec.backoff)
+
+
+def duration(value: timedelta | float) -> Duration:
+    """A Duration from a timedelta or seconds."""
+    message = Duration()
+    message.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return message
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _priority(value: int | str) -> int:
+    if isinstance(value, str):
+        try:
+            return Priority[value.upper()].value
+        except KeyError:
+            raise ValueError(f"{value!r} is no priority; use a number or one of critical, high, normal, medium, low, batch") from None
+    if isinstance(value, bool):
+        raise TypeError("priority must be a number or a name, not a bool")
+    return int(value)
+
+
+def _attempts(value: int) -> int:
+    if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
+        raise ValueError(f"attempts must be at least 1, not {value!r}")
+    return value
+
+
+def _set_delay(spec: job_pb2.JobSpec, delay: timedelta | float | None, delay_until: datetime | None) -> None:
+    if delay is not None and delay_until is not None:
+        raise ValueError("give delay or delay_until, not both")
+    if delay is not None:
+        spec.delay.CopyFrom(duration(delay))
+    if delay_until is not None:
+        if delay_until.tzinfo is None:
+            raise ValueError("delay_until needs a time zone, for example datetime.now(UTC)")
+        due = Timestamp()
+        due.FromDatetime(delay_until.astimezone(UTC))
+        spec.delay_until.CopyFrom(due)
+
+
+def _backoff(backoff: Backoff) -> job_pb2.Backoff:
+    message = job_pb2.Backoff(base=duration(backoff.base), factor=backoff.factor)
+    if backoff.max_delay is not None:
+        message.max_delay.CopyFrom(duration(backoff.max_delay))
+    if backoff.jitter is not None:
+        message.jitter = backoff.jitter
+    return message

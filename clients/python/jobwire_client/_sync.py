@@ -1,0 +1,250 @@
+"""The client for threads: an asyncio client on a thread of its own, shared by all who call."""
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+from jobwire_client._client import Client
+from jobwire_client._ids import new_id
+from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WorkerSession
+from jobwire_client._many import checked
+from jobwire_client._spec import Backoff, Durability, JobSpec, encode
+from jobwire_client.errors import ClientClosed
+
+T = TypeVar("T")
+_Handed = tuple[bytes, str, str, Durability, "concurrent.futures.Future[Enqueued]"]
+
+
+class SyncClient:
+    """Client for programs without asyncio. `with SyncClient("localhost:7410") as client:`.
+
+    One client serves all threads of a process, and enqueues of different threads share requests. Each method is that of Client, with the same arguments, errors
+    and results; `watch` and `list_jobs` are plain iterators. Its thread starts at the first call, so a client that is made before a fork (a preloaded web
+    server) works in each child; one that was used before the fork raises ClientClosed in the child.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | None = None,
+        *,
+        timeout: timedelta | float = 2.0,
+        max_waiting: int = 10_000,
+        max_waiting_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """Prepare a client; the arguments are those of Client."""
+        self._make: Callable[[], Client] = lambda: Client(target, timeout=timeout, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes)
+        self._make()  # a target that is none is refused here, and not in another thread
+        self._start_lock = threading.Lock()
+        self._thread: _ClientThread | None = None
+        self._closed = False
+
+    def __enter__(self) -> "SyncClient":
+        """The client itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Flush and close."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait until every enqueue that was begun has its answer, then close. To close twice is no error."""
+        with self._start_lock:
+            thread, self._thread, self._closed = self._thread, None, True
+        if thread is not None:
+            thread.close()
+
+    def enqueue(
+        self,
+        queue: str,
+        job_name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        priority: int | str | None = None,
+        delay: timedelta | float | None = None,
+        delay_until: datetime | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        durability: Durability = "store",
+    ) -> Enqueued:
+        """Make one job, as Client.enqueue does."""
+        job_id = new_id() if id is None else id
+        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff))
+        return self._started().enqueue(frame, queue, job_id, durability)
+
+    def enqueue_many(self, jobs: Iterable[JobSpec], *, durability: Durability = "store") -> list[Enqueued]:
+        """Make many jobs, as Client.enqueue_many does."""
+        return self._run(lambda client: client.enqueue_many(jobs, durability=durability))
+
+    def get(self, job: str | Named) -> Job:
+        """Read a job."""
+        return self._run(lambda client: client.get(job))
+
+    def cancel(self, job: str | Named, *, grace: timedelta | float | None = None) -> Job:
+        """Cancel a job."""
+        return self._run(lambda client: client.cancel(job, grace=grace))
+
+    def retry(self, job: str | Named) -> Job:
+        """Put a failed, cancelled or expired job back."""
+        return self._run(lambda client: client.retry(job))
+
+    def promote(self, job: str | Named) -> Job:
+        """Let a delayed job start now."""
+        return self._run(lambda client: client.promote(job))
+
+    def delete(self, job: str | Named) -> None:
+        """Delete a job that does not run."""
+        self._run(lambda client: client.delete(job))
+
+    def wait(self, job: str | Named, *, timeout: timedelta | float | None = None) -> Job:
+        """Wait until a job has ended."""
+        return self._run(lambda client: client.wait(job, timeout=timeout))
+
+    def watch(self, job: str | Named) -> Iterator[Job]:
+        """Follow a job to its end."""
+        return self._iterate(lambda client: client.watch(job))
+
+    def watch_changes(self, names: Iterable[str | Named]) -> Iterator[Change]:
+        """Follow many jobs or queues."""
+        return self._iterate(lambda client: client.watch_changes(names))
+
+    def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> Iterator[Job]:
+        """The jobs of one queue in one state."""
+        return self._iterate(lambda client: client.list_jobs(queue, state, limit=limit))
+
+    def queues(self) -> list[Queue]:
+        """All queues."""
+        return self._run(lambda client: client.queues())
+
+    def queue(self, queue: str) -> Queue:
+        """One queue."""
+        return self._run(lambda client: client.queue(queue))
+
+    def pause_queue(self, queue: str) -> Queue:
+        """Stop the delivery of new jobs."""
+        return self._run(lambda client: client.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> Queue:
+        """Start delivery again."""
+        return self._run(lambda client: client.resume_queue(queue))
+
+    def workers(self) -> list[WorkerSession]:
+        """All worker processes."""
+        return self._run(lambda client: client.workers())
+
+    def server_info(self) -> ServerInfo:
+        """Which broker answers."""
+        return self._run(lambda client: client.server_info())
+
+    def _started(self) -> "_ClientThread":
+        thread = self._thread
+        if thread is None:
+            with self._start_lock:
+                if self._closed:
+                    raise ClientClosed("the client is closed")
+                thread = self._thread = self._thread or _ClientThread(self._make)
+        if thread.pid != os.getpid():
+            raise ClientClosed("the client was used before this process was forked; make one after the fork")
+        return thread
+
+    def _run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        return self._started().run(call)
+
+    def _iterate(self, call: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+        return self._started().iterate(call)
+
+
+class _ClientThread:
+    """The event loop, its thread, and the client that lives there."""
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self.pid = os.getpid()
+        self._client = make()
+        self._loop = asyncio.new_event_loop()
+        self._handed: deque[_Handed] = deque()
+        self._told = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobwire-client", daemon=True)
+        self._thread.start()
+        self._at_exit = _closer(weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    def enqueue(self, frame: bytes, queue: str, job_id: str, durability: Durability) -> Enqueued:
+        """Hand a job over and wait for its verdict. The loop is woken once for all that is handed over before it looks."""
+        future: concurrent.futures.Future[Enqueued] = concurrent.futures.Future()
+        self._handed.append((frame, queue, job_id, durability, future))
+        if not self._told:
+            self._told = True
+            self._call_soon(self._take)
+        return future.result()
+
+    def run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """Await a call of the client from this thread."""
+        coroutine = call(self._client)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError as error:
+            coroutine.close()
+            raise ClientClosed("the client is closed") from error
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # no effect on what is done; after a KeyboardInterrupt the call need not go on
+
+    def iterate(self, call: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+        """Iterate over what an async iterator gives."""
+        values = call(self._client)
+        end = object()
+
+        async def step(_: Client) -> Any:
+            return await anext(values, end)
+
+        async def stop(_: Client) -> None:
+            await values.aclose()  # type: ignore[attr-defined]  # the client's iterators are all generators
+
+        try:
+            while (value := self.run(step)) is not end:
+                yield value
+        finally:
+            self.run(stop)
+
+    def close(self) -> None:
+        """Flush, close and end the thread."""
+        atexit.unregister(self._at_exit)
+        if self.pid != os.getpid():
+            return  # the thread is the parent's
+        self.run(lambda client: client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._take()  # what was handed over meanwhile is refused by the closed client
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # closed in this moment
+            callback()
+
+    def _take(self) -> None:
+        self._told = False
+        while self._handed:
+            frame, queue, job_id, durability, future = self._handed.popleft()
+            try:
+                self._client.enqueue_from_thread(frame, queue, job_id, durability, future)
+            except Exception as error:
+                future.set_exception(error)
+
+
+def _closer(thread: "weakref.ref[_ClientThread]") -> Callable[[], None]:
+    def close() -> None:
+        if (living := thread()) is not None:
+            living.close()
+
+    return close
