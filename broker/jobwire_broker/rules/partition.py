@@ -24,6 +24,8 @@ from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Leas
 
 log = logging.getLogger(__name__)
 
+#: How long to wait with a repeat while the store seems to be there.
+_REPEAT_S = 0.1
 #: The overhead of an item beside its body, for the bound on bytes.
 _ITEM_OVERHEAD = 100
 
@@ -250,12 +252,19 @@ class Partition:
         for entry in chunk:
             if entry[2].failed(error):
                 self._parked.append(entry)
+        if self._parked and self._client.available:
+            asyncio.get_running_loop().call_later(_REPEAT_S, self._unpark)
 
     def _store_changed(self, available: bool) -> None:
         if available:
+            self._unpark()
+            self.wake()
+
+    def _unpark(self) -> None:
+        if self._client.available:
             self._entries.extendleft(reversed(self._parked))
             self._parked.clear()
-            self.wake()
+            self.kick()
 
     # Leases -------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -154,7 +154,6 @@ class WorkStream:
             queue = self._registry.get(name)
             queue.partition.attached(self)
             queue.pulse.beat_soon()
-            await queue.hear_wakes()
         log.info(
             "worker.attached session=%s epoch=%d label=%s queues=%s",
             self.work.session.hex(),
@@ -163,6 +162,8 @@ class WorkStream:
             ",".join(self.work.queues),
         )
         self._wake.set()
+        for name in self.work.queues:
+            await self._registry.get(name).hear_wakes()
         if self._gone_away:
             self.go_away()
 
@@ -229,7 +230,7 @@ class WorkStream:
     async def _detach_all(self) -> None:
         for name in self.work.queues:
             partition = self._registry.get(name).partition
-            await partition.idle()
+            await self.work.suspend(name)
             partition.detached(self)
             with contextlib.suppress(StoreUnavailable):
                 await partition.store.detach(self.work.session, self.work.epoch)

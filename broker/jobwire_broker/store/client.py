@@ -6,6 +6,7 @@ Nothing is repeated here but a call whose function the store did not know, which
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ class StoreClient:
         self._version, self._source = library()
         self._names: dict[str, str] = {}
         self._probe: asyncio.Task[None] | None = None
+        self._ping: asyncio.Task[None] | None = None
         self._fence = _Fence(self)
         self.available = False
         self.product = ""
@@ -98,11 +100,11 @@ class StoreClient:
 
     async def stop(self) -> None:
         """Close all connections."""
-        if self._probe is not None:
-            self._probe.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._probe
-            self._probe = None
+        for task in (self._probe, self._ping):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._probe = self._ping = None
         await self._redis.aclose()
         await self._fence_redis.aclose()
 
@@ -149,6 +151,19 @@ class StoreClient:
             log.info("store.available product=%s address=%s disk_durability=%s", self.product, public_url(self._config.store), self.disk_durability)
             for callback in self.on_change:
                 callback(True)
+
+    def _suspect(self, error: BaseException) -> None:
+        """One call failed. The store is away only if it does not answer a ping either: a reply may be lost alone."""
+        if self.available and (self._ping is None or self._ping.done()):
+            self._ping = asyncio.create_task(self._check(error))
+
+    async def _check(self, error: BaseException) -> None:
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._command("PING")
+        except (RedisError, OSError, builtins.TimeoutError):
+            self._lost(error)
 
     def _lost(self, error: BaseException) -> None:
         if self.available or self._probe is None:
@@ -200,7 +215,7 @@ class StoreClient:
             self._lost(error)
             return StoreUnavailable(f"the store does not take writes now: {error}", accepted="no")
         if isinstance(error, (ConnectionError, TimeoutError)):
-            self._lost(error)
+            self._suspect(error)
             refused = "connecting" in str(error).lower()
             return StoreUnavailable("the store does not answer", accepted="no" if refused else "unknown")
         return error
