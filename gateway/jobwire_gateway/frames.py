@@ -49,9 +49,6 @@ class Kind(StrEnum):
     LOG = "log"
 
 
-Mark = tuple[int, int, int, bool, bool, int]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """An encoded frame, shared by all who read it."""
@@ -61,8 +58,9 @@ class Frame:
     name: str = ""
     """The job that it is about."""
     revision: int = 0
-    mark: Mark | None = None
-    """All of an update but its progress. Of two updates of one job with equal marks the later says everything."""
+    mark: tuple[object, ...] | None = None
+    """Of two frames with the same name and equal marks the later says everything. Of an update it is all but its progress; None: nothing can
+    take its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ def gap(name: str, reason: str) -> Frame:
 
 def degraded(on: bool, reason: str) -> Frame:
     """The gateway is cut off, or no longer: `broker_unavailable`, `store_unavailable`."""
-    return _control(Kind.DEGRADED, {"degraded": on, "reason": reason})
+    return Frame(Kind.DEGRADED, _encode(Kind.DEGRADED, {"degraded": on, "reason": reason}), mark=())
 
 
 def drain(reconnect_ms: int) -> Frame:

@@ -3,7 +3,7 @@
 What holds, however slow the reader is:
 
 1. At most `max_frames` frames and `max_bytes` bytes wait; what is left after a collapse (rule 3), at most five frames, may exceed them.
-2. Of updates of one job that differ in progress alone, the latest waits.
+2. Of updates of one job that differ in progress alone, the latest waits; and of notices of how the gateway is, the latest.
 3. A change of state waits in its order, and so does an end. When they do not fit, log lines go first; when they still do not fit, all changes
    collapse into a `gap` and the newest of them, which says its job's whole state. So the end of a watched job arrives always, and nothing is
    left out in silence.
@@ -74,7 +74,7 @@ class Mailbox:
         return self._bytes
 
     def _supersede(self, frame: Frame) -> None:
-        """An update of which only progress has changed takes the place of the one before it."""
+        """What says all that the one before it said takes its place."""
         if frame.mark is None:
             return
         number = self._newest.get(frame.name)
@@ -83,7 +83,7 @@ class Mailbox:
 
     def _append(self, frame: Frame) -> None:
         self._pending[self._next] = frame
-        if frame.kind in (Kind.UPDATE, Kind.FINAL):
+        if frame.mark is not None or frame.kind is Kind.FINAL:
             self._newest[frame.name] = self._next
         self._next += 1
         self._bytes += len(frame.data)

@@ -112,6 +112,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refused = True
         if self.transport.is_closing():
             return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The answer under way is of the request before; this one's would be taken for it.
+            self.transport.close()
+            return
         body = f'{{"type":"about:blank","title":"{status.phrase}","status":{status.value},"detail":"{sentence}"}}'.encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"

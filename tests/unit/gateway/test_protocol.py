@@ -1,0 +1,96 @@
+"""The bounds that the HTTP protocol has of us, on real sockets."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from jobwire_gateway import protocol
+from jobwire_gateway.protocol import bounded
+from starlette.types import Receive, Scope, Send
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[str, int]]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    config = uvicorn.Config(hello, http=bounded(8_192), ws="none", lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([listener]))
+    try:
+        yield listener.getsockname()
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def exchange(*parts: bytes) -> bytes:
+    """Send parts, each after the answer to the one before has begun, and read until the peer closes."""
+    async with served() as address:
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            answer = b""
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                answer += await asyncio.wait_for(reader.read(16), 5)
+            return answer + await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
+
+
+async def test_a_head_within_the_bound_is_served_and_a_large_body_is_not_counted() -> None:
+    body = b"x" * 500_000
+    answer = await exchange(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-a: %s\r\ncontent-length: %d\r\n\r\n" % (b"a" * 7_000, len(body)) + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(body)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 10_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 3_000_000,
+        b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 2_000 + b"\r\n",
+        b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+    ids=["one header", "three megabytes", "many headers", "a long path"],
+)
+async def test_a_head_over_the_bound_is_431(head: bytes) -> None:
+    answer = await exchange(head)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"application/problem+json" in answer
+    assert b"8192 bytes" in answer
+
+
+async def test_the_second_request_on_a_connection_has_the_same_bound() -> None:
+    answer = await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 10_000 + b"\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert answer.count(b"HTTP/1.1 431") == 1
+
+
+async def test_a_head_that_does_not_end_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    assert (await exchange(b"GET / HTTP/1.1\r\nhost:")).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    assert await exchange() == b""
+
+
+async def test_what_is_no_http_is_400() -> None:
+    assert (await exchange(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")).startswith(b"HTTP/1.1 400")

@@ -1,0 +1,170 @@
+"""What is asked for is read strictly, and what is wrong is named."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from jobwire.v1.job_pb2 import Durability
+from jobwire_gateway.enqueue import enqueue_request, new_id
+from jobwire_gateway.names import job_name, queue_name
+from jobwire_gateway.problems import Problem
+from jobwire_gateway.requests import json_body, query_of
+from starlette.requests import Request
+from starlette.types import Message
+
+
+def request(body: bytes, content_type: str | None = "application/json", *, chunks: int = 1) -> Request:
+    async def parts() -> AsyncIterator[Message]:
+        step = max(1, -(-len(body) // chunks))
+        for start in range(0, max(1, len(body)), step):
+            yield {"type": "http.request", "body": body[start : start + step], "more_body": start + step < len(body)}
+
+    iterator = parts()
+    headers = [(b"content-type", content_type.encode())] if content_type else []
+    return Request({"type": "http", "method": "POST", "headers": headers, "query_string": b""}, iterator.__anext__)
+
+
+async def refused(body: bytes, content_type: str | None = "application/json", limit: int = 1_000, *, chunks: int = 1) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await json_body(request(body, content_type, chunks=chunks), limit)
+    return caught.value
+
+
+async def test_a_json_object_is_read_whatever_the_charset_parameter() -> None:
+    assert await json_body(request('{"a":"ü"}'.encode(), "Application/JSON; charset=utf-8"), 100) == {"a": "ü"}
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+async def test_another_content_type_is_415(content_type: str | None) -> None:
+    assert (await refused(b"{}", content_type)).status == 415
+
+
+async def test_a_body_over_the_limit_is_413_also_when_its_length_was_not_said() -> None:
+    assert (await refused(b'"' + b"x" * 2_000 + b'"', chunks=10)).status == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"null",
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+        b'{"a":1,"a":2}',
+        b"\xff{}",
+        b'{"a":"\\ud800"}',
+        b'{"a":' + b"[" * 400 + b"]" * 400 + b"x",
+        b'{"a":' + b"1" * 900 + b"}x",
+        b"\xef\xbb\xbf{}",
+    ],
+)
+async def test_malformed_json_is_400(body: bytes) -> None:
+    problem = await refused(body, limit=10_000)
+    assert (problem.status, problem.reason) == (400, "MALFORMED_JSON")
+
+
+async def test_json_nested_too_deeply_is_400() -> None:
+    assert (await refused(b"[" * 100_000, limit=1_000_000)).status == 400
+
+
+async def test_no_body_will_do_where_none_is_needed() -> None:
+    assert await json_body(request(b"", None), 100, optional=True) == {}
+
+
+@pytest.mark.parametrize("query", [b"nope=1", b"state=a&state=b", b"state=%ff", b"state", b"=1"])
+def test_a_query_that_is_not_known_whole_is_400(query: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        query_of({"query_string": query}, ("state",))
+    assert caught.value.status == 400
+
+
+def test_all_fields_of_an_enqueue_arrive() -> None:
+    body: dict[str, Any] = {
+        "jobName": "thumbnail",
+        "payload": {"big": 12345678901234567890123, "text": "ü"},
+        "id": "a:b",
+        "priority": "HIGH",
+        "delay": "1.5s",
+        "attempts": 7,
+        "backoff": {"base": "0s", "factor": 1, "maxDelay": "60s", "jitter": 0},
+        "durability": "disk",
+    }
+    call = enqueue_request("q", body)
+    assert call.durability == Durability.DURABILITY_DISK
+    assert call.job.payload.json == '{"big":12345678901234567890123,"text":"ü"}'
+    assert (call.job.queue, call.job.id, call.job.job_name, call.job.priority, call.job.attempts) == ("q", "a:b", "thumbnail", 1, 7)
+    assert call.job.delay.ToTimedelta().total_seconds() == 1.5
+    assert call.job.backoff.HasField("base")
+    assert call.job.backoff.HasField("jitter")
+    assert (call.job.backoff.jitter, call.job.backoff.factor, call.job.backoff.max_delay.seconds) == (0, 1, 60)
+
+
+def test_an_enqueue_without_an_id_gets_one_that_sorts_by_time() -> None:
+    ids = [enqueue_request("q", {"jobName": "t"}).job.id for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert all(len(job_id) == 32 and int(job_id, 16) and job_id[12] == "7" and job_id[16] in "89ab" for job_id in ids)
+    assert new_id()[:11] >= ids[0][:11]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("jobName", ""),
+        ("jobName", 5),
+        ("id", ""),
+        ("id", None),
+        ("priority", "URGENT"),
+        ("priority", True),
+        ("priority", 2**31),
+        ("priority", 1.5),
+        ("delay", "-5s"),
+        ("delay", 5),
+        ("delay", "5"),
+        ("delay", "5m"),
+        ("delay", "1e400s"),
+        ("delayUntil", "tomorrow"),
+        ("attempts", 0),
+        ("attempts", "3"),
+        ("backoff", []),
+        ("backoff", {"base": "-1s"}),
+        ("backoff", {"factor": "2"}),
+        ("backoff", {"factor": 10**400}),
+        ("backoff", {"speed": 2}),
+        ("durability", "memory"),
+        ("durability", 1),
+        ("prority", 1),
+        ("queue", "other"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(field: str, value: object) -> None:
+    with pytest.raises(Problem) as caught:
+        enqueue_request("q", {"jobName": "t", field: value})
+    assert caught.value.status == 400
+    assert caught.value.violations
+
+
+def test_a_job_without_a_handlers_name_is_refused() -> None:
+    with pytest.raises(Problem, match="jobName is required"):
+        enqueue_request("q", {})
+
+
+@pytest.mark.parametrize("queue", ["", " ", ".q", "q" * 101, "a b", "a/b", "ü", "a\n", "a:b", "-q", "{q}"])
+def test_an_odd_queue_name_is_400(queue: str) -> None:
+    with pytest.raises(Problem) as caught:
+        queue_name(queue)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("job_id", ["", "j" * 129, ".j", "a b", "a/b", "é", "a\x00"])
+def test_an_odd_job_id_is_400(job_id: str) -> None:
+    with pytest.raises(Problem) as caught:
+        job_name("q", job_id)
+    assert caught.value.status == 400
+
+
+def test_names_at_their_bounds_are_good() -> None:
+    assert queue_name("q" * 100) == "queues/" + "q" * 100
+    assert job_name("a.b_c~d-e", "a:b@c+d=e-f.g_h~i") == "queues/a.b_c~d-e/jobs/a:b@c+d=e-f.g_h~i"

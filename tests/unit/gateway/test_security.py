@@ -1,0 +1,97 @@
+"""Who may ask for what, before there are credentials; and what a gateway refuses to be told."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from jobwire_gateway.config import ConfigError, GatewayConfig
+from jobwire_gateway.security import Security
+from starlette.types import Message, Receive, Scope, Send
+
+LOOPBACK = GatewayConfig().hosts
+
+
+async def status_of(method: str, path: str, *, hosts: tuple[str, ...] = LOOPBACK, **headers: str) -> int:
+    seen: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Message) -> None:
+        seen.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await Security(app, hosts)({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+    return int(seen[0]["status"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
+async def test_a_loopback_gateway_answers_to_its_own_names(host: str) -> None:
+    assert await status_of("GET", "/", host=host) == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "0.0.0.0:8080", "localhost@evil.example"])
+async def test_any_other_name_is_misdirected(host: str) -> None:
+    assert await status_of("GET", "/", host=host) == 421
+
+
+async def test_without_a_list_any_name_is_good() -> None:
+    assert await status_of("GET", "/", hosts=(), host="jobs.example") == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec_fetch_site": "same-origin"}, 200),
+        ({"sec_fetch_site": "none"}, 200),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"origin": "http://localhost:8080"}, 200),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec_fetch_site": "cross-site", "origin": "http://localhost:8080"}, 403),
+        ({}, 200),
+    ],
+)
+async def test_only_a_page_of_the_same_origin_may_change_something(headers: Any, status: int) -> None:
+    assert await status_of("POST", "/v1/queues/q/jobs", host="localhost:8080", **headers) == status
+
+
+async def test_a_page_of_another_site_may_not_hold_a_stream_but_may_link_to_ours() -> None:
+    assert await status_of("GET", "/v1/stats/stream", host="localhost", sec_fetch_site="cross-site") == 403
+    assert await status_of("GET", "/", host="localhost", sec_fetch_site="cross-site") == 200
+
+
+def test_another_address_than_loopback_needs_insecure() -> None:
+    with pytest.raises(ConfigError, match="--insecure"):
+        GatewayConfig(http="0.0.0.0:8080")
+    assert GatewayConfig(http="0.0.0.0:8080", insecure=True).hosts == ()
+    assert GatewayConfig(http="[::1]:0").hosts == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"http": "8080"},
+        {"http": ":8080"},
+        {"http": "localhost:"},
+        {"http": "localhost:99999"},
+        {"broker": ""},
+        {"broker": "a:1,"},
+        {"broker": "a"},
+        {"heartbeat": timedelta(0)},
+        {"drain": timedelta(seconds=-1)},
+        {"max_streams": 0},
+        {"mailbox_frames": 0},
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(setting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        GatewayConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_several_brokers_stand_with_commas_between() -> None:
+    assert GatewayConfig(broker="a:1, b:2").brokers == ("a:1", "b:2")

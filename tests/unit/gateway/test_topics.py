@@ -1,0 +1,395 @@
+"""Of the one feed, each reader gets what it watches: from a snapshot on, forward only, to the end."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from jobwire.v1.event_service_pb2 import SubscribeResponse
+from jobwire.v1.job_pb2 import Job, JobState, LogLine
+from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire.v1.queue_service_pb2 import Queue
+from jobwire_gateway.frames import Cursor
+from jobwire_gateway.mailbox import Bounds
+from jobwire_gateway.topics import AnyWatch, Topics
+from jobwire_gateway.watches import JobWatch
+
+from .reading import events, job, types
+
+WAITING, ACTIVE, DELAYED, COMPLETED = JobState.JOB_STATE_WAITING, JobState.JOB_STATE_ACTIVE, JobState.JOB_STATE_DELAYED, JobState.JOB_STATE_COMPLETED
+SNAPSHOT, UPDATE, FINAL = ChangeType.CHANGE_TYPE_SNAPSHOT, ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL
+NOT_FOUND, GAP, LOG = ChangeType.CHANGE_TYPE_NOT_FOUND, ChangeType.CHANGE_TYPE_GAP, ChangeType.CHANGE_TYPE_LOG
+NAME = "queues/q/jobs/j"
+
+
+def drive(work: Iterator[None]) -> None:
+    for _ in work:
+        pass
+
+
+def topics_on_a_feed() -> Topics:
+    topics = Topics(Bounds(100, 1_000_000), 15_000)
+    drive(topics.plug())
+    return topics
+
+
+def watch(topics: Topics, cursor: Cursor | None = None) -> JobWatch:
+    return topics.watch_job(NAME, cursor, lambda: None)
+
+
+def say(topics: Topics, *changes: JobChange, added: tuple[str, ...] = (), queues: tuple[Queue, ...] = ()) -> None:
+    drive(topics.apply(SubscribeResponse(added=added, changes=changes, queues=queues)))
+
+
+def change(kind: ChangeType.ValueType, of: Job) -> JobChange:
+    return JobChange(type=kind, job=of)
+
+
+def test_a_reader_sees_connected_then_the_snapshot_then_updates_then_the_end() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    assert topics.demand() == ([NAME], [])
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    say(topics, change(UPDATE, job(2, DELAYED)), change(FINAL, job(3, COMPLETED)))
+    assert types(reader.take()) == ["connected", "update", "update", "final"]
+    assert reader.ended
+
+
+def test_a_job_that_has_ended_gives_its_snapshot_and_its_end() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, change(FINAL, job(7, COMPLETED)), added=(NAME,))
+    seen = events(reader.take())
+    assert [(event.type, event.id) for event in seen] == [("connected", ""), ("update", "7"), ("final", "7.end")]
+
+
+def test_the_second_reader_of_a_job_costs_the_broker_nothing() -> None:
+    topics = topics_on_a_feed()
+    watch(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    second = watch(topics)
+    assert topics.demand() == ([], [])
+    assert types(second.take()) == ["connected", "update"]
+
+
+def test_a_topic_is_removed_when_the_last_reader_has_left() -> None:
+    topics = topics_on_a_feed()
+    first, second = watch(topics), watch(topics)
+    topics.demand()
+    topics.leave(first)
+    assert topics.demand() == ([], [])
+    topics.leave(second)
+    topics.leave(second)
+    assert topics.demand() == ([], [NAME])
+    assert len(topics) == 0
+
+
+def test_a_topic_that_is_wanted_again_before_its_removal_went_out_stays() -> None:
+    topics = topics_on_a_feed()
+    first = watch(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    topics.leave(first)
+    second = watch(topics)
+    assert topics.demand() == ([], [])
+    assert types(second.take()) == ["connected", "update"]
+
+
+def test_an_answer_to_an_earlier_adding_is_not_taken_for_that_to_the_present_one() -> None:
+    topics = topics_on_a_feed()
+    topics.leave(watch(topics))
+    first = watch(topics)
+    topics.demand()
+    topics.leave(first)
+    topics.demand()
+    reader = watch(topics)
+    assert topics.demand() == ([NAME], [])
+    say(topics, JobChange(type=NOT_FOUND, job=Job(name=NAME)), added=(NAME,))
+    assert reader.take() == b""
+    say(topics, change(SNAPSHOT, job(5)), added=(NAME,))
+    assert types(reader.take()) == ["connected", "update"]
+
+
+def test_what_happens_between_confirmation_and_snapshot_is_shown_after_the_snapshot() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, added=(NAME,))
+    say(topics, change(UPDATE, job(5, DELAYED)))
+    assert reader.take() == b""
+    say(topics, change(SNAPSHOT, job(4)))
+    assert [event.data.get("revision") for event in events(reader.take())] == [None, 4, 5]
+
+
+def test_an_older_change_never_follows_a_newer_one() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(5)), added=(NAME,))
+    say(topics, change(UPDATE, job(4)), change(UPDATE, job(5)), change(UPDATE, job(6)))
+    assert [event.data.get("revision") for event in events(reader.take())][1:] == [6]
+
+
+def test_a_reader_that_has_the_snapshot_already_is_only_told_so() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics, Cursor(5, end=False))
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(5)), added=(NAME,))
+    (connected,) = events(reader.take())
+    assert connected.data["resumed"] is True
+
+
+def test_a_reader_that_missed_something_is_told_and_gets_the_snapshot() -> None:
+    topics = topics_on_a_feed()
+    for cursor in (Cursor(3, end=False), Cursor(9_999, end=False)):
+        reader = watch(topics, cursor)
+        topics.demand()
+        say(topics, change(SNAPSHOT, job(5)), added=(NAME,))
+        assert types(reader.take()) == ["connected", "gap", "update"]
+
+
+def test_an_unknown_job_gives_an_error_and_ends() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, JobChange(type=NOT_FOUND, job=Job(name=NAME)), added=(NAME,))
+    (error,) = events(reader.take())
+    assert (error.type, error.data["reason"], error.id) == ("error", "JOB_NOT_FOUND", "0.end")
+    assert reader.missing
+    assert reader.ended
+    late = watch(topics)
+    assert types(late.take()) == ["error"]
+
+
+def test_a_job_that_was_seen_and_is_gone_ends_as_removed() -> None:
+    topics = topics_on_a_feed()
+    for answer in (JobChange(type=NOT_FOUND, job=Job(name=NAME)), JobChange(type=FINAL, job=Job(name=NAME, state=JobState.JOB_STATE_REMOVED))):
+        reader = watch(topics, Cursor(3, end=False))
+        topics.demand()
+        say(topics, answer, added=(NAME,))
+        seen = events(reader.take())
+        assert [event.type for event in seen] == ["connected", "final"]
+        assert (seen[-1].data["state"], seen[-1].data["id"], seen[-1].id) == ("removed", "j", "3.end")
+        topics.leave(reader)
+        topics.demand()
+
+
+def test_a_broken_feed_is_said_and_what_was_missed_follows_its_return() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    reader.take()
+    drive(topics.unplug("broker_unavailable"))
+    late = watch(topics)
+    assert types(late.take()) == ["degraded"]
+    assert [event.data for event in events(reader.take())] == [{"type": "degraded", "degraded": True, "reason": "broker_unavailable"}]
+    drive(topics.plug())
+    assert topics.demand() == ([NAME], [])
+    say(topics, change(SNAPSHOT, job(4)), added=(NAME,))
+    seen = events(reader.take())
+    assert [event.type for event in seen] == ["degraded", "gap", "update"]
+    assert seen[0].data["degraded"] is False
+    assert types(late.take()) == ["degraded", "connected", "update"]
+
+
+def test_a_feed_that_comes_back_to_the_same_revision_shows_nothing_twice() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    drive(topics.unplug("broker_unavailable"))
+    drive(topics.plug())
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    assert types(reader.take()) == ["connected", "update", "degraded"]
+
+
+def test_a_store_that_is_away_is_said_once() -> None:
+    topics = topics_on_a_feed()
+    reader = watch(topics)
+    topics.demand()
+    for available, told in ((False, [True]), (False, []), (True, [False]), (True, [])):
+        drive(topics.apply(SubscribeResponse(store_available=available)))
+        assert [event.data["degraded"] for event in events(reader.take())] == told
+
+
+def test_a_queue_reader_sees_each_change_of_its_jobs_once_and_no_log() -> None:
+    topics = topics_on_a_feed()
+    reader = topics.watch_queue("queues/q", None, lambda: None)
+    topics.demand()
+    say(topics, added=("queues/q",))
+    say(topics, change(UPDATE, job(1, job_id="a")), change(UPDATE, job(2, job_id="b")), change(UPDATE, job(1, job_id="a")))
+    say(topics, JobChange(type=LOG, job=job(2, job_id="b"), lines=[LogLine(message="hello")]), change(UPDATE, job(3, queue="other")))
+    assert [event.data.get("id") for event in events(reader.take())] == [None, "a", "b"]
+
+
+def test_a_queue_reader_is_told_of_gaps() -> None:
+    topics = topics_on_a_feed()
+    reader = topics.watch_queue("queues/q", Cursor(1, end=False), lambda: None)
+    topics.demand()
+    say(topics, added=("queues/q",))
+    say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")))
+    drive(topics.unplug("broker_unavailable"))
+    drive(topics.plug())
+    topics.demand()
+    say(topics, added=("queues/q",))
+    seen = events(reader.take())
+    assert [event.data["reason"] for event in seen if event.type == "gap"] == ["resumed", "store_lost", "broker_lost"]
+
+
+def test_one_encoding_is_shared_by_all_who_watch_the_job_and_its_queue() -> None:
+    topics = topics_on_a_feed()
+    readers = [watch(topics), watch(topics), topics.watch_queue("queues/q", None, lambda: None)]
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME, "queues/q"))
+    for reader in readers:
+        reader.take()
+    say(topics, change(UPDATE, job(2)))
+    data = {id(frame.data) for reader in readers for frame in reader.mailbox._pending.values()}
+    assert len(data) == 1
+
+
+def test_the_overview_begins_with_all_queues_and_conflates_by_queue() -> None:
+    topics = topics_on_a_feed()
+    reader = topics.watch_overview(lambda: None)
+    topics.demand()
+    say(topics, added=("queues",), queues=(Queue(name="queues/a", queue="a"), Queue(name="queues/b", queue="b")))
+    seen = events(reader.take())
+    assert [event.type for event in seen] == ["connected", "update"]
+    assert [queue["queue"] for queue in seen[1].data["queues"]] == ["a", "b"]
+    for workers in range(1, 5):
+        say(topics, queues=(Queue(name="queues/a", queue="a", workers=workers),))
+    (latest,) = events(reader.take())
+    assert [(queue["queue"], queue["workers"]) for queue in latest.data["queues"]] == [("a", 4)]
+    late = topics.watch_overview(lambda: None)
+    assert len(events(late.take())[1].data["queues"]) == 2
+
+
+def test_an_overview_without_queues_says_so() -> None:
+    topics = topics_on_a_feed()
+    reader = topics.watch_overview(lambda: None)
+    topics.demand()
+    say(topics, added=("queues",))
+    assert events(reader.take())[1].data["queues"] == []
+
+
+def test_fan_out_gives_others_a_turn() -> None:
+    topics = topics_on_a_feed()
+    for _ in range(1_000):
+        watch(topics)
+    topics.demand()
+    turns = sum(1 for _ in topics.apply(SubscribeResponse(added=[NAME], changes=[change(SNAPSHOT, job(1))])))
+    assert turns >= 4
+
+
+class FanOut(RuleBasedStateMachine):
+    """Readers come, go, read and stop reading, while a job changes, the feed lags, breaks and comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics = Topics(Bounds(6, 4_000), 15_000)
+        self.now = job(1, WAITING)
+        self.wire: deque[SubscribeResponse] = deque()
+        self.counted = 0
+        self.plugged = False
+        self.readers: dict[JobWatch, bytes] = {}
+        self.cursors: dict[JobWatch, int] = {}
+
+    @rule(state=st.sampled_from((WAITING, ACTIVE, ACTIVE, ACTIVE, DELAYED)), percent=st.integers(0, 99))
+    def change(self, state: JobState.ValueType, percent: int) -> None:
+        if self.now.state != COMPLETED:
+            self._become(job(self.now.revision + 1, state, percent=percent))
+
+    @rule()
+    def complete(self) -> None:
+        if self.now.state != COMPLETED:
+            self._become(job(self.now.revision + 1, COMPLETED))
+
+    @rule(known=st.integers(0, 20))
+    def join(self, known: int) -> None:
+        cursor = Cursor(min(known, self.now.revision), end=False) if known else None
+        reader = watch(self.topics, cursor)
+        self.readers[reader] = b""
+        self.cursors[reader] = cursor.revision if cursor else 0
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        reader = data.draw(st.sampled_from(list(self.readers)))
+        self.topics.leave(reader)
+        del self.readers[reader]
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        reader = data.draw(st.sampled_from(list(self.readers)))
+        self.readers[reader] += reader.take()
+
+    @precondition(lambda self: not self.plugged)
+    @rule()
+    def plug(self) -> None:
+        self.plugged = True
+        drive(self.topics.plug())
+
+    @precondition(lambda self: self.plugged)
+    @rule()
+    def unplug(self) -> None:
+        self.plugged = False
+        self.counted = 0
+        self.wire.clear()
+        drive(self.topics.unplug("broker_unavailable"))
+
+    @precondition(lambda self: self.plugged)
+    @rule()
+    def ask(self) -> None:
+        add, remove = self.topics.demand()
+        for name in add:
+            self.counted += 1
+            self.wire.append(SubscribeResponse(added=[name]))
+            self.wire.append(SubscribeResponse(changes=[change(FINAL if self.now.state == COMPLETED else SNAPSHOT, self.now)]))
+        self.counted -= len(remove)
+
+    @precondition(lambda self: self.wire)
+    @rule()
+    def deliver(self) -> None:
+        drive(self.topics.apply(self.wire.popleft()))
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        for reader in self.readers:
+            assert len(reader.mailbox) <= 6
+
+    def teardown(self) -> None:
+        if not self.plugged:
+            self.plug()
+        self.complete()
+        self.ask()
+        while self.wire:
+            self.deliver()
+        for reader, before in self.readers.items():
+            self._check(reader, events(before + reader.take()))
+
+    def _become(self, now: Job) -> None:
+        self.now = now
+        if self.counted:
+            self.wire.append(SubscribeResponse(changes=[change(FINAL if now.state == COMPLETED else UPDATE, now)]))
+
+    def _check(self, reader: AnyWatch, seen: list) -> None:  # type: ignore[type-arg]
+        kinds = [event.type for event in seen if event.type != "degraded"]
+        assert kinds[0] == "connected"
+        assert kinds.count("connected") == 1
+        assert kinds[-1] == "final"
+        assert kinds.count("final") == 1
+        assert reader.ended
+        shown = [event.data["revision"] for event in seen if event.type == "update"]
+        assert shown == sorted(set(shown))
+        assert seen[-1 if seen[-1].type == "final" else -2].data["revision"] == self.now.revision
+        assert max(shown, default=self.now.revision) <= self.now.revision
+
+
+TestFanOut = FanOut.TestCase
+TestFanOut.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
