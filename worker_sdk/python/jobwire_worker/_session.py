@@ -481,8 +481,9 @@ class Session:
         if not self._uncertain:
             return []
         self._uncertain = False
+        effects = self._about_leases(uncertain=False)
         parked, self._parked = self._parked, []
-        return self._about_leases(uncertain=False) + ([Start(parked)] if parked else [])
+        return [*effects, Start(parked)] if parked else effects
 
     def _about_leases(self, *, uncertain: bool) -> list[Effect]:
         leases = [lease for lease in self._held.values() if lease.outcome is None and lease not in self._parked]
