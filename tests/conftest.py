@@ -4,12 +4,15 @@ Prefer the shared ones with a queue of your own (fixture `queue`); take the fres
 """
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TypeVar
 
 import pytest
 
-from tests.support import Broker, Gateway, Process, Store, StoreKind, needs
+from tests.support import Broker, Gateway, Process, Store, StoreKind, needs, outcomes
+from tests.support.meanwhile import Background
+from tests.support.seeds import SEED
 
 Part = TypeVar("Part", bound=Process)
 
@@ -80,6 +83,16 @@ def shared_gateway(shared_broker: Broker) -> Iterator[Gateway]:
     yield from _shared(Gateway(shared_broker))
 
 
+@pytest.fixture(scope="session")
+def background(request: pytest.FixtureRequest) -> Iterator[Background]:
+    """Runs the scenarios marked with `meanwhile`: all that were selected begin when this fixture is first asked for."""
+    with Background() as background:
+        for item in request.session.items:
+            if scenario := getattr(getattr(item, "obj", None), "scenario", None):
+                background.start(scenario)
+        yield background
+
+
 def _shared(part: Part) -> Iterator[Part]:
     with part.started():
         yield part
@@ -87,6 +100,16 @@ def _shared(part: Part) -> Iterator[Part]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    logging.getLogger("asyncio").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Loops in several threads share grpc.aio's poller, and a slower one finds nothing to read: harmless, and it fills the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError) and "PollerCompletionQueue" in record.getMessage())
+
+
+def pytest_report_header() -> str:
+    return f"jobwire seed: {SEED} (JOBWIRE_SEED={SEED} repeats the random choices)"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,7 +123,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what this machine could not prove."""
+    """Say what the fault tests counted, and loudly what this machine could not prove."""
+    if outcomes.lines:
+        terminalreporter.section("what the fault tests counted")
+        for line in outcomes.lines:
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"{outcomes.kills} processes were killed with -9; JOBWIRE_SEED={SEED} repeats the random choices")
     for program, tests in needs.left_out.items():
         terminalreporter.write_line("")
         terminalreporter.write_line(f"LEFT OUT: {len(tests)} tests, because {program} is not on this machine:", red=True, bold=True)

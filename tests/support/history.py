@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 # A finish reaches the store this long after the side effect, at the latest, when nothing else is wrong.
 _ACK_TIME_S = 1.0
+_KILLED = "worker killed before its ack"
 # What an append-only file at everysec may lose.
 STORE_LOSS_S = 2.0
 
@@ -149,7 +150,7 @@ class History:
     def killed(self, pid: int, at_s: float | None = None) -> None:
         """A worker was killed: what it did just before may not have been acked."""
         at_s = time.monotonic() if at_s is None else at_s
-        self._excuses.append(_Excuse(pid, at_s - _ACK_TIME_S, at_s, "worker killed before its ack"))
+        self._excuses.append(_Excuse(pid, at_s - _ACK_TIME_S, at_s, _KILLED))
 
     def lease_over(self, pid: int, from_s: float, to_s: float | None = None) -> None:
         """A worker was frozen, or cut off, past its session: what it does with the leases of that time may be done by others, too."""
@@ -159,6 +160,12 @@ class History:
     def store_lost_writes(self, killed_s: float, back_s: float) -> None:
         """The store was killed without having synced: finishes of its last seconds may be forgotten."""
         self._excuses.append(_Excuse(None, killed_s - STORE_LOSS_S - _ACK_TIME_S, back_s, "store lost its last writes"))
+
+    def running(self) -> int:
+        """How many leases have started and neither ended nor had their worker killed."""
+        with self._lock:
+            dead = {excuse.pid for excuse in self._excuses if excuse.reason == _KILLED}
+            return sum(e.pid not in dead for e in self.starts) - sum(e.pid not in dead for e in self.dones + self.stops)
 
     # The judgement:
 

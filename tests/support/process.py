@@ -243,6 +243,8 @@ class Process:
             # A test that failed has no use for an orderly end, and a test that passed proves that there is one.
             if self.running and kind is None and not self._frozen:
                 await self.stop()
+            elif error is not None:
+                error.add_note(f"--- last lines of {self.label} (pid {self.pid}):\n{self.tail(15)}")
         finally:
             self.clean()
 

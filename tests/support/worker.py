@@ -10,10 +10,10 @@ from tests.support.process import Process, python
 class WorkerProcess(Process):
     """One process with the Python SDK that runs the jobs named `work` of one queue; see worker_main for what a payload may ask.
 
-    It counts as ready when its program has started; that it is connected shows in the events of its first job.
+    It is ready when a broker has welcomed it.
     """
 
-    ready_line = r"worker\.starting"
+    ready_line = r"worker\.connected"
 
     def __init__(self, brokers: Broker | str | Sequence[Broker | str], queue: str, log: EventLog, *, concurrency: int = 10) -> None:
         super().__init__("worker")
