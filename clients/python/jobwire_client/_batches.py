@@ -36,8 +36,8 @@ class Entry(Protocol):
     frames: bytes
     count: int
 
-    def deliver(self, items: Items) -> None:
-        """Take the verdicts."""
+    def deliver(self, items: Items, at: int) -> None:
+        """Take the verdicts: `count` of them from `at` on."""
 
     def fail(self, error: JobwireError) -> None:
         """Take the error; the object is this entry's alone."""
@@ -193,7 +193,7 @@ def _deliver_all(batch: list[Entry], items: Items) -> None:
     answers = list(items)
     at = 0
     for entry in batch:
-        entry.deliver(answers[at : at + entry.count])
+        entry.deliver(answers, at)
         at += entry.count
 
 

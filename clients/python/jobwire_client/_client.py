@@ -1,7 +1,6 @@
 """The asyncio client."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from jobwire_client import _watch
 from jobwire_client._batches import Lane
 from jobwire_client._connections import Answer, Connections, Method
 from jobwire_client._entries import OneJob
+from jobwire_client._fork import generation, watch_forks
 from jobwire_client._ids import new_id
 from jobwire_client._job import (
     Change,
@@ -94,7 +94,8 @@ class Client:
             "disk": Lane(self._send_disk_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
         }
         self._closed = False
-        self._pid: int | None = None
+        self._process: int | None = None  # known at the first use
+        watch_forks()
 
     async def __aenter__(self) -> "Client":
         """The client itself."""
@@ -348,10 +349,10 @@ class Client:
     def _open(self) -> Connections:
         if self._closed:
             raise ClientClosed("the client is closed")
-        pid = os.getpid()
-        if self._pid is None:
-            self._pid = pid
-        elif self._pid != pid:
+        if self._process != generation():
+            if self._process is None:
+                self._process = generation()
+                return self._connections
             raise ClientClosed("the client was used before this process was forked; make one after the fork")
         return self._connections
 

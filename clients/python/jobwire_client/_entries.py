@@ -26,9 +26,9 @@ class OneJob:
         self.id = job_id
         self.future = future
 
-    def deliver(self, items: Items) -> None:
+    def deliver(self, items: Items, at: int) -> None:
         """Give the verdict to the caller; a refusal is an error."""
-        item = items[0]
+        item = items[at]
         verdict = item.verdict
         future = self.future
         if future.done():
@@ -63,10 +63,10 @@ class ManyJobs:
         self.ids = ids
         self.future = future
 
-    def deliver(self, items: Items) -> None:
+    def deliver(self, items: Items, at: int) -> None:
         """Give the verdicts to the caller; a refusal is one of them."""
         if not self.future.done():
-            self.future.set_result([_enqueued(queue, job_id, item) for (queue, job_id), item in zip(self.ids, items, strict=True)])
+            self.future.set_result([_enqueued(queue, job_id, item) for (queue, job_id), item in zip(self.ids, items[at : at + self.count], strict=True)])
 
     def fail(self, error: JobwireError) -> None:
         """Give the error to the caller."""

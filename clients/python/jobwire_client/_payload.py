@@ -19,16 +19,17 @@ def _plain(value: object) -> object:
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode
 
 
-def to_message(payload: object) -> job_pb2.Payload:
-    """The payload as it travels: bytes as they are, everything else as JSON.
+def put(payload: object, message: job_pb2.Payload) -> None:
+    """Fill `message` with the payload as it travels: bytes as they are, everything else as JSON.
 
     Raises:
         InvalidRequest: JSON can't say it.
     """
     if isinstance(payload, (bytes, bytearray, memoryview)):
-        return job_pb2.Payload(data=bytes(payload))
+        message.data = bytes(payload)
+        return
     try:
-        return job_pb2.Payload(json=_encode(payload))
+        message.json = _encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the payload can't be sent as JSON: {error}; send bytes, or something that json.dumps or a dataclass can say") from error
 

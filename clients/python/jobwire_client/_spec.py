@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 
-from jobwire_client._payload import to_message
+from jobwire_client._payload import put
 from jobwire_client.errors import InvalidRequest
 
 Durability = Literal["store", "disk"]
@@ -84,7 +85,7 @@ def encode(
     try:
         spec = job_pb2.JobSpec(queue=queue, id=job_id, job_name=job_name)
         if payload is not None:
-            spec.payload.CopyFrom(to_message(payload))
+            put(payload, spec.payload)
         if priority is not None:
             spec.priority = priority if type(priority) is int else _priority(priority)
         if delay is not None or delay_until is not None:
@@ -96,7 +97,7 @@ def encode(
         body = spec.SerializeToString()
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
-    return b"\n" + _varint(len(body)) + body
+    return _head(len(body)) + body
 
 
 def encode_spec(spec: JobSpec, job_id: str) -> bytes:
@@ -111,8 +112,10 @@ def duration(value: timedelta | float) -> Duration:
     return message
 
 
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
+@lru_cache(maxsize=4096)
+def _head(number: int) -> bytes:
+    """Field 1, length-delimited, and its length as a varint."""
+    encoded = bytearray(b"\n")
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7

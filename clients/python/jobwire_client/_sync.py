@@ -3,7 +3,6 @@
 import asyncio
 import atexit
 import concurrent.futures
-import os
 import threading
 import weakref
 from collections import deque
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from jobwire_client._client import Client
+from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WorkerSession
 from jobwire_client._many import checked
@@ -151,7 +151,7 @@ class SyncClient:
                 if self._closed:
                     raise ClientClosed("the client is closed")
                 thread = self._thread = self._thread or _ClientThread(self._make)
-        if thread.pid != os.getpid():
+        if thread.process != generation():
             raise ClientClosed("the client was used before this process was forked; make one after the fork")
         return thread
 
@@ -166,7 +166,7 @@ class _ClientThread:
     """The event loop, its thread, and the client that lives there."""
 
     def __init__(self, make: Callable[[], Client]) -> None:
-        self.pid = os.getpid()
+        self.process = generation()
         self._client = make()
         self._loop = asyncio.new_event_loop()
         self._handed: deque[_Handed] = deque()
@@ -218,7 +218,7 @@ class _ClientThread:
     def close(self) -> None:
         """Flush, close and end the thread."""
         atexit.unregister(self._at_exit)
-        if self.pid != os.getpid():
+        if self.process != generation():
             return  # the thread is the parent's
         self.run(lambda client: client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
