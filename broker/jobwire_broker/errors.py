@@ -35,10 +35,14 @@ class BrokerError(Exception):
 
 
 class InvalidField(BrokerError):
-    """Raised when a field is out of its bounds. `field` is its path."""
+    """Raised when a field is out of its bounds. `field` is its path, and the message begins with it."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_FIELD"
+
+    def under(self, path: str) -> InvalidField:
+        """The same error as seen from outside of the message at `path`. Paths are made only when something is wrong: most calls are right."""
+        return InvalidField(f"{path}.{self.message}", reason=self.reason, field=f"{path}.{self.field}", metadata=self.metadata)
 
 
 class NotFound(BrokerError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -180,6 +181,9 @@ async def serve(config: BrokerConfig) -> int:
 def run(config: BrokerConfig) -> int:
     """Run a broker in this process, on uvloop where there is one. Logs to stderr. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    # Frames and batches are made and dropped by the thousand and hold no cycles: looking for some at every 700 objects costs a tenth of all CPU.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     try:
         import uvloop
     except ImportError:

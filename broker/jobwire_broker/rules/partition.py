@@ -13,17 +13,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from redis.exceptions import RedisError
 
 from jobwire_broker.errors import BrokerError, SessionMoved, StoreUnavailable
 from jobwire_broker.rules.session import WorkSession
-from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, QueueStore, Settled, TurnItem, TurnReport, Word
 
 log = logging.getLogger(__name__)
 
+_DELAYED = job_pb2.JOB_STATE_DELAYED
 #: How long to wait with a repeat while the store seems to be there.
 _REPEAT_S = 0.1
 #: The overhead of an item beside its body, for the bound on bytes.
@@ -236,7 +237,7 @@ class Partition:
         else:
             for (item, text_id, sink), settled in zip(chunk, report.settled, strict=True):
                 sink.settled(self.queue, text_id, item, settled)
-            if any(settled.state == codec.State.JOB_STATE_DELAYED for settled in report.settled):
+            if any(settled.state == _DELAYED for settled in report.settled):
                 self.on_delayed()
             self._after_call(report, requests)
 
@@ -308,7 +309,7 @@ class Partition:
         elif lease.word == Word.NO_SESSION:
             stream.reattach(self.queue)
         for raw_id, token, record in lease.jobs:
-            stream.work.deliver(self.queue, raw_id, codec.delivery(self.queue, raw_id, token, record), len(record))
+            stream.work.deliver(self.queue, raw_id, token, record)
         if lease.jobs:
             stream.wake_writer()
 

@@ -12,6 +12,7 @@ from jobwire_broker.errors import InvalidField
 from jobwire_broker.names import id_to_bytes
 from jobwire_broker.store.queue_store import TurnItem
 
+#: The largest result, as Welcome tells it.
 MAX_RESULT_BYTES = 1 << 20
 MAX_PROGRESS_DATA = 4096
 MAX_PROGRESS_MESSAGE = 512
@@ -36,54 +37,60 @@ def clip(text: str, limit: int) -> str:
     return text.encode()[:limit].decode(errors="ignore")
 
 
-def _head(report: pb.Finish | pb.ProgressReport | pb.LogReport, field: str) -> tuple[bytes, int]:
+def _head(report: pb.Finish | pb.ProgressReport | pb.LogReport | pb.CancelReceipt) -> tuple[bytes, int]:
     if report.token < 1:
-        raise InvalidField(f"{field}.token must be that of a lease; it is {report.token}", field=f"{field}.token")
-    return id_to_bytes(report.id, f"{field}.id"), report.token
+        raise InvalidField(f"token must be that of a lease; it is {report.token}", field="token")
+    return id_to_bytes(report.id), report.token
 
 
-def progress_item(report: pb.ProgressReport, field: str) -> TurnItem:
+def progress_item(report: pb.ProgressReport) -> TurnItem:
     """Raises InvalidField."""
-    raw_id, token = _head(report, field)
+    raw_id, token = _head(report)
     progress = report.progress
     if not 0 <= progress.percent <= 100:
-        raise InvalidField(f"{field}.progress.percent must be from 0 to 100; it is {progress.percent:g}", field=f"{field}.progress.percent")
+        raise InvalidField(f"progress.percent must be from 0 to 100; it is {progress.percent:g}", field="progress.percent")
     if len(progress.data_json) > MAX_PROGRESS_DATA:
-        raise InvalidField(f"{field}.progress.data_json may have {MAX_PROGRESS_DATA} bytes; it has more", field=f"{field}.progress.data_json")
+        raise InvalidField(f"progress.data_json may have {MAX_PROGRESS_DATA} bytes; it has more", field="progress.data_json")
     rest = b""
     if progress.message or progress.data_json:
         rest = job_pb2.Progress(message=clip(progress.message, MAX_PROGRESS_MESSAGE), data_json=progress.data_json).SerializeToString()
     return TurnItem("P", raw_id, token, round(progress.percent * 100), rest)
 
 
-def log_item(report: pb.LogReport, field: str) -> TurnItem:
+def log_item(report: pb.LogReport) -> TurnItem:
     """Raises InvalidField."""
-    raw_id, token = _head(report, field)
+    raw_id, token = _head(report)
     if not 1 <= len(report.lines) <= MAX_LINES:
-        raise InvalidField(f"{field}.lines may have 1 to {MAX_LINES} lines; it has {len(report.lines)}", field=f"{field}.lines")
+        raise InvalidField(f"lines may have 1 to {MAX_LINES} lines; it has {len(report.lines)}", field="lines")
     lines = [job_pb2.LogLine(sequence=x.sequence, level=clip(x.level, 16), message=clip(x.message, MAX_LINE), time_ms=x.time_ms) for x in report.lines]
     return TurnItem("L", raw_id, token, job_service_pb2.JobChange(lines=lines).SerializeToString())
 
 
-def finish_item(finish: pb.Finish, field: str) -> TurnItem:
+def receipt_item(receipt: pb.CancelReceipt) -> TurnItem:
     """Raises InvalidField."""
-    raw_id, token = _head(finish, field)
+    raw_id, token = _head(receipt)
+    return TurnItem("X", raw_id, token)
+
+
+def finish_item(finish: pb.Finish) -> TurnItem:
+    """Raises InvalidField."""
+    raw_id, token = _head(finish)
     outcome = finish.WhichOneof("outcome")
     if outcome == "complete":
         result = finish.complete.result.SerializeToString()
         if len(result) > MAX_RESULT_BYTES + 1024:
-            raise InvalidField(f"{field}.complete.result may have 1 MiB; it has {len(result)} bytes", field=f"{field}.complete.result")
+            raise InvalidField(f"complete.result may have 1 MiB; it has {len(result)} bytes", field="complete.result")
         return TurnItem("C", raw_id, token, result)
     if outcome == "fail":
-        return _fail_item(finish.fail, raw_id, token, field)
+        return _fail_item(finish.fail, raw_id, token)
     if outcome == "snooze":
-        return TurnItem("S", raw_id, token, duration_ms(finish.snooze.delay, f"{field}.snooze.delay", low_ms=0, high_ms=MAX_SNOOZE_MS))
+        return TurnItem("S", raw_id, token, duration_ms(finish.snooze.delay, "snooze.delay", low_ms=0, high_ms=MAX_SNOOZE_MS))
     if outcome == "release":
         return TurnItem("R", raw_id, token, "NO_HANDLER" if finish.release.reason == pb.RELEASE_REASON_NO_HANDLER else "")
-    raise InvalidField(f"{field} must have exactly one of complete, fail, snooze, release", field=f"{field}.outcome")
+    raise InvalidField("outcome must be exactly one of complete, fail, snooze, release", field="outcome")
 
 
-def _fail_item(fail: pb.Fail, raw_id: bytes, token: int, field: str) -> TurnItem:
+def _fail_item(fail: pb.Fail, raw_id: bytes, token: int) -> TurnItem:
     failure = job_pb2.Failure(
         type=clip(fail.failure.type, MAX_TYPE),
         message=clip(fail.failure.message, MAX_MESSAGE),
@@ -91,5 +98,5 @@ def _fail_item(fail: pb.Fail, raw_id: bytes, token: int, field: str) -> TurnItem
     )
     retry_after_ms = -1
     if fail.HasField("retry_after"):
-        retry_after_ms = duration_ms(fail.retry_after, f"{field}.fail.retry_after", low_ms=0, high_ms=MAX_RETRY_AFTER_MS)
+        retry_after_ms = duration_ms(fail.retry_after, "fail.retry_after", low_ms=0, high_ms=MAX_RETRY_AFTER_MS)
     return TurnItem("F", raw_id, token, failure.SerializeToString(), int(fail.permanent), retry_after_ms)

@@ -8,21 +8,24 @@ Invariants: jobs are delivered and reserved only against credit; `held` is what 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.names import check_queue, id_to_bytes
-from jobwire_broker.rules.reports import finish_item, log_item, progress_item
+from jobwire_broker.rules.reports import finish_item, log_item, progress_item, receipt_item
+from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import TurnItem
 
 MAX_CREDIT = 1 << 40
 MAX_QUEUES = 100
 MAX_FRAME_BYTES = 3 << 20
-MAX_RESULT_BYTES = 1 << 20
 
 
 class Phase(Enum):
@@ -72,7 +75,9 @@ class WorkSession:
         self._calls_over = asyncio.Event()
         self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
-        self._jobs: list[tuple[pb.Delivery, bytes, int]] = []
+        self._outbox_bytes = 0
+        self._full: deque[tuple[pb.WorkResponse, list[tuple[str, bytes, int]]]] = deque()
+        self._unsent: list[tuple[str, bytes, int]] = []
         self._ping_number = 0
 
     # Frames in ----------------------------------------------------------------------------------------------------------------------------------------
@@ -129,15 +134,18 @@ class WorkSession:
         self._credit, self._bytes_credit = credit.jobs, credit.bytes
 
     def _receive_reports(self, frame: pb.WorkRequest, items: list[tuple[str, str, TurnItem]]) -> None:
-        for i, report in enumerate(frame.progress):
-            items.append((self._check_own_queue(report.queue, f"progress[{i}].queue"), report.id, progress_item(report, f"progress[{i}]")))
-        for i, lines in enumerate(frame.logs):
-            items.append((self._check_own_queue(lines.queue, f"logs[{i}].queue"), lines.id, log_item(lines, f"logs[{i}]")))
-        for i, finish in enumerate(frame.finishes):
-            items.append((self._check_own_queue(finish.queue, f"finishes[{i}].queue"), finish.id, finish_item(finish, f"finishes[{i}]")))
-        for i, receipt in enumerate(frame.cancel_receipts):
-            queue = self._check_own_queue(receipt.queue, f"cancel_receipts[{i}].queue")
-            items.append((queue, receipt.id, TurnItem("X", id_to_bytes(receipt.id, f"cancel_receipts[{i}].id"), receipt.token)))
+        kinds: tuple[tuple[str, Sequence[Any], Callable[[Any], TurnItem]], ...] = (
+            ("progress", frame.progress, progress_item),
+            ("logs", frame.logs, log_item),
+            ("finishes", frame.finishes, finish_item),
+            ("cancel_receipts", frame.cancel_receipts, receipt_item),
+        )
+        for path, reports, to_item in kinds:
+            for i, report in enumerate(reports):
+                try:
+                    items.append((self._check_own_queue(report.queue, "queue"), report.id, to_item(report)))
+                except InvalidField as error:
+                    raise error.under(f"{path}[{i}]") from None
 
     def _check_own_queue(self, queue: str, path: str) -> str:
         if queue not in self.queues:
@@ -148,7 +156,7 @@ class WorkSession:
 
     def free(self, queue: str) -> int:
         """How many jobs of `queue` may be leased now."""
-        if self.phase is not Phase.LIVE or self.draining or self._jobs:
+        if self.phase is not Phase.LIVE or self.draining or self._unsent:
             return 0
         if queue in self._suspended or (self._bytes_credit and self._bytes_sent >= self._bytes_credit):
             return 0
@@ -181,13 +189,22 @@ class WorkSession:
 
     # Frames out ---------------------------------------------------------------------------------------------------------------------------------------
 
-    def deliver(self, queue: str, raw_id: bytes, delivery: pb.Delivery, size: int) -> None:
+    def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes) -> None:
         """Hand a leased job over to the writer."""
+        size = len(record)
         self._sent += 1
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
         self._bytes_sent += size
-        self.held[queue, raw_id] = delivery.token
-        self._jobs.append((delivery, raw_id, size))
+        self.held[queue, raw_id] = token
+        if self._unsent and self._outbox_bytes + size > MAX_FRAME_BYTES:
+            self._close_frame()
+        codec.add_delivery(self._outbox.jobs, queue, raw_id, token, record)
+        self._unsent.append((queue, raw_id, token))
+        self._outbox_bytes += size
+
+    def _close_frame(self) -> None:
+        self._full.append((self._outbox, self._unsent))
+        self._outbox, self._unsent, self._outbox_bytes = pb.WorkResponse(), [], 0
 
     def ack(self, queue: str, raw_id: bytes, text_id: str, token: int, verdict: pb.Verdict.ValueType, state: job_pb2.JobState.ValueType) -> None:
         """Tell the verdict on a finish."""
@@ -223,22 +240,14 @@ class WorkSession:
 
     def has_frame(self) -> bool:
         """Whether anything is ready to be sent."""
-        return bool(self._jobs) or self._outbox.ByteSize() > 0
+        return bool(self._full or self._unsent) or self._outbox.ByteSize() > 0
 
     def take_frame(self) -> pb.WorkResponse:
-        """Everything that is ready, as one frame: jobs up to 3 MiB, or one."""
-        frame, self._outbox = self._outbox, pb.WorkResponse()
-        if self._jobs:
-            count = size = 0
-            for _, _, job_size in self._jobs:
-                if count and size + job_size > MAX_FRAME_BYTES:
-                    break
-                count += 1
-                size += job_size
-            frame.jobs.extend([job for job, _, _ in self._jobs[:count]])
-            del self._jobs[:count]
-        return frame
+        """Everything that is ready, as one frame; a further one where jobs pass 3 MiB."""
+        if not self._full:
+            self._close_frame()
+        return self._full.popleft()[0]
 
     def unsent(self) -> list[tuple[str, bytes, int]]:
         """Jobs that were leased and never written: (queue, id, token)."""
-        return [(delivery.queue, raw_id, delivery.token) for delivery, raw_id, _ in self._jobs]
+        return [job for _, jobs in self._full for job in jobs] + self._unsent

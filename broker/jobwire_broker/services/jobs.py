@@ -63,7 +63,10 @@ class JobService(JobServiceServicer):
         """Make one job."""
         if not request.HasField("job"):
             raise InvalidField("job is required", field="job")
-        queue, item = item_of(request.job)
+        try:
+            queue, item = item_of(request.job)
+        except InvalidField as error:
+            raise error.under("job") from None
         self._check_durability(request.durability)
         (result,) = await self._make([(queue, item)])
         if isinstance(result, BrokerError):
@@ -82,9 +85,9 @@ class JobService(JobServiceServicer):
         checked: list[tuple[str, JobItem] | BrokerError] = []
         for i, spec in enumerate(request.jobs):
             try:
-                checked.append(item_of(spec, f"jobs[{i}]"))
+                checked.append(item_of(spec))
             except InvalidField as error:
-                checked.append(error)
+                checked.append(error.under(f"jobs[{i}]"))
         good = [entry for entry in checked if not isinstance(entry, BrokerError)]
         results = iter(await self._make(good))
         if good:

@@ -20,56 +20,56 @@ _MAX_BASE_MS = 7 * _DAY_MS
 _MAX_BACKOFF_MS = 30 * _DAY_MS
 
 
-def item_of(spec: job_pb2.JobSpec, at: str = "job") -> tuple[str, JobItem]:
-    """The queue and the item for the store. `at` is the path that errors name. Raises InvalidField."""
-    check_queue(spec.queue, f"{at}.queue")
-    raw_id = id_to_bytes(spec.id, f"{at}.id") if spec.id else mint_id()
-    check_job_name(spec.job_name, f"{at}.job_name")
-    payload = _payload_of(spec.payload, f"{at}.payload") if spec.HasField("payload") else b""
+def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
+    """The queue and the item for the store. Raises InvalidField, whose path begins at the spec."""
+    queue = check_queue(spec.queue)
+    raw_id = id_to_bytes(spec.id) if spec.id else mint_id()
+    check_job_name(spec.job_name)
+    payload = _payload_of(spec.payload) if spec.HasField("payload") else b""
     attempts = spec.attempts or DEFAULT_ATTEMPTS
     if not 1 <= attempts <= MAX_ATTEMPTS:
-        raise InvalidField(f"{at}.attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for the default; it is {attempts}", field=f"{at}.attempts")
-    backoff = _backoff_of(spec.backoff, f"{at}.backoff") if spec.HasField("backoff") else None
-    due, delay_ms = _due_of(spec, at)
+        raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for the default; it is {attempts}", field="attempts")
+    backoff = _backoff_of(spec.backoff) if spec.HasField("backoff") else None
+    due, delay_ms = _due_of(spec)
     body = encode_body(spec.job_name, payload, backoff, delay_ms)
-    return spec.queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else DEFAULT_PRIORITY, attempts, body)
+    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else DEFAULT_PRIORITY, attempts, body)
 
 
-def _payload_of(payload: job_pb2.Payload, at: str) -> bytes:
+def _payload_of(payload: job_pb2.Payload) -> bytes:
     encoded = payload.SerializeToString()
     if len(encoded) > MAX_PAYLOAD_BYTES:
         size = max(len(payload.json.encode()), len(payload.data))
         if size > MAX_PAYLOAD_BYTES:
-            raise InvalidField(
-                f"{at} may have {MAX_PAYLOAD_BYTES} bytes; it has {size}: enqueue a reference to it instead", field=at, reason="PAYLOAD_TOO_LARGE"
-            )
-    if len(payload.content_type) > 128 or not payload.content_type.isprintable():
-        raise InvalidField(f"{at}.content_type may have 128 printable characters", field=f"{at}.content_type")
+            message = f"payload may have {MAX_PAYLOAD_BYTES} bytes; it has {size}: enqueue a reference to it instead"
+            raise InvalidField(message, field="payload", reason="PAYLOAD_TOO_LARGE")
+    content_type = payload.content_type
+    if content_type and (len(content_type) > 128 or not content_type.isprintable()):
+        raise InvalidField("payload.content_type may have 128 printable characters", field="payload.content_type")
     return encoded
 
 
-def _due_of(spec: job_pb2.JobSpec, at: str) -> tuple[str, int]:
+def _due_of(spec: job_pb2.JobSpec) -> tuple[str, int]:
     """When the job is due, in the form of the store, and the delay that was asked for."""
     if spec.HasField("delay"):
         if spec.HasField("delay_until"):
-            raise InvalidField(f"{at} may have one of delay and delay_until", field=f"{at}.delay_until")
-        ms = duration_ms(spec.delay, f"{at}.delay", low_ms=0, high_ms=_MAX_DELAY_MS)
+            raise InvalidField("delay_until can't stand beside delay: give one of them", field="delay_until")
+        ms = duration_ms(spec.delay, "delay", low_ms=0, high_ms=_MAX_DELAY_MS)
         return (f"+{ms}", ms) if ms else ("", 0)
     if spec.HasField("delay_until"):
         ms = spec.delay_until.ToMilliseconds()
         if not 0 <= ms < 1 << 52:
-            raise InvalidField(f"{at}.delay_until is no date after 1970", field=f"{at}.delay_until")
+            raise InvalidField("delay_until is no date after 1970", field="delay_until")
         return str(ms), 0
     return "", 0
 
 
-def _backoff_of(backoff: job_pb2.Backoff, at: str) -> Backoff:
-    base_ms = duration_ms(backoff.base, f"{at}.base", low_ms=0, high_ms=_MAX_BASE_MS) if backoff.HasField("base") else 2000
-    max_ms = duration_ms(backoff.max_delay, f"{at}.max_delay", low_ms=0, high_ms=_MAX_BACKOFF_MS) if backoff.HasField("max_delay") else _DAY_MS
+def _backoff_of(backoff: job_pb2.Backoff) -> Backoff:
+    base_ms = duration_ms(backoff.base, "backoff.base", low_ms=0, high_ms=_MAX_BASE_MS) if backoff.HasField("base") else 2000
+    max_ms = duration_ms(backoff.max_delay, "backoff.max_delay", low_ms=0, high_ms=_MAX_BACKOFF_MS) if backoff.HasField("max_delay") else _DAY_MS
     factor = backoff.factor or 2.0
     if not 1 <= factor <= 10:
-        raise InvalidField(f"{at}.factor must be from 1 to 10; it is {factor:g}", field=f"{at}.factor")
+        raise InvalidField(f"backoff.factor must be from 1 to 10; it is {factor:g}", field="backoff.factor")
     jitter = backoff.jitter if backoff.HasField("jitter") else 0.1
     if not 0 <= jitter <= 1:
-        raise InvalidField(f"{at}.jitter must be from 0 to 1; it is {jitter:g}", field=f"{at}.jitter")
+        raise InvalidField(f"backoff.jitter must be from 0 to 1; it is {jitter:g}", field="backoff.jitter")
     return Backoff(base_ms, round(factor * 1000), max_ms, round(jitter * 10_000))

@@ -20,7 +20,8 @@ from jobwire_broker.errors import BrokerError, SessionMoved, ShuttingDown, Store
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import SILENT, verdict_of
 from jobwire_broker.rules.registry import Registry
-from jobwire_broker.rules.session import MAX_RESULT_BYTES, Phase, WorkSession
+from jobwire_broker.rules.reports import MAX_RESULT_BYTES
+from jobwire_broker.rules.session import Phase, WorkSession
 from jobwire_broker.store.queue_store import Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)

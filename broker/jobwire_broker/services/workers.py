@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -89,9 +89,12 @@ class WorkerService(WorkerServiceServicer):
         while not jobs and (left := deadline - time.monotonic()) > 0:
             await _something_waits(queue, left)
             jobs = await self._lease(queue, request, lease_ms)
-        return pb.LeaseJobsResponse(jobs=jobs)
+        response = pb.LeaseJobsResponse()
+        for raw_id, token, record in jobs:
+            codec.add_delivery(response.jobs, queue.name, raw_id, token, record)
+        return response
 
-    async def _lease(self, queue: Queue, request: pb.LeaseJobsRequest, lease_ms: int) -> list[pb.Delivery]:
+    async def _lease(self, queue: Queue, request: pb.LeaseJobsRequest, lease_ms: int) -> list[tuple[bytes, int, bytes]]:
         if not (await queue.store.stats()).waiting:
             return []
         session = os.urandom(16)
@@ -104,32 +107,27 @@ class WorkerService(WorkerServiceServicer):
             await queue.store.detach(session, 1)
         else:
             queue.pulse.schedule(1.0)
-        return [codec.delivery(queue.name, raw_id, token, record) for raw_id, token, record in leased]
+        return leased
 
     @unary
     async def FinishJobs(self, request: pb.FinishJobsRequest, context: Context) -> pb.FinishJobsResponse:
         """End attempts."""
         _check_count(len(request.finishes), "finishes")
-        items = [(check_queue(f.queue, f"finishes[{i}].queue"), finish_item(f, f"finishes[{i}]")) for i, f in enumerate(request.finishes)]
-        return pb.FinishJobsResponse(acks=await self._settle(items))
+        return pb.FinishJobsResponse(acks=await self._settle(_items("finishes", request.finishes, finish_item)))
 
     @unary
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Context) -> pb.ExtendLeasesResponse:
         """Renew leases of LeaseJobs."""
         _check_count(len(request.leases), "leases")
         lease_ms = _lease_ms(request.lease_duration) if request.HasField("lease_duration") else _DEFAULT_LEASE_MS
-        items = []
-        for i, held in enumerate(request.leases):
-            queue = check_queue(held.queue, f"leases[{i}].queue")
-            items.append((queue, TurnItem("E", id_to_bytes(held.id, f"leases[{i}].id"), _token(held.token, f"leases[{i}].token"), lease_ms)))
+        items = _items("leases", request.leases, lambda held: TurnItem("E", id_to_bytes(held.id), _token(held.token), lease_ms))
         return pb.ExtendLeasesResponse(acks=await self._settle(items))
 
     @unary
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Context) -> pb.ReportProgressResponse:
         """Tell how far jobs are."""
         _check_count(len(request.reports), "reports")
-        items = [(check_queue(r.queue, f"reports[{i}].queue"), progress_item(r, f"reports[{i}]")) for i, r in enumerate(request.reports)]
-        return pb.ReportProgressResponse(acks=await self._settle(items))
+        return pb.ReportProgressResponse(acks=await self._settle(_items("reports", request.reports, progress_item)))
 
     async def _settle(self, items: Sequence[tuple[str, TurnItem]]) -> list[pb.Ack]:
         collector = _Collector(len(items))
@@ -166,9 +164,20 @@ def _check_count(count: int, field: str) -> None:
         raise InvalidField(f"{field} may hold 1 to {MAX_ITEMS}; it holds {count}", field=field, reason="BATCH_TOO_LARGE" if count else None)
 
 
-def _token(token: int, field: str) -> int:
+def _items(path: str, reports: Sequence[Any], to_item: Callable[[Any], TurnItem]) -> list[tuple[str, TurnItem]]:
+    """All checked before anything is done."""
+    items = []
+    for i, report in enumerate(reports):
+        try:
+            items.append((check_queue(report.queue), to_item(report)))
+        except InvalidField as error:
+            raise error.under(f"{path}[{i}]") from None
+    return items
+
+
+def _token(token: int) -> int:
     if token < 1:
-        raise InvalidField(f"{field} must be that of a lease; it is {token}", field=field)
+        raise InvalidField(f"token must be that of a lease; it is {token}", field="token")
     return token
 
 

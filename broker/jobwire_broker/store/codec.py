@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from jobwire.v1 import job_pb2, worker_service_pb2
+from jobwire.v1 import job_pb2
 
 from jobwire_broker.names import id_to_text
 
@@ -64,11 +64,11 @@ def body_start(record: bytes) -> int:
     return HEADER_SIZE + 1 + record[HEADER_SIZE]
 
 
-def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> worker_service_pb2.Delivery:
-    """A leased job as it goes to its worker. `record` is as it was before the lease."""
+def add_delivery(deliveries: Any, queue: str, raw_id: bytes, token: int, record: bytes) -> None:
+    """Add a leased job to a frame's deliveries. `record` is as it was before the lease."""
     header = HEADER.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
-    message = worker_service_pb2.Delivery(
+    message = deliveries.add(
         queue=queue,
         id=raw_id.hex() if raw_id[0] < 0x20 else raw_id.decode(),
         job_name=record[HEADER_SIZE + 1 : start].decode(),
@@ -83,7 +83,6 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> worker_ser
             message.payload.MergeFromString(record[start + 5 : start + 5 + size])
             break
         start += 5 + size
-    return message
 
 
 def _timestamp(us: int) -> Timestamp:

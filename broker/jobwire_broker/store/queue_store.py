@@ -249,8 +249,7 @@ class QueueStore:
     async def stats(self) -> Stats:
         """The counts."""
         numbers: list[int] = await self._call("stats", self._meta, ())
-        counts = dict(zip(Stats._fields, numbers, strict=True))
-        return Stats(**{**counts, "paused": bool(counts["paused"])})
+        return Stats._make(numbers)._replace(paused=bool(numbers[9]))
 
     async def sessions(self) -> list[tuple[bytes, int, bytes]]:
         """The sessions that take jobs from this queue: session, held count, descriptor."""

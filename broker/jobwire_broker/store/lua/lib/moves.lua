@@ -99,8 +99,11 @@ local function forget(ctx, key, ids)
   if #ids == 0 then return end
   local records = {}
   for i = 1, #ids do
-    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. ids[i], 0, HEADER_SIZE - 1))
-    if j then ring_add(ctx, ids[i], j) end
+    local header = redis.call('GETRANGE', ctx.base .. 'j' .. ids[i], 0, HEADER_SIZE - 1)
+    if #header == HEADER_SIZE then
+      local _, state, _, _, _, revision, _, token = struct.unpack('>BBBBi4I8I8I8', header)
+      ring_add(ctx, ids[i], state, string.byte(header, HEADER_SIZE - 1), revision, token)
+    end
     records[i] = ctx.base .. 'j' .. ids[i]
   end
   redis.call('UNLINK', unpack(records))

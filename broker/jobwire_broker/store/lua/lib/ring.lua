@@ -9,9 +9,9 @@ local function ring_turn(ctx)
   set_meta(ctx, 'bucket', bucket)
 end
 
-local function ring_add(ctx, id, j)
+local function ring_add(ctx, id, state, ended, revision, token)
   ring_turn(ctx)
-  gather(ctx, RING_ADD[ctx.bucket % RING_SLOTS], id, struct.pack('>BBI8I8', j.state, j.ended, j.revision, j.token))
+  gather(ctx, RING_ADD[ctx.bucket % RING_SLOTS], id, struct.pack('>BBI8I8', state, ended, revision, token))
 end
 
 -- state, ended, revision, token of a removed job; nil when nothing is known.
