@@ -11,8 +11,7 @@ import signal
 import sys
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection_async
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from jobwire.v1 import (
@@ -72,7 +71,7 @@ class Broker:
         self._client = StoreClient(config)
         self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
         self._workers = WorkerService(self._registry, config, self.broker_id)
-        self._health = health_aio.HealthServicer()
+        self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._health_tasks: set[asyncio.Task[None]] = set()
 

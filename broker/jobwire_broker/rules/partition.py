@@ -54,6 +54,7 @@ class Sink(Protocol):
 
     def failed(self, error: BrokerError) -> bool:
         """The store is away. True: keep the item and try again when it is back."""
+        ...
 
 
 class Silent:

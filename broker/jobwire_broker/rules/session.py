@@ -134,18 +134,17 @@ class WorkSession:
         self._credit, self._bytes_credit = credit.jobs, credit.bytes
 
     def _receive_reports(self, frame: pb.WorkRequest, items: list[tuple[str, str, TurnItem]]) -> None:
-        kinds: tuple[tuple[str, Sequence[Any], Callable[[Any], TurnItem]], ...] = (
-            ("progress", frame.progress, progress_item),
-            ("logs", frame.logs, log_item),
-            ("finishes", frame.finishes, finish_item),
-            ("cancel_receipts", frame.cancel_receipts, receipt_item),
-        )
-        for path, reports, to_item in kinds:
-            for i, report in enumerate(reports):
-                try:
-                    items.append((self._check_own_queue(report.queue, "queue"), report.id, to_item(report)))
-                except InvalidField as error:
-                    raise error.under(f"{path}[{i}]") from None
+        self._collect("progress", frame.progress, progress_item, items)
+        self._collect("logs", frame.logs, log_item, items)
+        self._collect("finishes", frame.finishes, finish_item, items)
+        self._collect("cancel_receipts", frame.cancel_receipts, receipt_item, items)
+
+    def _collect(self, path: str, reports: Sequence[Any], to_item: Callable[[Any], TurnItem], items: list[tuple[str, str, TurnItem]]) -> None:
+        for i, report in enumerate(reports):
+            try:
+                items.append((self._check_own_queue(report.queue, "queue"), report.id, to_item(report)))
+            except InvalidField as error:
+                raise error.under(f"{path}[{i}]") from None
 
     def _check_own_queue(self, queue: str, path: str) -> str:
         if queue not in self.queues:

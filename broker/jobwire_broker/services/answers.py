@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
 from jobwire_broker.errors import BrokerError
-from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Stats
 
@@ -22,8 +21,8 @@ _DETAILS_KEY = "grpc-status-details-bin"
 #: Trailers over 16 KiB lose the error (RULES 8).
 _MAX_MESSAGE = 1024
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+#: A method of a servicer: (self, request, context).
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def details_of(error: BrokerError) -> error_pb2.ErrorStatus:
@@ -52,35 +51,31 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BrokerError)
     raise AssertionError("abort raises")
 
 
-def unary(
-    handler: Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], Awaitable[Response]],
-) -> Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], Awaitable[Response]]:
+def unary(handler: Handler) -> Handler:
     """Let a handler of a unary call raise BrokerError."""
 
     @functools.wraps(handler)
-    async def wrapped(self: Any, request: Request, context: grpc.aio.ServicerContext[Any, Any]) -> Response:
+    async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await handler(self, request, context)
         except BrokerError as error:
             await abort(context, error)
 
-    return wrapped
+    return cast(Handler, wrapped)
 
 
-def streaming(
-    handler: Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Response]],
-) -> Callable[[Any, Request, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Response]]:
+def streaming(handler: Handler) -> Handler:
     """Let a handler that streams its answer raise BrokerError."""
 
     @functools.wraps(handler)
-    async def wrapped(self: Any, request: Request, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Response]:
+    async def wrapped(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
             async for response in handler(self, request, context):
                 yield response
         except BrokerError as error:
             await abort(context, error)
 
-    return wrapped
+    return cast(Handler, wrapped)
 
 
 def job_without_payload(queue: str, raw_id: bytes, record: bytes, descriptor: bytes = b"") -> job_pb2.Job:
@@ -117,8 +112,3 @@ def queue_of(name: str, stats: Stats) -> queue_service_pb2.Queue:
 def state_word(state: int) -> str:
     """A state as it stands in errors: lower case, without prefix."""
     return job_pb2.JobState.Name(job_pb2.JobState.ValueType(state)).removeprefix("JOB_STATE_").lower()
-
-
-def text_of(raw_id: bytes) -> str:
-    """The id as text."""
-    return id_to_text(raw_id)
