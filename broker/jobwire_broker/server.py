@@ -71,7 +71,7 @@ class Broker:
         self._client = StoreClient(config)
         self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
         self._workers = WorkerService(self._registry, config, self.broker_id)
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # the module sets it at run time
         self._server: grpc.aio.Server | None = None
         self._health_tasks: set[asyncio.Task[None]] = set()
 
