@@ -7,7 +7,7 @@ help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 demo: venv ## make thumbnails of photographs and watch (PHOTOS=DIR: your own; OUT=DIR: where to; ONCE=1: end when done)
-	@exec .venv/bin/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(ONCE)),--once)
+	@exec .venv/bin/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
 
 test: venv ## run the tests (ARGS="-k name" for some of them)
 	@.venv/bin/python -m pytest $(ARGS)

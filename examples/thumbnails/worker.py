@@ -24,8 +24,9 @@ class Photo:
 
 
 @worker.handler("thumbnail")
-def thumbnail(job: Job, photo: Photo) -> dict[str, object]:
+def thumbnail(job: Job[Photo]) -> dict[str, object]:
     """Make all sizes of one photograph, and say after each how far it is."""
+    photo = job.payload
     files: list[str] = []
     try:
         for path in make_thumbnails(Path(photo.path), Path(photo.out)):
