@@ -1,0 +1,121 @@
+"""`enqueue`: the whole state of the queue after one call."""
+
+from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import LeaseRequest
+
+from tests.support.queue_lab import QueueLab, item
+from tests.support.queue_state import JobView, QueueState, SessionView, session_bytes
+
+
+async def test_a_plain_job_waits(q: QueueLab) -> None:
+    assert await q.make("a") == ["MADE"]
+    assert await q.state() == QueueState(jobs={"a": JobView("WAITING")}, waiting=["a"])
+
+
+async def test_a_batch_waits_by_priority_and_then_in_order(q: QueueLab) -> None:
+    assert await q.make(item("a"), item("b", priority=1), item("c"), item("d", priority=-7)) == ["MADE"] * 4
+    assert await q.state() == QueueState(
+        jobs={"a": JobView("WAITING"), "b": JobView("WAITING", priority=1), "c": JobView("WAITING"), "d": JobView("WAITING", priority=-7)},
+        waiting=["d", "b", "a", "c"],
+    )
+
+
+async def test_a_delayed_job_stands_at_its_date(q: QueueLab) -> None:
+    before = await q.now_ms()
+    await q.make(item("a", due="+60000"))
+    state = await q.state()
+    assert state == QueueState(jobs={"a": JobView("DELAYED", sections={"delay": (60_000).to_bytes(8, "big")})}, delayed=["a"])
+    assert before + 60_000 <= state.numbers["a"].order // 1000 <= await q.now_ms() + 60_000
+
+
+async def test_a_date_in_the_past_means_now(q: QueueLab) -> None:
+    await q.make(item("a", due=str(await q.now_ms() - 1)), item("b", due=str(await q.now_ms() + 60_000)))
+    assert await q.state() == QueueState(jobs={"a": JobView("WAITING"), "b": JobView("DELAYED")}, waiting=["a"], delayed=["b"])
+
+
+async def test_the_same_job_again_is_made_once(q: QueueLab) -> None:
+    await q.make(item("a", payload=b"x"))
+    before = await q.state()
+    assert await q.make(item("a", payload=b"x")) == ["MADE"]
+    after = await q.state()
+    assert (after, after.numbers) == (before, before.numbers)
+
+
+async def test_the_same_job_twice_in_one_call_is_made_once(q: QueueLab) -> None:
+    assert await q.make("a", "a") == ["MADE", "MADE"]
+    assert await q.state() == QueueState(jobs={"a": JobView("WAITING")}, waiting=["a"])
+
+
+async def test_an_id_taken_by_other_content_is_refused(q: QueueLab) -> None:
+    await q.make(item("a", payload=b"x"))
+    before = await q.state()
+    other = [item("a", payload=b"y"), item("a"), item("a", payload=b"x", priority=4), item("a", payload=b"x", attempts=4), item("a", due="+9", payload=b"x")]
+    assert await q.make(*other) == ["EXISTS"] * 5
+    after = await q.state()
+    assert (after, after.numbers, after.payloads) == (before, before.numbers, {"a": b"x"})
+
+
+async def test_the_same_job_is_known_whatever_has_happened_to_it_since(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    assert await q.make("a") == ["MADE"]
+    await q.turn("P", "a", token, 4000, b"section")
+    await q.complete("a", token, b"result")
+    before = await q.state()
+    assert await q.make("a") == ["MADE"]
+    assert await q.make(item("a", payload=b"other")) == ["EXISTS"]
+    assert await q.state() == before
+
+
+async def test_a_job_goes_at_once_to_a_session_with_room(q: QueueLab) -> None:
+    await q.attach("s")
+    report = await q.store.enqueue([item("a"), item("b")], [LeaseRequest(session_bytes("s"), 1, 1)])
+    ((raw_id, token, record),) = report.leases[0].jobs
+    assert (report.words, report.waiting, raw_id) == (["MADE", "MADE"], 1, b"a")
+    assert codec.HEADER.unpack_from(record)[9] == 0
+    state = await q.state()
+    assert state == QueueState(
+        jobs={"a": JobView("ACTIVE", 1), "b": JobView("WAITING")},
+        waiting=["b"],
+        active={"a": "s"},
+        sessions={"s": SessionView(1)},
+        timers={"session s": 5000},
+    )
+    assert state.numbers["a"].token == token
+
+
+async def test_room_that_stays_empty_is_noted_and_the_next_job_wakes(q: QueueLab) -> None:
+    await q.attach("s")
+    await q.lease("s", 3)
+    assert (await q.state()).hungry
+    async with q.heard() as heard:
+        await q.make("a")
+    assert heard.wakes == ["work"]
+    assert heard.events == [("a", "WAITING")]
+    assert heard.sequences == [(0, 1)]
+    assert await q.state() == QueueState(
+        jobs={"a": JobView("WAITING")}, waiting=["a"], sessions={"s": SessionView(1)}, timers={"session s": 5000}, hungry=False
+    )
+
+
+async def test_events_follow_each_other_without_a_hole(q: QueueLab) -> None:
+    async with q.heard() as heard:
+        await q.make("a", item("b", due="+9999"))
+        await q.make("a")
+        await q.make("c")
+    assert heard.sequences == [(0, 1), (1, 2)]
+    assert heard.events == [("a", "WAITING"), ("b", "DELAYED"), ("c", "WAITING")]
+    assert heard.wakes == []
+
+
+async def test_an_event_carries_the_record_without_its_payload(q: QueueLab) -> None:
+    async with q.heard() as heard:
+        await q.make(item("a", payload=b"x" * 5000))
+    assert len(heard.records[0]) == codec.HEADER_SIZE + 1 + len("work")
+
+
+async def test_an_id_of_ours_and_an_id_of_text_live_side_by_side(q: QueueLab) -> None:
+    ours = bytes(range(16))
+    report = await q.store.enqueue([item("a")._replace(raw_id=ours), item(ours.hex())])
+    assert report.words == ["MADE", "MADE"]
+    found = await q.store.get([ours, ours.hex().encode()])
+    assert all(answer.record for answer in found)

@@ -1,0 +1,262 @@
+"""The whole state of one queue in the store, decoded and checked, so that a test can say all of it with one `==`.
+
+Numbers that differ from run to run (revisions, tokens, orders, the clock) take no part in comparisons; `numbers` and `clock` hold them. While it decodes,
+`read_state` asserts what must hold in every state: each job stands in exactly one index, at the place that its record says; every lease has a session;
+nothing else lies about.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jobwire.v1 import job_pb2
+from jobwire_broker.names import id_to_text
+from jobwire_broker.store import codec
+
+ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL")
+FLAGS = {codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED", codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED", codec.FLAG_ALONE: "ALONE"}
+SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
+FINAL_INDEX = {"c": "COMPLETED", "f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
+_SORTED_SETS = ("w", "o", "d", "a", "t", *FINAL_INDEX)
+
+
+def state_name(state: int) -> str:
+    """COMPLETED for JOB_STATE_COMPLETED."""
+    return job_pb2.JobState.Name(job_pb2.JobState.ValueType(state)).removeprefix("JOB_STATE_")
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job's record. `sections` leaves the payload out; `progress` is in percent."""
+
+    state: str
+    attempt: int = 0
+    losses: int = 0
+    flags: frozenset[str] = frozenset()
+    progress: float | None = None
+    ended: str = ""
+    returns: int = 0
+    priority: int = 5
+    attempts: int = 3
+    sections: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Numbers(NamedTuple):
+    """What of a record differs from run to run."""
+
+    revision: int
+    order: int
+    token: int
+    created: int
+
+
+class SessionView(NamedTuple):
+    """A session. `solo` is the id of the job that it runs alone."""
+
+    epoch: int
+    solo: str = ""
+    descriptor: bytes = b""
+
+
+@dataclass
+class QueueState:
+    """All keys of a queue. Lists are in the order of their index; `timers` are ms until the deadline on the pulse clock."""
+
+    jobs: dict[str, JobView] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
+    delayed: list[str] = field(default_factory=list)
+    active: dict[str, str] = field(default_factory=dict)
+    completed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
+    sessions: dict[str, SessionView] = field(default_factory=dict)
+    timers: dict[str, int] = field(default_factory=dict)
+    cancels: dict[str, str] = field(default_factory=dict)
+    ring: dict[str, tuple[str, str]] = field(default_factory=dict)
+    paused: bool = False
+    hungry: bool = False
+    solo: str = ""
+    completed_total: int = 0
+    failed_total: int = 0
+    numbers: dict[str, Numbers] = field(default_factory=dict, compare=False)
+    clock: int = field(default=0, compare=False)
+    n: int = field(default=0, compare=False)
+    seq: int = field(default=0, compare=False)
+    payloads: dict[str, bytes] = field(default_factory=dict, compare=False)
+
+
+def session_bytes(name: str) -> bytes:
+    """A session with a readable name."""
+    return name.encode().ljust(16, b"-")
+
+
+def session_name(session: bytes) -> str:
+    """The name in session_bytes."""
+    return session.rstrip(b"-").decode()
+
+
+async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> QueueState:
+    """Read and check all keys that begin with `base`. `dates_moved`: the test has moved due dates in the index, so they differ from the records."""
+    keys = [key.decode().removeprefix(base) for key in await redis.keys(base + "*")]
+    records: list[bytes] = await redis.keys(base + "j*")
+    pipe = redis.pipeline(transaction=False)
+    pipe.hgetall(base + "m")
+    pipe.hgetall(base + "s")
+    pipe.hgetall(base + "k")
+    for suffix in _SORTED_SETS:
+        pipe.zrange(base + suffix, 0, -1, withscores=True)
+    for slot in range(5):
+        pipe.hgetall(f"{base}g{slot}")
+    for key in records:
+        pipe.get(key)
+    meta, sessions, cancels, *rest = await pipe.execute()
+    indexes = dict(zip(_SORTED_SETS, rest, strict=False))
+    ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
+    raw = {key[len(base) + 1 :]: record for key, record in zip(records, rest[len(_SORTED_SETS) + 5 :], strict=True)}
+    unknown = [key for key in keys if key[0] != "j" and key not in {"m", "s", "k", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    assert unknown == [], unknown
+    return _Decoder(meta, sessions, cancels, indexes, ring, raw, dates_moved).decode()
+
+
+class _Decoder:
+    def __init__(
+        self,
+        meta: Mapping[bytes, bytes],
+        sessions: Mapping[bytes, bytes],
+        cancels: Mapping[bytes, bytes],
+        indexes: Mapping[str, Sequence[tuple[bytes, float]]],
+        ring: Mapping[bytes, bytes],
+        records: Mapping[bytes, bytes],
+        dates_moved: bool,
+    ) -> None:
+        self._meta, self._sessions, self._cancels, self._indexes, self._ring = meta, sessions, cancels, indexes, ring
+        self._headers = {raw_id: codec.HEADER.unpack_from(record) for raw_id, record in records.items()}
+        self._records = records
+        self._dates_moved = dates_moved
+        self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
+        self._indexed: dict[bytes, str] = {}
+        self.state = QueueState()
+
+    def decode(self) -> QueueState:
+        self._decode_meta()
+        self._decode_sessions()
+        for raw_id, header in self._headers.items():
+            self._decode_job(raw_id, header)
+        for suffix, state in (("w", "WAITING"), ("o", "WAITING"), ("d", "DELAYED")):
+            self._decode_queued(suffix, state)
+        self._decode_active()
+        for suffix, state in FINAL_INDEX.items():
+            self._decode_final(suffix, state)
+        self._decode_timers()
+        self._decode_cancels()
+        for raw_id, entry in self._ring.items():
+            state, ended = entry[:2]
+            self.state.ring[id_to_text(raw_id)] = state_name(state), ENDS[ended]
+        not_indexed = self._headers.keys() - self._indexed.keys()
+        assert not not_indexed, f"jobs in no index: {not_indexed}"
+        return self.state
+
+    def _decode_meta(self) -> None:
+        known = {b"n", b"seq", b"clock", b"last_pulse", b"paused", b"hungry", b"solo", b"sid", b"bucket", b"completed_total", b"failed_total"}
+        assert self._meta.keys() <= known, self._meta
+        number = {key: int(value) for key, value in self._meta.items() if key != b"solo"}
+        state = self.state
+        state.n, state.seq, state.clock = number.get(b"n", 0), number.get(b"seq", 0), number.get(b"clock", 0)
+        state.paused, state.hungry = number.get(b"paused") == 1, number.get(b"hungry") == 1
+        state.solo = session_name(self._meta.get(b"solo", b""))
+        state.completed_total, state.failed_total = number.get(b"completed_total", 0), number.get(b"failed_total", 0)
+
+    def _decode_sessions(self) -> None:
+        for key, value in self._sessions.items():
+            if len(key) == 4:
+                assert self._sessions[value][:4] == key, "a session number that names a session with another number"
+                continue
+            sid, epoch, solo_token = struct.unpack_from(">4sIQ", value)
+            assert self._sessions[sid] == key, "a session whose number names another"
+            solo = [id_to_text(raw_id) for raw_id, header in self._headers.items() if solo_token and header[7] == solo_token]
+            assert len(solo) == (1 if solo_token else 0), "a session that runs a job alone, which it does not hold"
+            self.state.sessions[session_name(key)] = SessionView(epoch, "".join(solo), value[16:])
+
+    def _decode_job(self, raw_id: bytes, header: tuple[int, ...]) -> None:
+        format_byte, state, flags, losses, priority, revision, order, token, created, attempt, attempts, _, progress, ended, returns = header
+        assert format_byte == codec.FORMAT
+        record = self._records[raw_id]
+        found = codec.sections(record, codec.body_start(record))
+        text = id_to_text(raw_id)
+        self.state.payloads[text] = found.pop(codec.TAG_PAYLOAD, b"")
+        self.state.numbers[text] = Numbers(revision, order, token, created)
+        self.state.jobs[text] = JobView(
+            state_name(state),
+            attempt,
+            losses,
+            frozenset(name for bit, name in FLAGS.items() if flags & bit),
+            None if progress == codec.NO_PROGRESS else progress / 100,
+            ENDS[ended],
+            returns,
+            priority,
+            attempts,
+            {SECTIONS.get(tag, str(tag)): body for tag, body in found.items()},
+        )
+        assert revision <= self.state.n
+        assert token <= revision
+        assert created <= revision
+
+    def _put(self, raw_id: bytes, suffix: str, state: str) -> tuple[int, ...]:
+        assert raw_id in self._headers, f"index {suffix} names {raw_id!r}, which has no record"
+        assert raw_id not in self._indexed, f"{raw_id!r} is in {suffix} and in {self._indexed.get(raw_id)}"
+        self._indexed[raw_id] = suffix
+        header = self._headers[raw_id]
+        assert state_name(header[1]) == state, f"{raw_id!r} is in {suffix}, and its record says {state_name(header[1])}"
+        return header
+
+    def _decode_queued(self, suffix: str, state: str) -> None:
+        target = {"w": self.state.waiting, "o": self.state.alone, "d": self.state.delayed}[suffix]
+        for member, score in self._indexes[suffix]:
+            header = self._put(member[8:], suffix, state)
+            assert struct.unpack_from(">Q", member)[0] == header[6], f"{member!r} stands at a place that its record does not say"
+            if suffix != "d":
+                assert score == header[4]
+                assert bool(header[2] & codec.FLAG_ALONE) == (suffix == "o")
+            elif not self._dates_moved:
+                assert score * 1000 == header[6]
+            assert header[11] == 0, "a job that waits and names a session"
+            target.append(id_to_text(member[8:]))
+
+    def _decode_active(self) -> None:
+        for member, score in self._indexes["a"]:
+            sid, token, raw_id = member[:4], struct.unpack_from(">Q", member, 4)[0], member[12:]
+            header = self._put(raw_id, "a", "ACTIVE")
+            assert (score, header[7], header[11]) == (0, token, struct.unpack(">I", sid)[0])
+            assert sid in self._sids, f"{raw_id!r} is leased to a session that is not there"
+            self.state.active[id_to_text(raw_id)] = session_name(self._sids[sid])
+
+    def _decode_final(self, suffix: str, state: str) -> None:
+        for raw_id, score in self._indexes[suffix]:
+            header = self._put(raw_id, suffix, state)
+            assert score == header[5], "an ended job that does not stand at its last revision"
+            getattr(self.state, state.lower()).append(id_to_text(raw_id))
+
+    def _decode_timers(self) -> None:
+        for member, score in self._indexes["t"]:
+            left = int(score) - self.state.clock
+            if member[:1] == b"S":
+                assert member[1:] in self._sessions, "a deadline of a session that is not there"
+                self.state.timers[f"session {session_name(member[1:])}"] = left
+            else:
+                token, raw_id = struct.unpack_from(">Q", member, 1)[0], member[9:]
+                assert self._headers[raw_id][7] == token
+                assert self._headers[raw_id][2] & codec.FLAG_CANCEL_REQUESTED
+                self.state.timers[f"cancel {id_to_text(raw_id)}"] = left
+        missing = [name for name in self.state.sessions if f"session {name}" not in self.state.timers]
+        assert not missing, f"sessions without a deadline: {missing}"
+
+    def _decode_cancels(self) -> None:
+        for raw_id, entry in self._cancels.items():
+            sid, token = entry[:4], struct.unpack_from(">Q", entry, 4)[0]
+            assert self._headers[raw_id][7] == token
+            self.state.cancels[id_to_text(raw_id)] = session_name(self._sids[sid])
