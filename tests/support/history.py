@@ -113,6 +113,7 @@ class History:
     dones: list[Event] = field(default_factory=list)
     stops: list[Event] = field(default_factory=list)
     completed: set[str] = field(default_factory=set)
+    _starts_of: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     _excuses: list[_Excuse] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -139,6 +140,7 @@ class History:
         with self._lock:
             if event.kind == "start":
                 self.starts.append(event)
+                self._starts_of[event.job].append(event)
             elif event.kind == "done":
                 self.dones.append(event)
                 self.completed.add(event.job)
@@ -194,7 +196,7 @@ class History:
     def next_start(self, job: str, token: int) -> Event | None:
         """The first start of a job under a later token."""
         with self._lock:
-            later = [e for e in self.starts if e.job == job and e.token > token]
+            later = [e for e in self._starts_of[job] if e.token > token]
         return min(later, key=lambda e: e.at_s, default=None)
 
     def _duplicates(self, dones: list[Event]) -> Iterable[Duplicate]:
