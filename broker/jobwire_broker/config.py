@@ -11,7 +11,10 @@ class BrokerConfig:
     """The options of one broker process. All of them are checked when it is made."""
 
     store: str = "redis://127.0.0.1:6379"
-    """Where the store is: `redis://`, `rediss://` (TLS) or `unix://` with an optional user, password and database. Default: a local one."""
+    """Where the store is: `redis://`, `rediss://` (TLS) or `unix://` with an optional user, password and database. Default: a local one.
+
+    What TLS needs stands in the address: `rediss://host:6380?ssl_ca_certs=/etc/ca.pem`, and `ssl_certfile`, `ssl_keyfile` for a store that asks for them.
+    """
 
     grpc: str = "127.0.0.1:7410"
     """HOST:PORT to listen on. Port 0 picks a free one."""
@@ -33,15 +36,6 @@ class BrokerConfig:
 
     drain_grace: timedelta = timedelta(seconds=5)
     """How long a stopping broker waits for streams and calls to end."""
-
-    tls_ca: str | None = None
-    """A file with the certificates that a `rediss://` store is checked against. Default: the system's."""
-
-    tls_cert: str | None = None
-    """A client certificate for a store that asks for one."""
-
-    tls_key: str | None = None
-    """Its key."""
 
     def __post_init__(self) -> None:
         if not timedelta(seconds=1) <= self.session_time <= timedelta(minutes=10):

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -108,7 +109,7 @@ class Broker:
         self._health_tasks.add(task)
         task.add_done_callback(self._health_tasks.discard)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+    async def _set_health(self, status: Any) -> None:
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
 

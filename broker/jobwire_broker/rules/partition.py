@@ -142,6 +142,10 @@ class Partition:
         if self.streams.get(stream.work.session) is stream:
             del self.streams[stream.work.session]
 
+    def close(self) -> None:
+        """Hear of the store no more."""
+        self._client.on_change.remove(self._store_changed)
+
     def is_quiet(self) -> bool:
         """Whether no call is under way and nothing waits for one."""
         return self._enqueuing is None and self._turning is None and not self._parked

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from jobwire_broker.errors import BrokerError
 from jobwire_broker.rules.partition import Partition
-from jobwire_broker.rules.pulse import SWEEP_S, Pulse
+from jobwire_broker.rules.pulse import INTERVAL_S, SWEEP_S, Pulse
 from jobwire_broker.rules.watching import Feed
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.listener import Listener
+from jobwire_broker.store.queue_store import QueueStore
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,29 @@ class Queue:
         self.store = self.partition.store
         self.pulse = Pulse(self.partition, session_ms)
         self.feed = Feed(self.store, listener)
-        self.pulse.is_watched = lambda: self.feed.is_watched
+        # A queue that does not exist may be watched, and must not come into being by that.
+        self.pulse.is_watched = lambda: self.feed.is_watched and self.is_registered
         self.pulse.on_report = lambda report: self.feed.pulse_saw(report.seq)
         self.is_registered = False
         self._listener = listener
         self._hears_wakes = False
+
+    def watched(self) -> None:
+        """Somebody watches: what events lose, the pulse is to find."""
+        if self.is_registered:
+            self.pulse.schedule(INTERVAL_S)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when this broker forgets the queue."""
+        return not (self.is_registered or self.partition.streams or self.feed.is_watched) and self.partition.is_quiet()
+
+    async def forget(self) -> None:
+        """Let go of everything."""
+        self.pulse.stop()
+        self.partition.close()
+        if self._hears_wakes:
+            await self._listener.remove(self.store.wake_channel)
 
     async def hear_wakes(self) -> None:
         """Listen for work from other brokers: this one has workers for it."""
@@ -83,6 +102,11 @@ class Registry:
             queue = self.queues[name] = Queue(self.client, self.listener, name, self._session_ms)
         return queue
 
+    def store(self, name: str) -> QueueStore:
+        """The store of a queue that may not exist: nothing is kept of it here."""
+        queue = self.queues.get(name)
+        return queue.store if queue is not None else QueueStore(self.client, name)
+
     async def register(self, name: str) -> Queue:
         """The queue of that name, which from now on exists. Raises StoreUnavailable."""
         queue = self.get(name)
@@ -101,6 +125,8 @@ class Registry:
     def _mark_registered(self, queue: Queue) -> None:
         if not queue.is_registered:
             queue.is_registered = True
+            if queue.feed.is_watched:
+                queue.pulse.beat_soon()
             for callback in self.on_new_queue:
                 callback(queue)
 
@@ -122,4 +148,7 @@ class Registry:
                     queue = self.queues[name]
                     if time.monotonic() - queue.pulse.last_success >= SWEEP_S * 0.9 or queue.pulse.report is None:
                         queue.pulse.beat()
+            for queue in [queue for queue in self.queues.values() if queue.is_idle]:
+                del self.queues[queue.name]
+                await queue.forget()
             await asyncio.sleep(SWEEP_S)

@@ -134,12 +134,12 @@ class Subscription:
         elif topic.count("/") == 1:
             queue = self._registry.get(parse_queue(topic))
             await queue.feed.watch_all(self.mailbox)
-            queue.pulse.schedule(1.0)
+            queue.watched()
         else:
             name, raw_id = parse_job(topic)
             queue = self._registry.get(name)
             await queue.feed.watch_job(raw_id, self.mailbox)
-            queue.pulse.schedule(1.0)
+            queue.watched()
 
     async def _close(self, topic: str) -> None:
         if topic == "queues":
@@ -193,7 +193,7 @@ class Counts:
         if queue.name not in self._watched:
             changed = self._watched[queue.name] = lambda: self._mark(queue.name)
             await queue.feed.watch_counts(changed)
-            queue.pulse.schedule(1.0)
+            queue.watched()
 
     def _new_queue(self, queue: Queue) -> None:
         task = asyncio.create_task(self._watch(queue))

@@ -136,7 +136,7 @@ class JobService(JobServiceServicer):
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Read one job."""
         queue, raw_id = parse_job(request.name)
-        found = (await self._registry.get(queue).store.get([raw_id]))[0]
+        found = (await self._registry.store(queue).get([raw_id]))[0]
         if not found.record:
             raise _not_found(queue, raw_id, found.state)
         job = codec.job_from_record(queue, raw_id, found.record)
@@ -158,7 +158,7 @@ class JobService(JobServiceServicer):
     async def _page(self, queue: str, indexes: str, cursor: bytes, size: int) -> tuple[list[job_pb2.Job], bytes]:
         """Jobs from one index after the other; the cursor is the index's letter and the place in it."""
         jobs: list[job_pb2.Job] = []
-        store = self._registry.get(queue).store
+        store = self._registry.store(queue)
         for letter in indexes[max(0, indexes.find(cursor[:1].decode(errors="replace"))) if cursor else 0 :]:
             at = cursor[1:] if cursor else b""
             cursor = b""
@@ -178,10 +178,10 @@ class JobService(JobServiceServicer):
         """Cancel a job."""
         queue, raw_id = parse_job(request.name)
         grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=_MAX_GRACE_MS) if request.HasField("grace") else _DEFAULT_GRACE_MS
-        entry = self._registry.get(queue)
-        changed = await entry.store.cancel(raw_id, grace_ms)
-        entry.pulse.beat_soon()
-        return pb.CancelJobResponse(job=_changed(queue, raw_id, changed, "cancel"))
+        changed = await self._registry.store(queue).cancel(raw_id, grace_ms)
+        job = _changed(queue, raw_id, changed, "cancel")
+        self._registry.get(queue).pulse.beat_soon()
+        return pb.CancelJobResponse(job=job)
 
     @unary
     async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
@@ -195,17 +195,17 @@ class JobService(JobServiceServicer):
 
     async def _put_to_wait(self, name: str, verb: str) -> job_pb2.Job:
         queue, raw_id = parse_job(name)
-        entry = self._registry.get(queue)
-        call: Callable[[bytes], Awaitable[Changed]] = entry.store.retry if verb == "retry" else entry.store.promote
+        store = self._registry.store(queue)
+        call: Callable[[bytes], Awaitable[Changed]] = store.retry if verb == "retry" else store.promote
         job = _changed(queue, raw_id, await call(raw_id), verb)
-        entry.partition.wake()
+        self._registry.get(queue).partition.wake()
         return job
 
     @unary
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         """Delete a job that does not run."""
         queue, raw_id = parse_job(request.name)
-        changed = await self._registry.get(queue).store.delete(raw_id)
+        changed = await self._registry.store(queue).delete(raw_id)
         if changed.word != Word.OK:
             _changed(queue, raw_id, changed, "delete")
         return pb.DeleteJobResponse()
@@ -222,7 +222,7 @@ class JobService(JobServiceServicer):
         mailbox = Mailbox()
         feed = self._registry.get(queue).feed
         await feed.watch_job(raw_id, mailbox)
-        self._registry.get(queue).pulse.schedule(1.0)
+        self._registry.get(queue).watched()
         try:
             async with asyncio.timeout(timeout_s):
                 return pb.WaitJobResponse(job=await _end_of(queue, raw_id, mailbox))
@@ -244,12 +244,12 @@ class JobService(JobServiceServicer):
                 entry = self._registry.get(queue)
                 stack.push_async_callback(entry.feed.leave_all, mailbox)
                 await entry.feed.watch_all(mailbox)
-                entry.pulse.schedule(1.0)
+                entry.watched()
             for queue, raw_id in jobs:
                 entry = self._registry.get(queue)
                 stack.push_async_callback(entry.feed.leave_job, raw_id, mailbox)
                 await entry.feed.watch_job(raw_id, mailbox)
-                entry.pulse.schedule(1.0)
+                entry.watched()
             while open_ends or queues:
                 await mailbox.wait()
                 changes = mailbox.take()

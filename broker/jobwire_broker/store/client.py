@@ -71,9 +71,6 @@ class StoreClient:
         return self._connect(None)
 
     def _connect(self, timeout_s: float | None) -> redis.Redis:
-        tls: dict[str, Any] = {}
-        if self._config.store.startswith("rediss://"):
-            tls = {"ssl_ca_certs": self._config.tls_ca, "ssl_certfile": self._config.tls_cert, "ssl_keyfile": self._config.tls_key}
         pool = redis.ConnectionPool.from_url(
             self._config.store,
             retry=Retry(NoBackoff(), 0),
@@ -82,7 +79,6 @@ class StoreClient:
             protocol=2,
             driver_info=None,
             max_connections=MAX_CONNECTIONS,
-            **tls,
         )
         pool.connection_class = _packing_in_c(pool.connection_class)
         return redis.Redis.from_pool(pool)

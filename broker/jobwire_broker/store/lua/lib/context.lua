@@ -101,6 +101,8 @@ end
 -- Write what was gathered and tell it. The last thing that a function does.
 local function close(ctx)
   flush(ctx)
+  -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
+  if not ctx.changed and not ctx.wake and #ctx.set == 0 then return end
   set_meta(ctx, 'n', ctx.n)
   if ctx.changed then
     set_meta(ctx, 'seq', ctx.seq + 1)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QueueServiceStub(object):
-    """For operators. A queue comes into being with its first job, or with its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause.
     """
 
     def __init__(self, channel):
@@ -88,7 +88,7 @@ class QueueServiceStub(object):
 
 
 class QueueServiceServicer(object):
-    """For operators. A queue comes into being with its first job, or with its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause.
     """
 
     def ListQueues(self, request, context):
@@ -253,7 +253,7 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService(object):
-    """For operators. A queue comes into being with its first job, or with its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """For operators. A queue comes into being with its first job, or with its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -96,7 +96,7 @@ class QueueServiceStub:
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """For operators. A queue comes into being with its first job, or with its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQueues: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
@@ -161,7 +161,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators. A queue comes into being with its first job, or with its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
 
     @_abc_1.abstractmethod
     def ListQueues(
