@@ -98,10 +98,11 @@ def test_an_uncertain_lease_may_pass_and_a_definite_reason_does_not() -> None:
     it.cancelled._set(CancelReason.TIMEOUT)
     it.cancelled._set(CancelReason.LEASE_UNCERTAIN)
     it.cancelled._clear_uncertain()
-    assert it.cancelled.reason is CancelReason.TIMEOUT
+    reasons = [it.cancelled.reason]
     it.cancelled._set(CancelReason.STALE_LEASE)
     it.cancelled._set(CancelReason.REQUESTED)
-    assert it.cancelled.reason is CancelReason.STALE_LEASE
+    reasons.append(it.cancelled.reason)
+    assert reasons == [CancelReason.TIMEOUT, CancelReason.STALE_LEASE]
 
 
 async def test_a_cancellation_can_be_awaited_and_waited_for() -> None:

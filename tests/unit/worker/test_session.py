@@ -15,7 +15,7 @@ def test_the_first_frame_is_a_hello_and_nothing_follows_before_the_welcome() -> 
     script.session.opened(script.now)
     hello = script.frame()
     assert [field.name for field, _ in hello.ListFields()] == ["hello"]
-    assert (hello.hello.session, hello.hello.epoch, hello.hello.queues, hello.hello.concurrency) == ((1).to_bytes(16, "big"), 1, ["q"], 3)
+    assert (hello.hello.session, hello.hello.epoch, list(hello.hello.queues), hello.hello.concurrency) == ((1).to_bytes(16, "big"), 1, ["q"], 3)
     script.now += 2
     assert script.session.next_frame(script.now) is None
 

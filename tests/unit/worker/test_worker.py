@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -410,10 +411,14 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_session(broker: Scripted
         (job,) = await stream.deliver("n")
         for number in range(1, 15):
             await stream.send(pb.WorkResponse(ping=pb.Ping(number=number, lease_left=seconds(1))))
-            await stream.until(lambda said, number=number: said.pong.number == number)
+            await stream.until(partial(ponged, number))
             await asyncio.sleep(0.1)
         await stream.finish_of(job)
         assert broker.opened == 1
+
+
+def ponged(number: int, said: pb.WorkRequest) -> bool:
+    return said.pong.number == number
 
 
 @asynccontextmanager

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 PROGRESS_MESSAGE_LIMIT_BYTES = 512
 PROGRESS_DATA_LIMIT_BYTES = 4096
 MAX_LOG_LINES_WAITING = 1000
-T = TypeVar("T")
+if TYPE_CHECKING:
+    # A checker reads a bare `Job` as `Job[Any]`. At run time only Python 3.13 knows defaults, which is what pyright says here.
+    T = TypeVar("T", default=Any)  # pyright: ignore[reportGeneralTypeIssues]
+else:
+    T = TypeVar("T")
 
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 _UNSET: Any = object()
