@@ -20,6 +20,9 @@ from jobwire_gateway.requests import query_of, wants_events
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topics import Topics
 
+_SNAPSHOT_S = 0.5
+"""How long after `connected` an overview without a queue is taken for one that has none."""
+
 _PAGE = 1_000
 _MAX_PAGES = 10
 
@@ -52,14 +55,20 @@ class OverviewStream:
         try:
             yield self._streams.retry_line()
             while not self._watch.ended:
-                await self._ready.wait()
-                self._ready.clear()
+                await self._wait()
                 if data := self._take():
                     yield data
                     self.last_write = asyncio.get_running_loop().time()
         finally:
             self._topics.leave(self._watch)
             self._streams.remove(self)
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), _SNAPSHOT_S if self._watch.expecting else None)
+        except TimeoutError:
+            self._watch.settle()
+        self._ready.clear()
 
     def _take(self) -> bytes:
         beat, self._beat = self._beat, False

@@ -3,8 +3,9 @@
 Who is authoritative: the broker. A topic is *live* from the broker's confirmation on; before, and while the feed is broken, nothing of it is
 shown. While live, the newest revision heard is kept per job, so a second reader begins at once and costs the broker nothing.
 
-A removed topic may be wanted again before the broker has heard of either. So a topic that nobody watches stays until the removal is handed to
-the feed, and what comes for a topic is ignored while a confirmation of it is still on its way: it may be of the earlier adding.
+A removed topic may be wanted again before the broker has heard of either. So a topic that nobody watches stays until its removal is handed to
+the feed, which waits for the confirmation of its adding: there is never more than one confirmation on its way for a topic, and what comes for it
+before that one is of an earlier adding and ignored.
 """
 
 from collections import OrderedDict
@@ -181,9 +182,9 @@ class Topics:
         self._bounds = bounds
         self._heartbeat_ms = heartbeat_ms
         self._topics: dict[str, AnyTopic] = {}
-        # Topics that the broker has been asked for on the feed that is open now, and how many confirmations of each are still to come.
+        # Topics that the broker has been asked for on the feed that is open now, and those of them that it has not confirmed.
         self._asked: set[str] = set()
-        self._unconfirmed: dict[str, int] = {}
+        self._unconfirmed: set[str] = set()
         self._changed: set[str] = set()
 
     def watch_job(self, name: str, cursor: Cursor | None, on_ready: Callable[[], None]) -> JobWatch:
@@ -233,13 +234,13 @@ class Topics:
         add, remove = [], []
         for name in changed:
             topic = self._topics.get(name)
-            if topic is not None and not topic.watches:
+            if topic is not None and not topic.watches and name not in self._unconfirmed:
                 del self._topics[name]
                 topic = None
             if topic is not None and name not in self._asked:
                 add.append(name)
                 self._asked.add(name)
-                self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
+                self._unconfirmed.add(name)
             elif topic is None and name in self._asked:
                 remove.append(name)
                 self._asked.remove(name)
@@ -298,10 +299,11 @@ class Topics:
             yield from job_topic.apply(change, seen)
 
     def _confirm(self, name: str) -> AnyTopic | None:
-        waiting = self._unconfirmed.pop(name, 0) - 1
-        if waiting > 0:
-            self._unconfirmed[name] = waiting
-        return self._listening(name)
+        self._unconfirmed.discard(name)
+        topic = self._listening(name)
+        if topic is not None and not topic.watches:
+            self._change(name)
+        return topic
 
     def _listening(self, name: str) -> AnyTopic | None:
         """The topic, unless it is unknown or not yet confirmed."""

@@ -160,9 +160,13 @@ class QueueWatch(_MailboxWatch):
 
 
 class OverviewWatch:
-    """A reader of all queues' counts: of each queue the latest waits, already encoded. Bounded by the number of queues."""
+    """A reader of all queues' counts: of each queue the latest waits, already encoded. Bounded by the number of queues.
 
-    __slots__ = ("_control", "_heartbeat_ms", "_pending", "_snapshot", "ended", "on_ready", "started", "topic")
+    The broker says nothing of no queues, and may say all others a little after its confirmation: so while `expecting`, the first update waits
+    for either `changed` or `settle`.
+    """
+
+    __slots__ = ("_control", "_heartbeat_ms", "_pending", "_snapshot", "ended", "expecting", "on_ready", "started", "topic")
 
     def __init__(self, topic: str, on_ready: Callable[[], None], heartbeat_ms: int) -> None:
         self.topic = topic
@@ -174,18 +178,27 @@ class OverviewWatch:
         # By kind: of two frames that say how things stand, the later says everything.
         self._control: dict[frames.Kind, bytes] = {}
         self._snapshot = False
+        self.expecting = False
 
     def live(self, fragments: dict[str, bytes]) -> None:
         """Show all queues, when the watch begins and when it is heard again."""
         if not self.started:
             self.started = True
             self.put(frames.connected(self.topic, resumed=False, heartbeat_ms=self._heartbeat_ms))
-        self._snapshot = True
-        self.changed(fragments)
+        self.expecting = not fragments
+        self._snapshot = bool(fragments)
+        self._pending.update(fragments)
+        self.on_ready()
+
+    def settle(self) -> None:
+        """What is there is all there is: show it, though it be no queue at all."""
+        if self.expecting:
+            self.expecting, self._snapshot = False, True
 
     def changed(self, fragments: dict[str, bytes]) -> None:
         """Show queues whose counts have changed."""
         if self.started and not self.ended:
+            self.expecting = False
             self._pending.update(fragments)
             self.on_ready()
 

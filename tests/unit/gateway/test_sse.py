@@ -123,7 +123,7 @@ async def test_a_stream_goes_from_connected_to_final_and_closes(house: House) ->
 
 async def test_a_reader_that_goes_away_is_forgotten(house: House) -> None:
     async with house.open():
-        assert house.topics.demand() == ([NAME], [])
+        house.say(ChangeType.CHANGE_TYPE_SNAPSHOT, job(1))
         assert len(house.streams) == 1
     assert house.topics.demand() == ([], [NAME])
     assert len(house.streams) == 0

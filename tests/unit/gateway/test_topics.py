@@ -83,6 +83,7 @@ def test_a_topic_is_removed_when_the_last_reader_has_left() -> None:
     assert topics.demand() == ([], [])
     topics.leave(second)
     topics.leave(second)
+    say(topics, added=(NAME,))
     assert topics.demand() == ([], [NAME])
     assert len(topics) == 0
 
@@ -98,16 +99,27 @@ def test_a_topic_that_is_wanted_again_before_its_removal_went_out_stays() -> Non
     assert types(second.take()) == ["connected", "update"]
 
 
-def test_an_answer_to_an_earlier_adding_is_not_taken_for_that_to_the_present_one() -> None:
+def test_a_topic_is_removed_only_after_it_was_confirmed() -> None:
     topics = topics_on_a_feed()
     topics.leave(watch(topics))
     first = watch(topics)
+    assert topics.demand() == ([NAME], [])
+    topics.leave(first)
+    assert topics.demand() == ([], [])
+    say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
+    assert topics.demand() == ([], [NAME])
+
+
+def test_what_is_left_of_an_earlier_adding_is_not_taken_for_the_answer_to_the_present_one() -> None:
+    topics = topics_on_a_feed()
+    first = watch(topics)
     topics.demand()
+    say(topics, added=(NAME,))
     topics.leave(first)
     topics.demand()
     reader = watch(topics)
     assert topics.demand() == ([NAME], [])
-    say(topics, JobChange(type=NOT_FOUND, job=Job(name=NAME)), added=(NAME,))
+    say(topics, JobChange(type=NOT_FOUND, job=Job(name=NAME)))
     assert reader.take() == b""
     say(topics, change(SNAPSHOT, job(5)), added=(NAME,))
     assert types(reader.take()) == ["connected", "update"]
@@ -274,7 +286,21 @@ def test_an_overview_without_queues_says_so() -> None:
     reader = topics.watch_overview(lambda: None)
     topics.demand()
     say(topics, added=("queues",))
-    assert events(reader.take())[1].data["queues"] == []
+    assert types(reader.take()) == ["connected"]
+    assert reader.expecting
+    reader.settle()
+    assert events(reader.take())[0].data["queues"] == []
+
+
+def test_queues_that_come_after_the_confirmation_are_the_first_update() -> None:
+    topics = topics_on_a_feed()
+    reader = topics.watch_overview(lambda: None)
+    topics.demand()
+    say(topics, added=("queues",))
+    say(topics, queues=(Queue(name="queues/a", queue="a"),))
+    seen = events(reader.take())
+    assert [event.type for event in seen] == ["connected", "update"]
+    assert len(seen[1].data["queues"]) == 1
 
 
 def test_fan_out_gives_others_a_turn() -> None:
