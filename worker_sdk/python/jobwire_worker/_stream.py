@@ -28,6 +28,7 @@ from ._backoff import Backoff
 from ._health import HealthServer
 from ._job import Job
 from ._mailbox import Mailbox
+from ._poller import quiet_poller
 from ._session import Cause, Close, Effect, Refused, Session, SessionOptions, Welcomed
 from ._status import Status, read_status
 from ._targets import Targets
@@ -114,7 +115,7 @@ class Stream:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(_quiet_poller)
+        quiet_poller(self._loop)
         self._writable = asyncio.Event()
         self._changed = asyncio.Event()
         self._goodbye_sent = asyncio.Event()
@@ -141,8 +142,11 @@ class Stream:
             if self._ending:
                 break
             status = await self._connection(address)
-            if not self._ending:
-                await self._after(address, status)
+            if self._ending or self._goodbye_sent.is_set():
+                break
+            await self._after(address, status)
+        if self._drain_task is not None:
+            await self._drain_task
 
     async def _after(self, address: str, status: Status | None) -> None:
         """Say why the stream ended, and wait before the next try."""
@@ -181,7 +185,7 @@ class Stream:
         """Loud once, quiet while the same goes on."""
         if self._close is not None:
             text, level = self._close.cause.value, logging.INFO
-        elif status is None:
+        elif status is None or status.code is grpc.StatusCode.OK:
             text, level = "closed", logging.INFO
         else:
             text, level = f"{status.code.name} {status.reason} {status.message}", logging.ERROR if status.our_fault else logging.WARNING
@@ -383,9 +387,3 @@ async def _status_of(call: _Call) -> Status:
 
 def _pairs(metadata: Any) -> list[tuple[str, str | bytes]]:
     return [(key, value) for key, value in metadata or ()]
-
-
-def _quiet_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC wakes all loops of a process through one socket; a loop that finds it empty raises BlockingIOError, which means nothing."""
-    if not isinstance(context.get("exception"), BlockingIOError):
-        loop.default_exception_handler(context)

@@ -20,6 +20,7 @@ from ._handlers import MAX_QUEUES, Registry, check_queue
 from ._health import parse_health
 from ._hooks import Hooks
 from ._mailbox import Mailbox
+from ._poller import quiet_poller
 from ._runner import Runner
 from ._session import Effect, SessionOptions
 from ._stream import Stream
@@ -104,6 +105,7 @@ class Worker:
         self._hooks = Hooks()
         self._stream: Stream | None = None
         self._runner: Runner | None = None
+        self._undo_quiet: Callable[[], None] = _nothing
 
     @property
     def options(self) -> WorkerOptions:
@@ -242,6 +244,7 @@ class Worker:
             self._stream = None
             raise
         # The stream may have delivered already; it waits in the inbox until this loop turns again.
+        self._undo_quiet = quiet_poller(loop)
         self._runner = Runner(loop, self._registry, self._hooks, stream.outbox, options.concurrency)
 
     def _take(self, batches: list[list[Effect]]) -> None:
@@ -258,7 +261,11 @@ class Worker:
     def _ended(self) -> None:
         if self._runner is not None:
             self._runner.stop()
+        self._undo_quiet()
         self._stream = self._runner = None
+
+
+def _nothing() -> None: ...
 
 
 def _session_options(options: WorkerOptions) -> SessionOptions:
