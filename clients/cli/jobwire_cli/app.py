@@ -2,7 +2,7 @@
 
 import typer
 
-from jobwire_cli import exits, servers, up_command
+from jobwire_cli import enqueue, exits, jobs, queues, servers, up_command
 
 app = typer.Typer(
     name="jobwire",
@@ -15,3 +15,6 @@ app = typer.Typer(
 )
 up_command.register(app)
 servers.register(app)
+enqueue.register(app)
+jobs.register(app)
+queues.register(app)

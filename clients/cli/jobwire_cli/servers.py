@@ -3,10 +3,8 @@
 Their packages are imported when their command runs, because a machine may have installed only one of them.
 """
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -72,15 +70,23 @@ def worker(
     spec: Annotated[str, typer.Argument(metavar="MODULE:WORKER", help="Where the Worker object is: a module on the path or in this directory.")],
     target: Annotated[str | None, typer.Option(metavar="HOST:PORT[,…]", help="The brokers, instead of those that the worker names.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="How many jobs to run at once, instead of what the worker says.")] = None,
+    health: Annotated[
+        str | None, typer.Option(envvar="JOBWIRE_WORKER_HEALTH", metavar="HOST:PORT", help="Answer health checks here, instead of where the worker says.")
+    ] = None,
+    drain_grace: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long running jobs may take when the worker is told to end, instead of what the worker says.")
+    ] = None,
 ) -> None:
     """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
+    from jobwire_worker import RegistrationError, SpecError, run_from_spec
+
     try:
-        from jobwire_worker import run_from_spec
-    except ModuleNotFoundError as error:
-        raise _missing(error, "worker") from error
-    sys.path.insert(0, str(Path.cwd()))
-    given: dict[str, Any] = {"target": target, "concurrency": concurrency}
-    raise typer.Exit(run_from_spec(spec, **{name: value for name, value in given.items() if value is not None}))
+        code = run_from_spec(
+            spec, target=target, concurrency=concurrency, health=health, drain_grace=None if drain_grace is None else parse_duration(drain_grace)
+        )
+    except (SpecError, RegistrationError, ValueError) as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error
+    raise typer.Exit(code)
 
 
 def _load(package: str, extra: str) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -259,7 +259,7 @@ class Client:
                 if clock() >= min(until, answered + patience_s):
                     raise
 
-    async def watch(self, job: str | Named) -> AsyncIterator[Job]:
+    def watch(self, job: str | Named) -> AsyncGenerator[Job, None]:
         """Follow a job: first as it is now, then every change of state and, where time allows, of progress; ends after its end.
 
         A broken stream is resumed elsewhere, and what was seen never goes backward. A job that is deleted ends as `removed`. Payload and,
@@ -270,20 +270,16 @@ class Client:
             QueueUnavailable: nobody answered, at first within the client's timeout, later for a minute.
         """
         name = name_of(job)
-        async for state in _watch.watch_one(self.watch_changes([name]), name):
-            yield state
+        return _watch.watch_one(self.watch_changes([name]), name)
 
-    async def watch_changes(self, names: Iterable[str | Named]) -> AsyncIterator[Change]:
+    def watch_changes(self, names: Iterable[str | Named]) -> AsyncGenerator[Change, None]:
         """Follow up to 100 jobs or queues (`queues/{queue}`) on one stream, with what their handlers log. Ends when all jobs have; a queue never ends."""
         wanted = [name if isinstance(name, str) else name.name for name in names]
-        clock = asyncio.get_running_loop().time
-        changes = _watch.watch(self._open(), wanted, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s, clock=clock)
-        async for change in changes:
-            yield change
+        return _watch.watch(self._open(), wanted, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s)
 
     # ------------------------------------------------------------------ lists
 
-    async def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> AsyncIterator[Job]:
+    async def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> AsyncGenerator[Job, None]:
         """The jobs of one queue in one state: final states newest first, `active` by worker, the others in the order in which they will run.
 
         Args:

@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -158,7 +158,7 @@ class SyncClient:
     def _run(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         return self._started().run(call)
 
-    def _iterate(self, call: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+    def _iterate(self, call: Callable[[Client], AsyncGenerator[T, None]]) -> Iterator[T]:
         return self._started().iterate(call)
 
 
@@ -198,7 +198,7 @@ class _ClientThread:
         finally:
             future.cancel()  # no effect on what is done; after a KeyboardInterrupt the call need not go on
 
-    def iterate(self, call: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+    def iterate(self, call: Callable[[Client], AsyncGenerator[T, None]]) -> Iterator[T]:
         """Iterate over what an async iterator gives."""
         values = call(self._client)
         end = object()
@@ -207,7 +207,7 @@ class _ClientThread:
             return await anext(values, end)
 
         async def stop(_: Client) -> None:
-            await values.aclose()  # type: ignore[attr-defined]  # the client's iterators are all generators
+            await values.aclose()
 
         try:
             while (value := self.run(step)) is not end:

@@ -8,7 +8,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc.aio
 from jobwire.v1 import job_service_pb2
@@ -77,9 +77,7 @@ class View:
             self._seen.pop(name, None)  # one of a queue's jobs: what has ended need not be kept
 
 
-async def watch(
-    connections: Connections, names: Sequence[str], *, patience_s: float, first_patience_s: float, clock: Callable[[], float]
-) -> AsyncIterator[Change]:
+async def watch(connections: Connections, names: Sequence[str], *, patience_s: float, first_patience_s: float) -> AsyncGenerator[Change, None]:
     """Follow `names` until all of them have ended.
 
     Raises:
@@ -87,16 +85,18 @@ async def watch(
         JobwireError: the broker refused.
     """
     view = View(names)
+    clock = asyncio.get_running_loop().time
     answered, patience = clock(), first_patience_s
     wait_s = _FIRST_WAIT_S
     while view.open:
         try:
-            async for change in _one_stream(connections, view):
-                answered, patience, wait_s = clock(), patience_s, _FIRST_WAIT_S
-                if (news := view.take(change)) is not None:
-                    yield news
-                if not view.open:
-                    return
+            async with contextlib.aclosing(_one_stream(connections, view)) as changes:
+                async for change in changes:
+                    answered, patience, wait_s = clock(), patience_s, _FIRST_WAIT_S
+                    if (news := view.take(change)) is not None:
+                        yield news
+                    if not view.open:
+                        return
         except QueueUnavailable:
             if clock() + wait_s - answered > patience:
                 raise
@@ -104,16 +104,17 @@ async def watch(
         wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
 
-async def watch_one(changes: AsyncIterator[Change], name: str) -> AsyncIterator[Job]:
+async def watch_one(changes: AsyncGenerator[Change, None], name: str) -> AsyncGenerator[Job, None]:
     """The states of one job, out of its changes."""
-    async for change in changes:
-        if change.type == "not_found":
-            raise JobNotFound(f"there is no job {name}", reason="JOB_NOT_FOUND")
-        if change.type not in ("gap", "log"):
-            yield change.job
+    async with contextlib.aclosing(changes):
+        async for change in changes:
+            if change.type == "not_found":
+                raise JobNotFound(f"there is no job {name}", reason="JOB_NOT_FOUND")
+            if change.type not in ("gap", "log"):
+                yield change.job
 
 
-async def _one_stream(connections: Connections, view: View) -> AsyncIterator[Change]:
+async def _one_stream(connections: Connections, view: View) -> AsyncGenerator[Change, None]:
     """Changes from one stream, until it breaks (QueueUnavailable) or closes."""
     index, call = connections.stream(_WATCH, job_service_pb2.WatchJobsRequest(names=view.open).SerializeToString())
     frames: asyncio.Queue[job_service_pb2.WatchJobsResponse | JobwireError | None] = asyncio.Queue(_BUFFERED_FRAMES)

@@ -1,0 +1,84 @@
+"""How a command asks a broker: a client for its time, errors as one sentence and an exit code, Ctrl-C as 130."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import typer
+from jobwire_client import (
+    Client,
+    InvalidRequest,
+    JobExists,
+    JobwireError,
+    NotFound,
+    QueueUnavailable,
+    StoreFull,
+    WaitTimeout,
+    WrongState,
+)
+
+from jobwire_cli.exits import CommandFailed, Exit
+
+Target = Annotated[str, typer.Option(envvar=["JOBWIRE_TARGET", "JOBWIRE_BROKER"], metavar="HOST:PORT[,…]", help="The broker, or several with commas between.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each item.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="queues/QUEUE/jobs/ID, or the id alone with --queue.")]
+QueueOfJob = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", help="The job's queue, when JOB is an id.")]
+
+DEFAULT_TARGET = "localhost:7410"
+
+_CODES: tuple[tuple[type[JobwireError], Exit], ...] = (
+    (NotFound, Exit.NOT_FOUND),
+    (QueueUnavailable, Exit.UNAVAILABLE),
+    (StoreFull, Exit.UNAVAILABLE),
+    (WaitTimeout, Exit.TIMEOUT),
+    (WrongState, Exit.CONFLICT),
+    (JobExists, Exit.CONFLICT),
+    (InvalidRequest, Exit.USAGE),
+)
+
+
+def ask(target: str, question: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    """Run `question` with a client.
+
+    Raises:
+        CommandFailed: the broker refused, nobody answered, or Ctrl-C came.
+    """
+    guarded(_with_client(target, question))
+
+
+def guarded(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and turn its errors into sentences and exit codes."""
+    try:
+        asyncio.run(work)
+    except JobwireError as error:
+        raise CommandFailed(sentence_of(error), code_of(error)) from error
+    except KeyboardInterrupt:
+        raise CommandFailed("interrupted", Exit.INTERRUPTED) from None
+
+
+def sentence_of(error: JobwireError) -> str:
+    """One sentence for stderr."""
+    sentence = str(error)
+    for violation in error.violations:
+        if violation.field not in sentence:
+            sentence += f"; {violation.field}: {violation.description}"
+    return " ".join(sentence.split())
+
+
+def code_of(error: JobwireError) -> Exit:
+    """The exit code for an error."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
+
+
+def job_name(job: str, queue: str | None) -> str:
+    """The resource name out of JOB and --queue."""
+    if queue is None:
+        return job
+    if "/" in job:
+        raise CommandFailed(f"{job!r} names its queue already; leave --queue out", Exit.USAGE)
+    return f"queues/{queue}/jobs/{job}"
+
+
+async def _with_client(target: str, question: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    async with Client(target) as client:
+        await question(client)

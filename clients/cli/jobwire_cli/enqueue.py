@@ -1,0 +1,87 @@
+"""`jobwire enqueue`: one job, or one per line of standard input."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, Any, TextIO
+
+import typer
+from jobwire_client import Client, Durability, Enqueued, JobSpec
+
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask, code_of, sentence_of
+from jobwire_cli.durations import parse_duration
+from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.output import enqueued_json, write_json, write_line
+
+_LINES_AT_ONCE = 10_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(enqueue)
+
+
+def enqueue(
+    queue: Annotated[str, typer.Argument(metavar="QUEUE")],
+    job_name: Annotated[str, typer.Argument(metavar="JOB_NAME", help="Which handler runs it.")],
+    payload: Annotated[str | None, typer.Argument(metavar="[JSON]", help="What the handler receives. `-` reads standard input: one job per line.")] = None,
+    id: Annotated[str | None, typer.Option(help="The id in its queue. The same content with the same id never makes a second job.")] = None,
+    priority: Annotated[str | None, typer.Option(help="A number, lower first, or critical, high, normal, low, batch.")] = None,
+    delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Do not start before this much time from now: 30s, 5m.")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, help="How many times it may run. Default 3.")] = None,
+    disk: Annotated[bool, typer.Option("--disk", help="Return when the job is in the store's append-only file on disk.")] = False,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Make a job and print its name."""
+    if payload == "-" and id is not None:
+        raise CommandFailed("--id names one job; with - there may be many", Exit.USAGE)
+    lines: Iterable[str | None] = _lines(sys.stdin) if payload == "-" else [payload]
+    common = JobSpec(queue, job_name, id=id, priority=_priority(priority), delay=None if delay is None else _duration(delay), attempts=attempts)
+    specs = (replace(common, payload=_parsed(line)) for line in lines)
+    durability: Durability = "disk" if disk else "store"
+
+    async def question(client: Client) -> None:
+        while chunk := list(islice(specs, _LINES_AT_ONCE)):
+            _report(await client.enqueue_many(chunk, durability=durability), as_json)
+
+    ask(target, question)
+
+
+def _report(results: list[Enqueued], as_json: bool) -> None:
+    if as_json:
+        write_json(map(enqueued_json, results))
+    else:
+        for result in results:
+            if result.error is None:
+                write_line(result.name)
+    errors = [result.error for result in results if result.error is not None]
+    if errors:
+        count = f" ({len(errors)} of {len(results)} jobs were refused)" if len(results) > 1 else ""
+        raise CommandFailed(sentence_of(errors[0]) + count, code_of(errors[0]))
+
+
+def _lines(source: TextIO) -> Iterator[str]:
+    return (line for line in source if line.strip())
+
+
+def _parsed(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandFailed(f"the payload is no JSON: {error}", Exit.USAGE) from None
+
+
+def _priority(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise CommandFailed(str(error), Exit.USAGE) from None

@@ -1,0 +1,189 @@
+"""`jobwire jobs …`: look at jobs and act on them."""
+
+import json
+from typing import Annotated
+
+import typer
+from jobwire_client import Client, Job
+from rich.text import Text
+
+from jobwire_cli import output, watching
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, guarded, job_name
+from jobwire_cli.durations import parse_duration, short
+from jobwire_cli.exits import CommandFailed, Exit
+
+app = typer.Typer(help="Look at jobs and act on them.", no_args_is_help=True)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="jobs")
+
+
+@app.command("list")
+def list_jobs(
+    queue: Annotated[str, typer.Argument(metavar="QUEUE")],
+    state: Annotated[str, typer.Option("--state", "-s", help="delayed, waiting, blocked, active, completed, failed, cancelled or expired.")] = "waiting",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 20,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs of one queue in one state, in the order in which they will run; those that have ended come newest first."""
+
+    async def question(client: Client) -> None:
+        jobs = [job async for job in client.list_jobs(queue, state, limit=limit)]
+        if as_json:
+            output.write_json(map(output.job_json, jobs))
+        else:
+            output.write_table(("job", "handler", "state", "prio", "attempt", "progress", "age"), map(_row, jobs), empty=f"no {state} jobs in {queue}")
+
+    ask(target, question)
+
+
+@app.command()
+def get(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Show one job with its payload, result and last failure."""
+
+    async def question(client: Client) -> None:
+        _show(await client.get(job_name(job, queue)), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def watch(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB…", help="Up to 100 of queues/QUEUE/jobs/ID, or ids alone with --queue.")] = None,
+    queue: QueueOfJob = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="EVENTS_URL", help="Follow this event stream, the one that browsers read, instead of asking a broker.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Stop watching after this time, with exit code 6.")] = None,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Follow jobs to their ends, with a progress bar for each. Exit code 0 when all completed, 5 when one did not."""
+    names = [job_name(job, queue) for job in jobs or []]
+    if bool(names) == (url is not None):
+        raise CommandFailed("name the jobs to watch, or give --url", Exit.USAGE)
+    limit_s = None if timeout is None else _seconds(timeout)
+    view = watching.JsonView() if as_json else watching.Bars()
+    guarded(watching.watch_url(url, view, limit_s) if url is not None else watching.watch_jobs(target, names, view, limit_s))
+    if view.disappointing or view.missing:
+        raise CommandFailed("; ".join(view.disappointing + view.missing), Exit.NOT_COMPLETED if view.disappointing else Exit.NOT_FOUND)
+
+
+@app.command()
+def cancel(
+    job: JobArgument,
+    queue: QueueOfJob = None,
+    grace: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long a running handler may take to give way. Default 30s; 0 ends it at once.")
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a job. One that runs is told; it may still complete."""
+    grace_s = None if grace is None else _seconds(grace)
+
+    async def question(client: Client) -> None:
+        _say(await client.cancel(job_name(job, queue), grace=grace_s), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def retry(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Put a failed, cancelled or expired job back, with all its attempts before it again."""
+
+    async def question(client: Client) -> None:
+        _say(await client.retry(job_name(job, queue)), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def promote(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Let a delayed job start now."""
+
+    async def question(client: Client) -> None:
+        _say(await client.promote(job_name(job, queue)), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def delete(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Delete a job that does not run."""
+
+    async def question(client: Client) -> None:
+        name = job_name(job, queue)
+        await client.delete(name)
+        if as_json:
+            output.write_json([{"name": name, "deleted": True}])
+        else:
+            output.write_line(f"{name} is deleted")
+
+    ask(target, question)
+
+
+def _say(job: Job, as_json: bool) -> None:
+    if as_json:
+        output.write_json([output.job_json(job)])
+    else:
+        output.write_line(f"{job.name} is {job.state}" + (", and was asked to stop" if job.cancel_requested and not job.final else ""))
+
+
+def _show(job: Job, as_json: bool) -> None:
+    if as_json:
+        output.write_json([output.job_json(job)])
+        return
+    fields: list[tuple[str, str | Text]] = [
+        ("name", job.name),
+        ("handler", job.job_name),
+        ("state", output.state_text(job.state)),
+        ("attempt", f"{job.attempt} of {job.max_attempts}"),
+        ("priority", str(job.priority)),
+        ("created", f"{output.age(job.create_time)} ago"),
+    ]
+    if job.due_time is not None:
+        fields.append(("due", job.due_time.isoformat()))
+    if job.progress is not None:
+        fields.append(("progress", _progress(job)))
+    if job.start_time is not None and job.finish_time is not None:
+        fields.append(("ran", short((job.finish_time - job.start_time).total_seconds())))
+    if job.worker:
+        fields.append(("worker", job.worker))
+    if job.losses:
+        fields.append(("losses", str(job.losses)))
+    fields += [(name, _content(value)) for name, value in (("payload", job.payload), ("result", job.result)) if value is not None]
+    if job.failure is not None:
+        fields.append(("failure", Text(": ".join(filter(None, (job.failure.reason, job.failure.type, job.failure.message))), style="red")))
+        fields += [("", job.failure.stack)] if job.failure.stack else []
+    output.write_fields(fields)
+
+
+def _row(job: Job) -> tuple[str | Text, ...]:
+    return (
+        job.id,
+        job.job_name,
+        output.state_text(job.state),
+        str(job.priority),
+        f"{job.attempt}/{job.max_attempts}",
+        _progress(job),
+        output.age(job.create_time),
+    )
+
+
+def _progress(job: Job) -> str:
+    return "" if job.progress is None else f"{job.progress.percent:g} % {job.progress.message}".rstrip()
+
+
+def _content(value: object) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise CommandFailed(str(error), Exit.USAGE) from None

@@ -1,0 +1,170 @@
+"""What commands print: tables for people, JSON for programs.
+
+JSON has the same member names as REST and the event streams (lowerCamelCase, state words in lower case, members without a value left out). One value is one
+line; a list, and a stream, is one line per item (NDJSON).
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from jobwire_client import Change, Enqueued, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobwire_cli.durations import short
+
+_PIPE_WIDTH = 400
+
+Members = dict[str, Any]
+
+_STYLES = {"completed": "green", "failed": "red", "cancelled": "yellow", "expired": "yellow", "active": "cyan", "removed": "dim"}
+COUNTS = ("waiting", "active", "delayed", "blocked", "completed", "failed", "cancelled", "expired")
+_NUMBERS = frozenset({*COUNTS, "workers", "prio", "total", "attempt"})
+
+
+def write_json(items: Iterable[Members]) -> None:
+    """One line of JSON for each."""
+    for item in items:
+        sys.stdout.write(json.dumps(item, ensure_ascii=False, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:
+    """A table, or the sentence `empty` when there are no rows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold", no_wrap=column in ("job", "queue", *_NUMBERS))
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    if table.row_count:
+        console().print(table)
+    else:
+        write_line(empty)
+
+
+def write_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
+    """Names and values below each other."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in fields:
+        grid.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
+    console().print(grid)
+
+
+def write_line(line: str) -> None:
+    """One line on stdout."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def console() -> Console:
+    """Standard output. In a pipe lines are not broken at 80 columns, since nobody but a program counts them."""
+    found = Console()
+    return found if found.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+def state_text(state: str) -> Text:
+    """A state in its color."""
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def age(moment: datetime | None) -> str:
+    """How long ago, for a table."""
+    return "-" if moment is None else short((datetime.now(UTC) - moment).total_seconds())
+
+
+def enqueued_json(made: Enqueued) -> Members:
+    """What became of an enqueue."""
+    return _filled(name=made.name, queue=made.queue, id=made.id, verdict=made.verdict, error=None if made.error is None else str(made.error))
+
+
+def job_json(job: Job) -> Members:
+    """A job's members."""
+    progress = job.progress and _filled(percent=job.progress.percent, message=job.progress.message, data=job.progress.data)
+    failure = job.failure and _filled(
+        type=job.failure.type or None, message=job.failure.message or None, stack=job.failure.stack or None, reason=job.failure.reason or None
+    )
+    numbers = {"revision": job.revision, "priority": job.priority, "attempt": job.attempt, "maxAttempts": job.max_attempts}
+    return {
+        **_filled(name=job.name, queue=job.queue, id=job.id, jobName=job.job_name or None, state=job.state),
+        **numbers,
+        **_filled(token=job.token, losses=job.losses, progress=progress, **_content("payload", job.payload), **_content("result", job.result), failure=failure),
+        **_filled(createTime=_date(job.create_time), dueTime=_date(job.due_time), startTime=_date(job.start_time), finishTime=_date(job.finish_time)),
+        **_filled(worker=job.worker or None),
+        **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
+    }
+
+
+def change_json(change: Change) -> Members:
+    """A change of a watched job: its type, and the job's members; with `log` its lines."""
+    if change.type == "log":
+        return {"type": "log", "name": change.job.name, "queue": change.job.queue, "id": change.job.id, "lines": [_line_json(line) for line in change.lines]}
+    if change.type == "gap":
+        return {"type": "gap", "queue": change.job.queue}
+    if change.type == "not_found":
+        return {"type": "not_found", "name": change.job.name}
+    return {"type": change.type, **job_json(change.job)}
+
+
+def queue_json(queue: Queue) -> Members:
+    """A queue's members."""
+    return {
+        "name": f"queues/{queue.name}",
+        "queue": queue.name,
+        "paused": queue.paused,
+        "workers": queue.workers,
+        "counts": {_camel(name): getattr(queue.counts, name) for name in QueueCounts.__dataclass_fields__},
+    }
+
+
+def worker_json(worker: WorkerSession) -> Members:
+    """A worker's members."""
+    return _filled(
+        session=worker.session,
+        instanceId=worker.instance_id,
+        queues=list(worker.queues),
+        active=worker.active,
+        concurrency=worker.concurrency,
+        sdk=worker.sdk or None,
+        brokerId=worker.broker_id or None,
+        connectTime=_date(worker.connect_time),
+    )
+
+
+def server_json(server: ServerInfo) -> Members:
+    """A broker's members."""
+    return {
+        "brokerId": server.broker_id,
+        "version": server.version,
+        "storeAvailable": server.store_available,
+        "storeVersion": server.store_version,
+        "diskDurability": server.disk_durability,
+        "uptimeSeconds": server.uptime_s,
+    }
+
+
+def _line_json(line: LogLine) -> Members:
+    return {"sequence": line.sequence, "level": line.level, "message": line.message, "timeMs": round(line.time.timestamp() * 1000)}
+
+
+def _content(name: str, value: object) -> Members:
+    if isinstance(value, bytes):
+        return {f"{name}Base64": base64.b64encode(value).decode()}
+    return {name: value}
+
+
+def _date(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _filled(**members: Any) -> Members:
+    return {name: value for name, value in members.items() if value is not None}

@@ -1,0 +1,137 @@
+"""`jobwire queues …`, `jobwire workers` and `jobwire version`."""
+
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+from jobwire_client import Client, Queue, WorkerSession
+
+from jobwire_cli import output
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.output import COUNTS
+
+app = typer.Typer(help="Look at queues, pause them, resume them.", no_args_is_help=True)
+
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="queues")
+    parent.command()(workers)
+    parent.command()(version)
+
+
+@app.command("list")
+def list_queues(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """List all queues with their counts."""
+
+    async def question(client: Client) -> None:
+        queues = await client.queues()
+        if as_json:
+            output.write_json(map(output.queue_json, queues))
+        else:
+            _list(queues)
+
+    ask(target, question)
+
+
+@app.command()
+def stats(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Show one queue."""
+
+    async def question(client: Client) -> None:
+        _show(await client.queue(queue), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def pause(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Stop the delivery of new jobs. What runs goes on."""
+
+    async def question(client: Client) -> None:
+        _say(await client.pause_queue(queue), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def resume(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Start delivery again."""
+
+    async def question(client: Client) -> None:
+        _say(await client.resume_queue(queue), as_json)
+
+    ask(target, question)
+
+
+def workers(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """List the worker processes that are connected."""
+
+    async def question(client: Client) -> None:
+        found = await client.workers()
+        if as_json:
+            output.write_json(map(output.worker_json, found))
+        else:
+            output.write_table(("worker", "queues", "active", "connected", "sdk"), map(_worker_row, found), empty="no workers are connected")
+
+    ask(target, question)
+
+
+def version(
+    server: Annotated[bool, typer.Option("--server", help="Also ask the broker for its version and its store's.")] = False,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Print the version."""
+    own = installed_version("jobwire")
+    if not server:
+        _say_version({"version": own}, as_json)
+        return
+
+    async def question(client: Client) -> None:
+        found = await client.server_info()
+        _say_version({"version": own, "server": output.server_json(found)}, as_json)
+
+    ask(target, question)
+
+
+def _say_version(members: output.Members, as_json: bool) -> None:
+    if as_json:
+        output.write_json([members])
+        return
+    output.write_line(f"jobwire {members['version']}")
+    if server := members.get("server"):
+        store = server["storeVersion"] or "store" if server["storeAvailable"] else "a store that does not answer"
+        output.write_line(f"broker {server['version']} ({server['brokerId']}) on {store}")
+
+
+def _show(queue: Queue, as_json: bool) -> None:
+    if as_json:
+        output.write_json([output.queue_json(queue)])
+        return
+    counts = queue.counts
+    numbers = [(name, str(getattr(counts, name))) for name in (*COUNTS, "total")]
+    totals = [("completed in all", str(counts.completed_total)), ("failed in all", str(counts.failed_total))]
+    output.write_fields([("queue", queue.name), ("delivery", "paused" if queue.paused else "runs"), ("workers", str(queue.workers)), *numbers, *totals])
+
+
+def _say(queue: Queue, as_json: bool) -> None:
+    if as_json:
+        output.write_json([output.queue_json(queue)])
+    else:
+        output.write_line(f"{queue.name} is paused" if queue.paused else f"{queue.name} runs")
+
+
+def _list(queues: Sequence[Queue]) -> None:
+    # The less usual states get a column only when some queue has such jobs, so that the table fits in 80 columns.
+    columns = [name for name in COUNTS if name not in ("blocked", "cancelled", "expired") or any(getattr(queue.counts, name) for queue in queues)]
+    rows = [(q.name, "paused" if q.paused else "", str(q.workers), *(str(getattr(q.counts, name)) for name in columns)) for q in queues]
+    output.write_table(("queue", "", "workers", *columns), rows, empty="there are no queues yet")
+
+
+def _worker_row(worker: WorkerSession) -> tuple[str, ...]:
+    load = f"{worker.active}/{worker.concurrency}" if worker.concurrency else str(worker.active)
+    return (worker.instance_id or worker.session, ", ".join(worker.queues), load, output.age(worker.connect_time), worker.sdk)
