@@ -130,8 +130,8 @@ def reader(folder: Path, replacements: Mapping[str, str], environment: Mapping[s
 
 def matches(expected: str, output: str) -> bool:
     """Whether `output` holds what `expected` shows, with anything for each `…` and any white space."""
-    words = [".*?".join(map(re.escape, word.split("…"))) for word in expected.split()]
-    return re.search(r"\s*".join(words), output, re.DOTALL) is not None
+    pieces = [re.escape("".join(piece.split())) for piece in expected.split("…")]
+    return re.search(".*?".join(pieces), "".join(output.split())) is not None
 
 
 def _lives(group: int) -> bool:
