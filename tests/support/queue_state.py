@@ -155,8 +155,7 @@ class _Decoder:
         self._decode_timers()
         self._decode_cancels()
         for raw_id, entry in self._ring.items():
-            state, ended = entry[:2]
-            self.state.ring[id_to_text(raw_id)] = state_name(state), ENDS[ended]
+            self.state.ring[id_to_text(raw_id)] = state_name(entry[0]), ENDS[entry[1]]
         not_indexed = self._headers.keys() - self._indexed.keys()
         assert not not_indexed, f"jobs in no index: {not_indexed}"
         return self.state

@@ -20,7 +20,7 @@ local function check_held(ctx, sid, id, token)
     if token ~= last_token then return 'STALE_LEASE', state end
     return ended == END.CANCEL and 'CANCELLED' or 'OK', state
   end
-  if j.token ~= token then return 'STALE_LEASE', j.state end
+  if j.token ~= token or token < 1 then return 'STALE_LEASE', j.state end
   if j.state == STATE.ACTIVE and j.sid == sid then return 'HELD', j.state end
   if j.ended == END.NONE and (j.state == STATE.WAITING or j.state == STATE.DELAYED) then
     adopt(ctx, id, j, sid)

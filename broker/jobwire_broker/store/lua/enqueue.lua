@@ -44,7 +44,14 @@ local function enqueue(keys, argv)
   local ctx = open(keys[1])
   local count = tonumber(argv[1])
   local ids = {}
-  for i = 1, count do ids[i] = argv[5 * i - 3] end
+  for i = 1, count do
+    local p = 5 * i - 3
+    ids[i] = argv[p]
+    -- Raises before the first write: a raised error does not roll back.
+    if not (tonumber(argv[p + 2]) and tonumber(argv[p + 3]) and argv[p + 4] ~= '' and (argv[p + 1] == '' or tonumber(argv[p + 1]))) then
+      error('item ' .. i .. ' is malformed')
+    end
+  end
   local known = count > 0 and ring_known(ctx, ids) or {}
   local words = {}
   for i = 1, count do

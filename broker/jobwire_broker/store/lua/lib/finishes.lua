@@ -101,11 +101,13 @@ local function settle(ctx, kind, id, token, a, b, c)
     if not state then return 'NOT_FOUND', 0 end
     return answer_ended(kind, token, last_token, ended, state)
   end
+  if token < 1 then return 'STALE_LEASE', j.state end
   local open_end = j.state == STATE.ACTIVE or ((j.state == STATE.WAITING or j.state == STATE.DELAYED) and j.ended == END.NONE)
   if j.token ~= token or not open_end then return answer_ended(kind, token, j.token, j.ended, j.state) end
   if SAME_END[kind] then
     reclaim(ctx, id, j)
     apply(ctx, kind, id, j, a, b, c)
+    return j.ended == END.CANCEL and 'CANCELLED' or 'OK', j.state
   elseif j.state ~= STATE.ACTIVE then
     return 'STALE_LEASE', j.state
   elseif kind == 'P' then

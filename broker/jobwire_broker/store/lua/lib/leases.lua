@@ -28,12 +28,17 @@ local function lease_one(ctx, sid, id, out)
   local key = ctx.base .. 'j' .. id
   local record = redis.call('GET', key)
   if not record then return 0 end
-  local format, state, flags, losses, priority, _, order, _, created, attempt, attempts, _, _, _, returns = struct.unpack(HEADER, record)
+  local format, state, flags, losses, priority, _, order, _, created, attempt, attempts, _, progress, _, returns = struct.unpack(HEADER, record)
   if format ~= FORMAT or state ~= STATE.WAITING then return 0 end
   local token = next_number(ctx)
   local header = struct.pack(HEADER, FORMAT, STATE.ACTIVE, flags, losses, priority, token, order, token, created,
     attempt + 1, attempts, sid, NO_PROGRESS, END.NONE, returns)
-  redis.call('SETRANGE', key, 0, header)
+  if progress == NO_PROGRESS then
+    redis.call('SETRANGE', key, 0, header)
+  else
+    -- What the last attempt said of its progress ends with the next one.
+    redis.call('SET', key, header .. string.sub(with_section(record, TAG_PROGRESS, ''), HEADER_SIZE + 1))
+  end
   gather(ctx, 'ZADD a', 0, struct.pack('>I4I8', sid, token) .. id)
   emit(ctx, id)
   local n = #out
@@ -101,9 +106,9 @@ local function lease_all(ctx, argv, at)
   return answers
 end
 
--- A cancelled job that comes back in any other way than completed has ended.
+-- A cancelled job that comes back in any other way than completed has ended. A lease that had its verdict before keeps it.
 local function end_cancelled(ctx, id, j, sections)
-  j.ended = END.CANCEL
+  if j.ended == END.NONE then j.ended = END.CANCEL end
   move_to_final(ctx, id, j, STATE.CANCELLED, sections)
 end
 

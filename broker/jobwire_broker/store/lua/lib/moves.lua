@@ -132,7 +132,8 @@ local function backoff_ms(record, attempt, fraction)
     base, f, cap, j = struct.unpack('>I8I4I8I2', own)
     factor, jitter = f / 1000, j / 10000
   end
-  local wait = math.min(base * factor ^ math.max(attempt - 1, 0), cap)
+  -- The power may be infinite, and nothing times infinity is no number.
+  local wait = base > 0 and math.min(base * factor ^ math.max(attempt - 1, 0), cap) or 0
   return math.floor(wait * (1 + jitter * fraction))
 end
 
