@@ -129,10 +129,11 @@ class StoreClient:
         if (major, minor) < (7, 2):
             return False
         try:
-            setting = await self._redis.config_get("appendfsync")
+            # As words of their own: our connections do not split the client library's "CONFIG GET".
+            _, setting = await self._command("CONFIG", "GET", "appendfsync")
         except ResponseError:
-            return True  # the setting can't be read with these rights; WAITAOF itself will tell
-        return b"no" not in [value.encode() if isinstance(value, str) else value for value in setting.values()]
+            return True  # the setting can't be read with these rights, or at this provider; WAITAOF itself will tell
+        return bytes(setting) != b"no"
 
     async def _load(self) -> None:
         try:
