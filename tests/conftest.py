@@ -118,7 +118,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     if report.failed:
         for part in Process.living():
-            report.sections.append((f"last lines of {part.label} (pid {part.pid})", part.tail()))
+            report.sections.append((f"last lines of {part.label} (pid {part.pid})", part.tail(8)))
     return report
 
 

@@ -15,7 +15,7 @@ async def test_a_frozen_worker_comes_back_to_find_its_jobs_with_others_and_its_w
     async with system("frozen worker, jobs taken by another", brokers=1) as it:
         frozen, other = await it.start_workers(2, concurrency=1_100)
         jobs = await it.enqueue(1_100, ms=(2_500, 3_500))
-        await it.running(1_000)
+        await it.running(1_100)
         held = it.history.unfinished_of(frozen.pid, time.monotonic())
         assert len(held) > 100, "the jobs did not spread over both workers"
         frozen_s = time.monotonic()
@@ -42,7 +42,7 @@ async def test_a_frozen_worker_that_was_the_only_one_comes_back_and_keeps_its_jo
     async with system("frozen worker, alone", brokers=1) as it:
         (frozen,) = await it.start_workers(1, concurrency=1_100)
         jobs = await it.enqueue(1_100, ms=(5_000, 6_000))
-        await it.running(1_000)
+        await it.running(1_100)
         frozen.freeze()
         await _reaped(it.apis[0], it.queue)
         frozen.thaw()

@@ -14,7 +14,7 @@ KILLS = 5
 
 
 async def test_nothing_is_lost_that_was_acknowledged_as_on_disk_when_the_store_is_killed() -> None:
-    async with system("killed store, durability disk") as it:
+    async with system("killed store, durability disk", session_time=None) as it:
         kills = await _kill_the_store_under_load(it, job_pb2.DURABILITY_DISK)
         await it.all_done(40)
         verdict = it.history.verdict()
@@ -24,7 +24,7 @@ async def test_nothing_is_lost_that_was_acknowledged_as_on_disk_when_the_store_i
 
 
 async def test_at_most_two_seconds_are_lost_of_what_the_store_alone_acknowledged_and_nothing_is_half_there() -> None:
-    async with system("killed store, durability store") as it:
+    async with system("killed store, durability store", session_time=None) as it:
         kills = await _kill_the_store_under_load(it, job_pb2.DURABILITY_STORE)
         await settled(it.apis[0], it.queue, 0, 40)
         verdict = it.history.verdict()
