@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 SWEEP_S = 4.0
-LONE_INTERVAL_S = 1.9
+#: How far one pulse moves the clock at most (lua/pulse.lua): 2 s, or this share of a shorter session time. A beat takes half of that.
+MAX_STEP_S, STEP_SHARE = 2.0, 5
 #: A pulse never follows another sooner.
 MIN_GAP_S = 0.005
 
@@ -34,6 +35,10 @@ class Pulse:
     def __init__(self, partition: Partition, session_ms: int) -> None:
         self.partition = partition
         self.session_ms = session_ms
+        step_s = min(MAX_STEP_S, session_ms / 1000 / STEP_SHARE)
+        self.interval_s = min(INTERVAL_S, step_s / 2)
+        # Without sessions of its own, a broker has only to keep the clock going; who has them beats more often.
+        self._lone_interval_s = step_s * 0.95
         self.last_success = time.monotonic()
         self.is_watched: Callable[[], bool] = lambda: False
         self.on_report: Callable[[PulseReport], None] = lambda report: None
@@ -85,7 +90,7 @@ class Pulse:
         self.beat()
 
     async def _beat(self) -> None:
-        delay: float | None = INTERVAL_S
+        delay: float | None = self.interval_s
         try:
             delay = await self._beat_once()
         except BrokerError:
@@ -147,8 +152,7 @@ class Pulse:
             return MIN_GAP_S
         dues = [ms / 1000 for ms in (report.due_ms, report.deadline_ms) if ms >= 0]
         if self.partition.streams or self.is_watched():
-            return max(MIN_GAP_S, min([INTERVAL_S, *dues]))
-        # The clock moves at most 2 s a pulse, so a deadline needs pulses until then; who has the sessions beats more often than this.
+            return max(MIN_GAP_S, min([self.interval_s, *dues]))
         if report.active or report.deadline_ms >= 0:
-            return max(MIN_GAP_S, min([LONE_INTERVAL_S, *dues]))
+            return max(MIN_GAP_S, min([self._lone_interval_s, *dues]))
         return max(MIN_GAP_S, min(dues)) if dues and min(dues) < SWEEP_S else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from jobwire_broker.errors import BrokerError
 from jobwire_broker.rules.partition import Partition
-from jobwire_broker.rules.pulse import INTERVAL_S, SWEEP_S, Pulse
+from jobwire_broker.rules.pulse import SWEEP_S, Pulse
 from jobwire_broker.rules.watching import Feed
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.listener import Listener
@@ -38,7 +38,7 @@ class Queue:
     def watched(self) -> None:
         """Somebody watches: what events lose, the pulse is to find."""
         if self.is_registered:
-            self.pulse.schedule(INTERVAL_S)
+            self.pulse.schedule(self.pulse.interval_s)
 
     @property
     def is_idle(self) -> bool:

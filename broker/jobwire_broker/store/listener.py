@@ -28,7 +28,7 @@ class Listener:
         self._pubsub: PubSub | None = None
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
-        self._was_connected = False
+        self._is_lost = False
 
     def start(self) -> None:
         """Begin to listen."""
@@ -71,7 +71,7 @@ class Listener:
             try:
                 await self._listen(self._pubsub)
             except (RedisError, OSError) as error:
-                log.info("listener.lost error=%s", error)
+                self._note(error)
             finally:
                 pubsub, self._pubsub = self._pubsub, None
                 with contextlib.suppress(RedisError, OSError):
@@ -81,8 +81,15 @@ class Listener:
                 event.clear()
             await asyncio.sleep(RECONNECT_S)
 
+    def _note(self, error: Exception | None) -> None:
+        """Say once that the connection is lost, and once that it is back."""
+        if self._is_lost != (error is not None):
+            self._is_lost = error is not None
+            log.info("listener.lost error=%s" if error else "listener.back%s", error or "")
+
     async def _listen(self, pubsub: PubSub) -> None:
         await pubsub.subscribe(*self._handlers)
+        self._note(None)
         while True:
             message = await pubsub.get_message(timeout=None)
             if message is None:

@@ -3,12 +3,13 @@
 -- ARGV     session time in ms; session count; per session: session, epoch, age (ms since it last sent a frame; -1: nothing since the last pulse)
 -- Returns  { word per session (OK | NO_SESSION | SESSION_MOVED), held per session, cancels (flat: session index, id, token, grace left in ms),
 --            seq, waiting, active, delayed, ms to the next due date (-1: none), ms on the clock to the next deadline (-1: none), whether more is past due }
--- The clock grows by what passed since the last pulse, at most 2 s: it stands still while nobody pulses.
+-- The clock grows by what passed since the last pulse, at most 2 s or a fifth of the session time: it stands still while nobody pulses, and no single pulse
+-- after an outage can use a session up.
 local LIMIT = 128
 
-local function tick(ctx)
+local function tick(ctx, session_ms)
   local last = tonumber(redis.call('HGET', ctx.meta, 'last_pulse')) or ctx.now_ms
-  ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000))
+  ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000, session_ms / 5))
   set_meta(ctx, 'clock', ctx.clock)
   set_meta(ctx, 'last_pulse', ctx.now_ms)
 end
@@ -111,7 +112,7 @@ end
 local function pulse(keys, argv)
   local ctx = open(keys[1])
   local words, held, sids = {}, {}, {}
-  tick(ctx)
+  tick(ctx, tonumber(argv[1]))
   ring_turn(ctx)
   renew(ctx, tonumber(argv[1]), argv, words, held, sids)
   local more_late = reap(ctx)
