@@ -59,6 +59,8 @@ class Listener:
         if self._handlers.pop(channel, None) is None:
             return
         del self._confirmed[channel]
+        if not self._handlers:
+            self._wanted.clear()
         if self._pubsub is not None:
             with contextlib.suppress(RedisError, OSError):
                 await self._pubsub.unsubscribe(channel)
