@@ -8,6 +8,7 @@
 local function adopt(ctx, id, j, sid)
   leave_index(ctx, id, j)
   j.state, j.sid, j.attempt, j.losses = STATE.ACTIVE, sid, j.attempt + 1, math.max(j.losses - 1, 0)
+  if j.losses < 2 then clear_flag(j, FLAG_ALONE) end
   gather(ctx, 'ZADD a', 0, lease_place(j, id))
   save(ctx, id, j)
 end

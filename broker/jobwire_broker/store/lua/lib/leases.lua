@@ -48,9 +48,9 @@ end
 
 -- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
 local function lease_alone(ctx, session, sid, row, out)
-  local solo = redis.call('HGET', ctx.meta, 'solo')
-  if solo and solo ~= '' and solo ~= session and session_row(ctx, solo) then return false end
   if held_count(ctx, sid) > 0 then
+    local solo = redis.call('HGET', ctx.meta, 'solo')
+    if solo and solo ~= '' and solo ~= session and session_row(ctx, solo) then return false end
     redis.call('HSET', ctx.meta, 'solo', session)
     return true
   end
