@@ -44,7 +44,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     found = list(_BLOCK.finditer(text))
     runnable = []
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in zip(found, [*found, None][1:], strict=True):
         remark = match["remark"] or ""
         if match["language"] not in ("bash", "python") or remark.startswith("not run: "):
             continue
