@@ -1,4 +1,4 @@
-"""Page sizes and page tokens. A token names the list it belongs to, so it is refused anywhere else."""
+"""Page sizes and page tokens. A token carries a sum over its list and its cursor, so it is refused anywhere else, and when it was changed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def page_size(size: int) -> int:
     return size or DEFAULT_SIZE
 
 
-def _mark(of: str) -> bytes:
-    return hashlib.sha256(of.encode()).digest()[:6]
+def _mark(of: str, cursor: bytes) -> bytes:
+    return hashlib.sha256(of.encode() + b"\0" + cursor).digest()[:6]
 
 
 def make_token(of: str, cursor: bytes) -> str:
     """The token of the page that begins after `cursor` in list `of`; empty when there is none."""
-    return base64.urlsafe_b64encode(_mark(of) + cursor).decode().rstrip("=") if cursor else ""
+    return base64.urlsafe_b64encode(_mark(of, cursor) + cursor).decode().rstrip("=") if cursor else ""
 
 
 def read_token(of: str, token: str) -> bytes:
@@ -36,6 +36,6 @@ def read_token(of: str, token: str) -> bytes:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) <= 6 or raw[:6] != _mark(of):
+    if len(raw) <= 6 or raw[:6] != _mark(of, raw[6:]):
         raise InvalidField("page_token is not from this list: begin at the first page", field="page_token", reason="PAGE_TOKEN_INVALID")
     return raw[6:]
