@@ -102,7 +102,7 @@ async def main(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="jobwire-demo-") as folder:
             return await run(console, photos, options, Path(folder), grpc, http, stopping)
     except PartEnded as error:
-        console.print(str(error), highlight=False, markup=False, style="red")
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True, style="red")
         return 1
     except Stopped:
         return 130
@@ -185,12 +185,11 @@ def sum_up(console: Console, outcomes: Sequence[Outcome], out: Path, seconds: fl
     wanted = [thumbnail_path(out, outcome.photo, size) for outcome in outcomes for size in SIZES]
     there = [path for path in wanted if path.is_file()]
     size_kb = sum(path.stat().st_size for path in there) / 1000
-    console.print(
-        f"{len(there)} of {len(wanted)} thumbnails of {len(outcomes)} photographs are in {out}: {size_kb:,.0f} kB, in {seconds:.1f} s.", highlight=False
-    )
+    sentence = f"{len(there)} of {len(wanted)} thumbnails of {len(outcomes)} photographs are in {out}: {size_kb:,.0f} kB, in {seconds:.1f} s."
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     for outcome in outcomes:
         if outcome.state != "completed":
-            console.print(f"{outcome.photo.name}: {outcome.state}: {outcome.error}", highlight=False, markup=False, style="red")
+            console.print(f"{outcome.photo.name}: {outcome.state}: {outcome.error}", highlight=False, markup=False, soft_wrap=True, style="red")
     return len(there) == len(wanted)
 
 
