@@ -25,7 +25,7 @@ _log = logging.getLogger("jobwire.gateway")
 _CONNECT_S = 2.0
 """A broker that takes longer to accept a connection is passed over."""
 
-_BACKOFF_S = (0.05, 2.0)
+_BACKOFF_S = (0.05, 1.0)
 """The first wait between two tries, and the longest. They double, and the real wait is from half of it to all of it."""
 
 _STEADY_S = 5.0
