@@ -19,7 +19,7 @@ from tests.support.queue_state import QueueState, read_state, session_bytes, sta
 from tests.support.store import Store
 
 SESSION_MS = 5_000
-TICK_MS = 2_000
+TICK_MS = 1_000
 FAR_FUTURE_MS = 9_000_000_000_000
 
 
@@ -90,7 +90,7 @@ class QueueLab:
         return await self._pulse(FAR_FUTURE_MS, sessions, epoch, age_ms)
 
     async def tick(self, *sessions: str, epoch: int = 1, age_ms: int = 0) -> Any:
-        """Pulse with the clock TICK_MS further: as long as one pulse can take it."""
+        """Pulse with the clock TICK_MS further: as far as one pulse can take it."""
         return await self._pulse(0, sessions, epoch, age_ms)
 
     async def _pulse(self, last_pulse: int, sessions: Sequence[str], epoch: int, age_ms: int) -> Any:

@@ -3,7 +3,7 @@
 -- ARGV     item count; per item: id, due ('' now, '+<ms>' from now, '<ms>' date), priority, attempts, body (job name and sections);
 --          lease count; per lease: session, epoch, jobs, bytes
 -- Returns  { words (MADE | EXISTS) per item, leases as in turn, waiting, seq }
--- MADE is also the answer to the same id with the same content, and to an id that was removed lately.
+-- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
 -- When an item is due: 0 for now, else a date in ms.
 local function due_of(ctx, due)

@@ -9,7 +9,7 @@ local LIMIT = 128
 
 local function tick(ctx, session_ms)
   local last = tonumber(redis.call('HGET', ctx.meta, 'last_pulse')) or ctx.now_ms
-  ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000, session_ms / 5))
+  ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000, math.floor(session_ms / 5)))
   set_meta(ctx, 'clock', ctx.clock)
   set_meta(ctx, 'last_pulse', ctx.now_ms)
 end

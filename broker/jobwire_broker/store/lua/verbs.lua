@@ -53,7 +53,7 @@ local function delete_job(ctx, id, j)
   leave_index(ctx, id, j)
   j.revision, j.state = next_number(ctx), FINAL_KEY[j.state] and j.state or STATE.CANCELLED
   if j.ended == END.NONE then j.ended = END.CANCEL end
-  ring_add(ctx, id, j.state, j.ended, j.revision, j.token)
+  ring_add(ctx, id, j.state, j.ended, j.revision, j.token, j.created)
   local record = redis.call('GET', ctx.base .. 'j' .. id)
   redis.call('UNLINK', ctx.base .. 'j' .. id)
   j.state = STATE_REMOVED

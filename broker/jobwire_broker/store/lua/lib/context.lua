@@ -10,7 +10,7 @@
 --   t   zset    deadlines on the pulse clock in ms, member = 'S' .. session | 'J' .. token (8) .. id
 --   k   hash    cancels not yet confirmed by the worker: id -> sid (4) .. token (8)
 --   c f x e     zsets of COMPLETED, FAILED, CANCELLED, EXPIRED, score = revision at the end, member = id
---   g0 … g4     hashes, the ends of removed jobs by time: id -> state (1) ended (1) revision (8) token (8)
+--   g0 … g4     hashes, the ends of removed jobs by time: id -> state (1) ended (1) revision (8) token (8) young (1)
 --   j<id>       string, the record
 -- Channels: E (events) and W (wake-ups).
 local FINAL_KEY = { [STATE.COMPLETED] = 'c', [STATE.FAILED] = 'f', [STATE.CANCELLED] = 'x', [STATE.EXPIRED] = 'e' }

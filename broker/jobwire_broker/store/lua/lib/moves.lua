@@ -101,8 +101,8 @@ local function forget(ctx, key, ids)
   for i = 1, #ids do
     local header = redis.call('GETRANGE', ctx.base .. 'j' .. ids[i], 0, HEADER_SIZE - 1)
     if #header == HEADER_SIZE then
-      local _, state, _, _, _, revision, _, token = struct.unpack('>BBBBi4I8I8I8', header)
-      ring_add(ctx, ids[i], state, string.byte(header, HEADER_SIZE - 1), revision, token)
+      local _, state, _, _, _, revision, _, token, created = struct.unpack('>BBBBi4I8I8I8I8', header)
+      ring_add(ctx, ids[i], state, string.byte(header, HEADER_SIZE - 1), revision, token, created)
     end
     records[i] = ctx.base .. 'j' .. ids[i]
   end
