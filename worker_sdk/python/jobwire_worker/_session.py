@@ -577,6 +577,8 @@ class Session:
 
     def _fill(self, frame: pb.WorkRequest, stream: _Stream, now: float) -> bool:
         """Put in all that is ready. False when there was nothing."""
+        if self._add_receipts(frame):  # alone: in one frame a finish is handled before a receipt, and the cancel would look as if it had not arrived
+            return True
         room = FRAME_LIMIT_BYTES
         if (self._progress or self._logs) and (stream.finishes or self._goodbye or now - self._reports_sent_at >= REPORT_INTERVAL_S):
             room = self._add_reports(frame, room)
@@ -585,7 +587,6 @@ class Session:
             room = self._add_finishes(frame, stream, room)
         filled = room < FRAME_LIMIT_BYTES
         filled |= self._add_credit(frame, stream)
-        filled |= self._add_receipts(frame)
         if self._pong is not None:
             frame.pong.number = self._pong
             self._pong = None
