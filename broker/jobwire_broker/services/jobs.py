@@ -164,7 +164,8 @@ class JobService(JobServiceServicer):
             cursor = b""
             while True:
                 at, found = await store.page(letter, at, min(_STORE_PAGE, size - len(jobs)))
-                jobs += [job_without_payload(queue, raw_id, record) for raw_id, record in found]
+                workers = await store.holders(sorted({codec.sid_of(record) for _, record in found})) if letter == "a" and found else {}
+                jobs += [job_without_payload(queue, raw_id, record, workers.get(codec.sid_of(record), b"")) for raw_id, record in found]
                 if len(jobs) >= size and at:
                     return jobs, letter.encode() + at
                 if not at:

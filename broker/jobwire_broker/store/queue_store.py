@@ -255,3 +255,7 @@ class QueueStore:
         """The sessions that take jobs from this queue: session, held count, descriptor."""
         flat = await self._call("sessions", self._meta, ())
         return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+
+    async def holders(self, sids: Sequence[int]) -> dict[int, bytes]:
+        """The descriptors of sessions by their numbers in records; empty for one that is gone."""
+        return dict(zip(sids, await self._call("holders", self._meta, sids), strict=True))

@@ -110,7 +110,20 @@ local function sessions(keys)
   return out
 end
 
+-- ARGV numbers of sessions, as they stand in records. Returns the descriptor of each ('' when it is gone).
+local function holders(keys, argv)
+  local key = string.sub(keys[1], 1, -2) .. 's'
+  local out = {}
+  for i = 1, #argv do
+    local session = redis.call('HGET', key, struct.pack('>I4', tonumber(argv[i])))
+    local row = session and redis.call('HGET', key, session)
+    out[i] = row and string.sub(row, 17) or ''
+  end
+  return out
+end
+
 register('get', get, { 'no-writes' })
 register('list', list, { 'no-writes' })
 register('stats', stats, { 'no-writes' })
 register('sessions', sessions, { 'no-writes' })
+register('holders', holders, { 'no-writes' })
