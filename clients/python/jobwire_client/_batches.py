@@ -66,29 +66,32 @@ class Lane:
         self._bytes = 0
         self._under_way: dict[asyncio.Task[None], int] = {}
         self._gathering = False
-        self._callers: deque[asyncio.Future[None]] = deque()
-        self._let_in_not_here = 0  # callers whose turn has come, and that have not run since
+        self._callers: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._reserved_jobs = 0  # for callers whose turn has come, and that have not run since
+        self._reserved_bytes = 0
         self._last_success = float("-inf")
 
     @property
     def full(self) -> bool:
         """Whether a caller has to wait for `room` first."""
-        return self._jobs >= self._max_waiting or self._bytes >= self._max_waiting_bytes or bool(self._callers)
+        return bool(self._callers) or not self._has_room()
 
-    async def room(self) -> None:
-        """Wait, in the order of arrival, until the lane is not full.
+    async def room(self, size: int) -> None:
+        """Wait, in the order of arrival, until there is room for `size` bytes. The caller puts its entry before it awaits anything else.
 
         Raises:
             QueueUnavailable: an outage was noticed meanwhile.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._callers.append(turn)
+        self._callers.append((turn, size))
         try:
             await turn
-        finally:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._let_in_not_here -= 1
-            self._let_in()
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # its turn had come in the same moment
+                self._unreserve(size)
+                self._let_in()
+            raise
+        self._unreserve(size)
 
     def put(self, entry: Entry) -> None:
         """Take an entry; it is sent soon, and `deliver` or `fail` is called once."""
@@ -143,12 +146,20 @@ class Lane:
                 size += len(entry.frames)
         return batch, count
 
+    def _has_room(self) -> bool:
+        return self._jobs + self._reserved_jobs < self._max_waiting and self._bytes + self._reserved_bytes < self._max_waiting_bytes
+
     def _let_in(self) -> None:
-        while self._callers and self._jobs + self._let_in_not_here < self._max_waiting and self._bytes < self._max_waiting_bytes:
-            turn = self._callers.popleft()
+        while self._callers and self._has_room():
+            turn, size = self._callers.popleft()
             if not turn.done():
                 turn.set_result(None)
-                self._let_in_not_here += 1
+                self._reserved_jobs += 1
+                self._reserved_bytes += size
+
+    def _unreserve(self, size: int) -> None:
+        self._reserved_jobs -= 1
+        self._reserved_bytes -= size
 
     async def _call(self, batch: list[Entry]) -> None:
         clock = asyncio.get_running_loop().time
@@ -184,7 +195,7 @@ class Lane:
         self._jobs = self._bytes = 0
         _fail_all(waiting, error)
         callers, self._callers = self._callers, deque()
-        for turn in callers:
+        for turn, _ in callers:
             if not turn.done():
                 turn.set_exception(error.again())
 

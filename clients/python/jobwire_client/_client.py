@@ -158,7 +158,7 @@ class Client:
         frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff))
         lane = self._lane(durability)
         if lane.full:
-            await lane.room()
+            await lane.room(len(frame))
         future: asyncio.Future[Enqueued] = asyncio.get_running_loop().create_future()
         lane.put(OneJob(frame, queue, job_id, future))
         return await future

@@ -76,7 +76,7 @@ class _Many:
             if self._outage is not None:
                 raise self._outage.again()
             if self._lane.full:
-                await self._lane.room()
+                await self._lane.room(chunk.size)
         except QueueUnavailable as error:
             self._outage = error
             future.set_exception(error)
