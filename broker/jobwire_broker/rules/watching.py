@@ -53,6 +53,7 @@ class Feed:
         self._counters: set[Callable[[], None]] = set()
         self._seq = 0
         self._is_listening = False
+        self._is_promised = False
         self._reading: asyncio.Task[None] | None = None
         self._wanted: set[bytes] = set()
         self._lag_timer: asyncio.TimerHandle | None = None
@@ -110,10 +111,12 @@ class Feed:
     async def _listen(self) -> None:
         self._is_listening = True
         await self._listener.add(self._store.events_channel, self._heard)
+        # From here on somebody counts on hearing everything.
+        self._is_promised = True
 
     async def _unlisten(self) -> None:
         if self._is_listening and not self.is_watched:
-            self._is_listening = False
+            self._is_listening = self._is_promised = False
             self._seq = 0
             await self._listener.remove(self._store.events_channel)
 
@@ -122,7 +125,8 @@ class Feed:
     def _heard(self, message: bytes | None) -> None:
         if message is None:
             self._seq = 0
-            self.read_again()
+            if self._is_promised:
+                self.read_again()
             return
         before, seq, entries = decode_events(message)
         if self._seq and before != self._seq:
