@@ -84,6 +84,8 @@ def finish_item(finish: pb.Finish) -> TurnItem:
     if outcome == "fail":
         return _fail_item(finish.fail, raw_id, token)
     if outcome == "snooze":
+        if not finish.snooze.HasField("delay"):
+            raise InvalidField("snooze.delay is required", field="snooze.delay")
         return TurnItem("S", raw_id, token, duration_ms(finish.snooze.delay, "snooze.delay", low_ms=0, high_ms=MAX_SNOOZE_MS))
     if outcome == "release":
         return TurnItem("R", raw_id, token, "NO_HANDLER" if finish.release.reason == pb.RELEASE_REASON_NO_HANDLER else "")
