@@ -14,8 +14,7 @@ State = job_pb2.JobState
 
 
 async def test_get_reads_a_job_in_each_state(api: Api, queue: str) -> None:
-    for job in ("completed", "failed", "active"):
-        await enqueue(api, queue, job)
+    await enqueue_all(api, [spec(queue, word) for word in ("completed", "failed", "active")])
     done, broken, _ = await lease(api, queue, 3)
     await finish(api, completed(done, "1"), failed(broken, permanent=True))
     await enqueue(api, queue, "waiting")
