@@ -9,6 +9,7 @@ moment later the connection breaks: the frame has had its effect, and no answer 
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.support.relay import Link, Relay
@@ -40,6 +41,7 @@ class CuttingProxy(Relay):
         super().__init__(target)
         self.frames: Counter[bool] = Counter()
         self.done = asyncio.Event()
+        self.on_cut: Callable[[], None] = lambda: None
         self._cut = cut
         self._then_refuse = then_refuse
         self._held: Link | None = None
@@ -77,4 +79,5 @@ class CuttingProxy(Relay):
         await asyncio.sleep(_MOMENT_S)
         self.refuse(self._then_refuse)
         link.cut()
+        self.on_cut()
         self.done.set()
