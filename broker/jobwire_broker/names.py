@@ -21,21 +21,39 @@ _ID_RULE = "1 to 128 of [A-Za-z0-9._~:@+=-], the first a letter or digit"
 _JOB_NAME_RULE = "1 to 128 of [A-Za-z0-9._~:/@+=-], the first a letter or digit"
 
 
+#: Names that were found right: there are few, and each comes with every job.
+_right_queues: set[str] = set()
+_right_job_names: set[str] = set()
+_MAX_REMEMBERED = 10_000
+
+
+def _remember(right: set[str], name: str) -> None:
+    if len(right) >= _MAX_REMEMBERED:
+        right.clear()
+    right.add(name)
+
+
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def check_queue(queue: str, field: str = "queue") -> str:
     """Return the queue's name. Raises InvalidField."""
+    if queue in _right_queues:
+        return queue
     if not QUEUE_PATTERN.fullmatch(queue):
         raise InvalidField(f"{field} must be {_QUEUE_RULE}; it is {_shown(queue)}", field=field)
+    _remember(_right_queues, queue)
     return queue
 
 
 def check_job_name(job_name: str, field: str = "job_name") -> str:
     """Return the job name. Raises InvalidField."""
+    if job_name in _right_job_names:
+        return job_name
     if not JOB_NAME_PATTERN.fullmatch(job_name):
         raise InvalidField(f"{field} must be {_JOB_NAME_RULE}; it is {_shown(job_name)}", field=field)
+    _remember(_right_job_names, job_name)
     return job_name
 
 

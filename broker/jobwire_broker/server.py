@@ -34,7 +34,7 @@ from jobwire_broker.services.admin import AdminService
 from jobwire_broker.services.events import EventService
 from jobwire_broker.services.jobs import JobService
 from jobwire_broker.services.queues import QueueService
-from jobwire_broker.services.workers import WorkerService
+from jobwire_broker.services.workers import WorkerService, work_handler
 from jobwire_broker.store.client import StoreClient, StoreRefused
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,8 @@ class Broker:
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=_OPTIONS)
         job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(self._registry), server)
+        # Before the generated handlers, whose serializer takes messages alone: the first that knows a method serves it.
+        server.add_generic_rpc_handlers((work_handler(self._workers),))
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, server)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueService(self._registry), server)
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self._registry), server)

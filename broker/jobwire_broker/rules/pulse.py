@@ -108,12 +108,15 @@ class Pulse:
     async def _beat_once(self) -> float | None:
         streams = list(self.partition.streams.values())
         began = time.monotonic()
-        report = await self.partition.store.pulse(self.session_ms, [self._renewal(stream, began) for stream in streams])
+        renewals = [self._renewal(stream, began) for stream in streams]
+        report = await self.partition.store.pulse(self.session_ms, renewals)
         self.last_success = began
         self.report = report
         self.on_report(report)
-        for stream, word, held in zip(streams, report.words, report.held, strict=True):
-            self._check(stream, word, held)
+        for stream, renewal, word, held in zip(streams, renewals, report.words, report.held, strict=True):
+            # A worker that has been silent for a whole session is being reaped: to attach for it again would only put that off, and count a second loss.
+            if renewal.age_ms >= 0 or word == Word.SESSION_MOVED:
+                self._check(stream, word, held)
         for cancel in report.cancels:
             work = streams[cancel.at].work
             work.cancel(self.partition.queue, id_to_text(cancel.raw_id), cancel.token, pb.CANCEL_REASON_REQUESTED, cancel.grace_ms)

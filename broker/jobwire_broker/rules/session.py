@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.names import check_queue, id_to_bytes
 from jobwire_broker.rules.reports import finish_item, log_item, progress_item, receipt_item
-from jobwire_broker.store import codec
+from jobwire_broker.store import wire
 from jobwire_broker.store.queue_store import TurnItem
 
 MAX_CREDIT = 1 << 40
@@ -75,8 +74,9 @@ class WorkSession:
         self._calls_over = asyncio.Event()
         self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
-        self._outbox_bytes = 0
-        self._full: deque[tuple[pb.WorkResponse, list[tuple[str, bytes, int]]]] = deque()
+        self._wire: list[bytes] = []
+        self._wire_bytes = 0
+        self._full: deque[tuple[bytes, list[tuple[str, bytes, int]]]] = deque()
         self._unsent: list[tuple[str, bytes, int]] = []
         self._ping_number = 0
 
@@ -195,21 +195,22 @@ class WorkSession:
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
         self._bytes_sent += size
         self.held[queue, raw_id] = token
-        if self._unsent and self._outbox_bytes + size > MAX_FRAME_BYTES:
+        if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
             self._close_frame()
-        codec.add_delivery(self._outbox.jobs, queue, raw_id, token, record)
+        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record)))
         self._unsent.append((queue, raw_id, token))
-        self._outbox_bytes += size
+        self._wire_bytes += size
 
     def _close_frame(self) -> None:
-        self._full.append((self._outbox, self._unsent))
-        self._outbox, self._unsent, self._outbox_bytes = pb.WorkResponse(), [], 0
+        frame = self._outbox.SerializeToString() + b"".join(self._wire)
+        self._full.append((frame, self._unsent))
+        self._outbox, self._wire, self._unsent, self._wire_bytes = pb.WorkResponse(), [], [], 0
 
-    def ack(self, queue: str, raw_id: bytes, text_id: str, token: int, verdict: pb.Verdict.ValueType, state: job_pb2.JobState.ValueType) -> None:
+    def ack(self, queue: str, raw_id: bytes, token: int, verdict: pb.Verdict.ValueType, state: int) -> None:
         """Tell the verdict on a finish."""
         if self.held.get((queue, raw_id)) == token:
             del self.held[queue, raw_id]
-        self._outbox.acks.append(pb.Ack(queue=queue, id=text_id, token=token, verdict=verdict, state=state))
+        self._wire.append(wire.acks_field(queue, raw_id, token, verdict, state))
 
     def drop(self, queue: str, raw_id: bytes, token: int) -> None:
         """Forget a job that is not this session's any more."""
@@ -239,10 +240,10 @@ class WorkSession:
 
     def has_frame(self) -> bool:
         """Whether anything is ready to be sent."""
-        return bool(self._full or self._unsent) or self._outbox.ByteSize() > 0
+        return bool(self._full or self._wire) or self._outbox.ByteSize() > 0
 
-    def take_frame(self) -> pb.WorkResponse:
-        """Everything that is ready, as one frame; a further one where jobs pass 3 MiB."""
+    def take_frame(self) -> bytes:
+        """Everything that is ready, as one WorkResponse in its wire form; a further one where jobs pass 3 MiB."""
         if not self._full:
             self._close_frame()
         return self._full.popleft()[0]

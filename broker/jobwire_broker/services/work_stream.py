@@ -242,7 +242,7 @@ class WorkStream:
     def settled(self, queue: str, text_id: str, item: TurnItem, settled: Settled) -> None:
         """The store's word on what the worker said."""
         if item.kind in _FINISHES:
-            self.work.ack(queue, item.raw_id, text_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
+            self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
         elif settled.word != Word.OK and item.kind == "P":
             self.work.drop(queue, item.raw_id, item.token)
             self.work.cancel(queue, text_id, item.token, pb.CANCEL_REASON_STALE_LEASE)

@@ -21,7 +21,7 @@ from jobwire_broker.rules.registry import Queue, Registry
 from jobwire_broker.rules.reports import duration_ms, finish_item, progress_item
 from jobwire_broker.services.answers import abort, unary
 from jobwire_broker.services.work_stream import WorkStream
-from jobwire_broker.store import codec
+from jobwire_broker.store import wire
 from jobwire_broker.store.queue_store import LeaseRequest, Settled, TurnItem, Word
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -91,7 +91,7 @@ class WorkerService(WorkerServiceServicer):
             jobs = await self._lease(queue, request, lease_ms)
         response = pb.LeaseJobsResponse()
         for raw_id, token, record in jobs:
-            codec.add_delivery(response.jobs, queue.name, raw_id, token, record)
+            response.jobs.add().MergeFromString(wire.delivery(queue.name, raw_id, token, record))
         return response
 
     async def _lease(self, queue: Queue, request: pb.LeaseJobsRequest, lease_ms: int) -> list[tuple[bytes, int, bytes]]:
@@ -134,6 +134,12 @@ class WorkerService(WorkerServiceServicer):
         for index, (queue, item) in enumerate(items):
             self._registry.get(queue).partition.settle(item, str(index), collector)
         return await collector.acks
+
+
+def work_handler(service: WorkerService) -> grpc.GenericRpcHandler:
+    """The Work stream, whose frames down are written as bytes: sessions encode them themselves (store/wire.py)."""
+    method = grpc.stream_stream_rpc_method_handler(service.Work, request_deserializer=pb.WorkRequest.FromString, response_serializer=bytes)
+    return grpc.method_handlers_generic_handler("jobwire.v1.WorkerService", {"Work": method})
 
 
 class _Collector:

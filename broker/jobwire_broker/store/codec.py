@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
@@ -64,25 +64,9 @@ def body_start(record: bytes) -> int:
     return HEADER_SIZE + 1 + record[HEADER_SIZE]
 
 
-def add_delivery(deliveries: Any, queue: str, raw_id: bytes, token: int, record: bytes) -> None:
-    """Add a leased job to a frame's deliveries. `record` is as it was before the lease."""
-    header = HEADER.unpack_from(record)
-    start = HEADER_SIZE + 1 + record[HEADER_SIZE]
-    message = deliveries.add(
-        queue=queue,
-        id=raw_id.hex() if raw_id[0] < 0x20 else raw_id.decode(),
-        job_name=record[HEADER_SIZE + 1 : start].decode(),
-        token=token,
-        attempt=header[9] + 1,
-        max_attempts=header[10],
-        priority=header[4],
-    )
-    while start + 5 <= len(record):
-        tag, size = SECTION.unpack_from(record, start)
-        if tag == TAG_PAYLOAD:
-            message.payload.MergeFromString(record[start + 5 : start + 5 + size])
-            break
-        start += 5 + size
+def sid_of(record: bytes) -> int:
+    """The number of the session that holds the job; 0 when none does."""
+    return int(HEADER.unpack_from(record)[11])
 
 
 def sid_of(record: bytes) -> int:
