@@ -16,7 +16,7 @@ export function jobView(main, queue, id) {
   const facts = h("dl", { class: "facts" });
   const failure = h("section", { class: "card wide failure", hidden: true });
   const payload = textCard("Payload");
-  const result = textCard("Result");
+  const result = textCard("Result", { wide: true });
   const log = logCard();
   const missing = h("p", { class: "empty", hidden: true });
   const body = h(
@@ -155,9 +155,9 @@ function content(job, name) {
   return job[`${name}Text`] ?? job[`${name}Base64`] ?? "";
 }
 
-function textCard(title) {
+function textCard(title, { wide = false } = {}) {
   const pre = h("pre", { tabindex: 0 });
-  const element = h("section", { class: "card", hidden: true }, h("h2", {}, title), pre);
+  const element = h("section", { class: wide ? "card wide" : "card", hidden: true }, h("h2", {}, title), pre);
   return {
     element,
     update(text) {

@@ -10,6 +10,7 @@ import { ago, date, until } from "./time.js";
 
 const ROWS = 100;
 const REFILL_MS = 1000;
+const IDLE = new Set(["waiting", "delayed", "blocked"]);
 
 export function queueView(main, queue, state) {
   const rows = new Map();
@@ -187,9 +188,9 @@ function jobRow(queue, job) {
     setText(name, now.jobName ?? "");
     dot.dataset.state = now.state;
     setText(attempt, now.attempt ? `${now.attempt} of ${now.maxAttempts}` : `none of ${now.maxAttempts}`);
-    const failed = now.state === "failed" && now.failure;
-    bar.element.hidden = Boolean(failed);
-    setText(said, failed ? now.failure.message || now.failure.type || now.failure.reason : (now.progress?.message ?? ""));
+    const failed = now.state === "failed" && Boolean(now.failure);
+    bar.element.hidden = failed || (!now.progress && IDLE.has(now.state));
+    setText(said, failed ? now.failure.message || now.failure.type || now.failure.reason : now.state === "completed" ? "" : (now.progress?.message ?? ""));
     bar.update(now);
     offer();
     tick();
