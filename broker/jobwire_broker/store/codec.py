@@ -69,11 +69,6 @@ def sid_of(record: bytes) -> int:
     return int(HEADER.unpack_from(record)[11])
 
 
-def sid_of(record: bytes) -> int:
-    """The number of the session that holds the job; 0 when none does."""
-    return int(HEADER.unpack_from(record)[11])
-
-
 def _timestamp(us: int) -> Timestamp:
     return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
 

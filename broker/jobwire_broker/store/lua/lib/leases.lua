@@ -24,9 +24,7 @@ end
 
 -- Lease one job that was just taken out of an index; its id, new token and record go to `out`. Answers the record's size.
 -- The record goes out as it was before: its reader adds one to the attempt. This is the hottest path of all, so it makes no table.
-local function lease_one(ctx, sid, id, out)
-  local key = ctx.base .. 'j' .. id
-  local record = redis.call('GET', key)
+local function lease_one(ctx, sid, id, key, record, out)
   if not record then return 0 end
   local format, state, flags, losses, priority, _, order, _, created, attempt, attempts, _, progress, _, returns = struct.unpack(HEADER, record)
   if format ~= FORMAT or state ~= STATE.WAITING then return 0 end
@@ -46,6 +44,19 @@ local function lease_one(ctx, sid, id, out)
   return #record
 end
 
+-- Lease the jobs that ZPOPMIN took out of an index. Answers the size of their records.
+local function lease_popped(ctx, sid, popped, out)
+  local ids, keys, size = {}, {}, 0
+  for i = 1, #popped, 2 do
+    local id = string.sub(popped[i], 9)
+    ids[#ids + 1] = id
+    keys[#ids] = ctx.base .. 'j' .. id
+  end
+  local records = redis.call('MGET', unpack(keys))
+  for i = 1, #ids do size = size + lease_one(ctx, sid, ids[i], keys[i], records[i], out) end
+  return size
+end
+
 -- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
 local function lease_alone(ctx, session, sid, row, out)
   if held_count(ctx, sid) > 0 then
@@ -57,8 +68,7 @@ local function lease_alone(ctx, session, sid, row, out)
   local popped = redis.call('ZPOPMIN', ctx.base .. 'o')
   redis.call('HSET', ctx.meta, 'solo', '')
   if #popped == 0 then return false end
-  lease_one(ctx, sid, string.sub(popped[1], 9), out)
-  if #out > 0 then
+  if lease_popped(ctx, sid, popped, out) > 0 then
     redis.call('HSET', ctx.base .. 's', session, string.sub(row, 1, 8) .. number8(ctx.n) .. string.sub(row, 17))
   end
   return true
@@ -71,13 +81,10 @@ local function lease_to(ctx, session, epoch, count, bytes)
   local sid, row_epoch, solo_token = struct.unpack(ROW, row)
   if row_epoch ~= epoch then return { 'SESSION_MOVED' } end
   if ctx.paused or solo_token > 0 then return { 'OK' } end
-  local out = {}
+  local out = { 'OK' }
   if redis.call('EXISTS', ctx.base .. 'o') == 1 then
     flush(ctx)
-    if lease_alone(ctx, session, sid, row, out) then
-      table.insert(out, 1, 'OK')
-      return out
-    end
+    if lease_alone(ctx, session, sid, row, out) then return out end
   end
   local spent = 0
   while count > 0 and spent < bytes do
@@ -85,14 +92,13 @@ local function lease_to(ctx, session, epoch, count, bytes)
     local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((bytes - spent) / (spent / (#out / 3 + 1)))))
     local popped = redis.call('ZPOPMIN', ctx.base .. 'w', step)
     if #popped == 0 then break end
-    for i = 1, #popped, 2 do spent = spent + lease_one(ctx, sid, string.sub(popped[i], 9), out) end
+    spent = spent + lease_popped(ctx, sid, popped, out)
     count = count - #popped / 2
   end
   if count > 0 and spent < bytes and not ctx.hungry then
     ctx.hungry = true
     set_meta(ctx, 'hungry', '1')
   end
-  table.insert(out, 1, 'OK')
   return out
 end
 
