@@ -1,0 +1,239 @@
+"""One call over several brokers that answer as they are told: what is repeated, where, and what is said in the end. The servers are real."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from jobwire.v1 import error_pb2, job_pb2, job_service_pb2
+from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError
+from jobwire_client._connections import parse_targets
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Answer: TypeAlias = Callable[[Context], Awaitable[None]]
+
+
+class Scripted:
+    """A broker that does what `answer` says before it answers with success."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.calls: list[job_service_pb2.EnqueueBatchRequest] = []
+
+    async def enqueue_batch(self, request: job_service_pb2.EnqueueBatchRequest, context: Context) -> job_service_pb2.EnqueueBatchResponse:
+        self.calls.append(request)
+        await self.answer(context)
+        items = [job_service_pb2.EnqueueBatchResponse.Item(id=job.id, verdict=job_service_pb2.ENQUEUE_VERDICT_MADE) for job in request.jobs]
+        return job_service_pb2.EnqueueBatchResponse(items=items)
+
+    async def get_job(self, request: job_service_pb2.GetJobRequest, context: Context) -> job_service_pb2.GetJobResponse:
+        await self.answer(context)
+        return job_service_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a server is given."""
+        enqueue = grpc.unary_unary_rpc_method_handler(
+            self.enqueue_batch, job_service_pb2.EnqueueBatchRequest.FromString, job_service_pb2.EnqueueBatchResponse.SerializeToString
+        )
+        get = grpc.unary_unary_rpc_method_handler(self.get_job, job_service_pb2.GetJobRequest.FromString, job_service_pb2.GetJobResponse.SerializeToString)
+        return grpc.method_handlers_generic_handler("jobwire.v1.JobService", {"EnqueueBatch": enqueue, "GetJob": get})
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[tuple[str, Scripted]]:
+    """A scripted broker and its address."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    scripted = Scripted(answer)
+    server.add_generic_rpc_handlers((scripted.handlers(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}", scripted
+    finally:
+        await server.stop(0)
+
+
+async def well(context: Context) -> None:
+    """Answer with success."""
+
+
+async def never(context: Context) -> None:
+    """Do not answer."""
+    await asyncio.Event().wait()
+
+
+def refusing(code: grpc.StatusCode, reason: str, **metadata: str) -> Answer:
+    async def answer(context: Context) -> None:
+        info = error_pb2.ErrorInfo(reason=reason, domain="jobwire", metadata=metadata)
+        status = error_pb2.ErrorStatus(code=code.value[0], message=reason)
+        status.details.append(AnyMessage(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString()))
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        await context.abort(code, reason)
+
+    return answer
+
+
+def nobody() -> str:
+    """An address where connections are refused."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def unavailable(client: Client) -> tuple[QueueUnavailable, float]:
+    """The error of an enqueue, and how long it took."""
+    began = time.monotonic()
+    with pytest.raises(QueueUnavailable) as caught:
+        await client.enqueue("q", "h")
+    return caught.value, time.monotonic() - began
+
+
+async def test_with_no_broker_an_enqueue_fails_as_not_accepted_within_two_seconds() -> None:
+    async with Client(nobody()) as client:
+        error, took_s = await unavailable(client)
+    assert error.accepted == "no"
+    assert error.id
+    assert took_s < 2.2
+
+
+async def test_a_broker_that_never_answers_leaves_it_unknown_within_two_seconds() -> None:
+    async with serving(never) as (address, _), Client(address) as client:
+        error, took_s = await unavailable(client)
+    assert error.accepted == "unknown"
+    assert took_s < 2.2
+
+
+async def test_the_client_goes_on_to_the_next_broker() -> None:
+    async with serving(well) as (address, scripted), Client([nobody(), nobody(), address]) as client:
+        made = await client.enqueue("q", "h")
+    assert made.verdict == "made"
+    assert len(scripted.calls) == 1
+
+
+async def test_all_tries_of_one_call_carry_the_same_id() -> None:
+    async with (
+        serving(refusing(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", accepted="unknown")) as (ending, first),
+        serving(well) as (address, second),
+        Client([ending, address]) as client,
+    ):
+        for _ in range(5):  # which broker comes first is random
+            await client.enqueue("q", "h")
+            client._connections._current = 0
+    tried = [call.jobs[0].id for call in first.calls]
+    assert tried
+    assert set(tried) <= {call.jobs[0].id for call in second.calls}
+
+
+async def test_a_stuck_broker_leaves_time_for_the_next_one() -> None:
+    async with serving(never) as (stuck, _), serving(well) as (address, _), Client([stuck, address], timeout=1) as client:
+        client._connections._current = 0
+        assert (await client.enqueue("q", "h")).verdict == "made"
+
+
+async def test_no_means_that_every_try_was_refused_before_the_store() -> None:
+    no = refusing(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", accepted="no")
+    unknown = refusing(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", accepted="unknown")
+    async with serving(no) as (first, _), serving(unknown) as (second, _):
+        async with Client([first, nobody()], timeout=0.5) as client:
+            assert (await unavailable(client))[0].accepted == "no"
+        async with Client([first, second], timeout=0.5) as client:
+            assert (await unavailable(client))[0].accepted == "unknown"
+
+
+async def test_a_refusal_is_not_repeated() -> None:
+    async with serving(refusing(grpc.StatusCode.FAILED_PRECONDITION, "DURABILITY_UNSUPPORTED")) as (address, scripted), Client(address) as client:
+        results = await asyncio.gather(*(client.enqueue("q", "h", durability="disk") for _ in range(3)), return_exceptions=True)
+    assert {type(result).__name__ for result in results} == {"DurabilityUnsupported"}
+    assert len(scripted.calls) == 1
+    assert scripted.calls[0].durability == job_pb2.DURABILITY_DISK
+
+
+async def test_an_error_inside_the_broker_is_no_outage() -> None:
+    async with serving(refusing(grpc.StatusCode.INTERNAL, "")) as (address, _), Client(address) as client:
+        with pytest.raises(ServerError):
+            await client.get("queues/q/jobs/a")
+
+
+async def test_a_job_that_is_gone_says_its_last_state() -> None:
+    gone = refusing(grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND", state="COMPLETED")
+    async with serving(gone) as (address, _), Client(address) as client:
+        with pytest.raises(JobNotFound) as caught:
+            await client.get("queues/q/jobs/a")
+    assert caught.value.state == "completed"
+
+
+async def test_close_waits_for_what_was_begun() -> None:
+    release = asyncio.Event()
+
+    async def later(context: Context) -> None:
+        await release.wait()
+
+    async with serving(later) as (address, scripted):
+        client = Client(address)
+        callers = [asyncio.create_task(client.enqueue("q", "h")) for _ in range(100)]
+        while not scripted.calls:
+            await asyncio.sleep(0.01)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        with pytest.raises(ClientClosed):
+            await client.enqueue("q", "h")
+        release.set()
+        await closing
+        assert {made.verdict for made in await asyncio.gather(*callers)} == {"made"}
+
+
+async def test_many_jobs_say_what_is_known_of_each_when_an_outage_comes() -> None:
+    calls = 0
+
+    async def first_only(context: Context) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            await never(context)
+
+    async with serving(first_only) as (address, _), Client(address, timeout=1) as client:
+        with pytest.raises(QueueUnavailable) as caught:
+            await client.enqueue_many([JobSpec("q", "h", id=f"id{number}") for number in range(5_000)] + [JobSpec("q", "h", object())])
+    results = caught.value.results
+    verdicts = [result.verdict for result in results]  # type: ignore[attr-defined]
+    assert caught.value.accepted == "unknown"
+    assert len(results) == 5_001
+    assert verdicts.count("made") in (1_000, 500)
+    assert "unknown" in verdicts
+    assert type(results[-1].error) is InvalidRequest  # type: ignore[attr-defined]
+    assert [result.id for result in results[:5_000]] == [f"id{number}" for number in range(5_000)]  # type: ignore[attr-defined]
+
+
+async def test_many_jobs_of_which_none_was_sent_are_not_accepted() -> None:
+    async with Client(nobody(), timeout=0.3) as client:
+        with pytest.raises(QueueUnavailable) as caught:
+            await client.enqueue_many([JobSpec("q", "h")] * 10)
+    assert caught.value.accepted == "no"
+
+
+def test_a_target_is_one_address_several_or_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_targets("a:1") == ("a:1",)
+    assert parse_targets("a:1, b:2,,a:1") == ("a:1", "b:2")
+    assert parse_targets(["a:1", "b:2,c:3"]) == ("a:1", "b:2", "c:3")
+    monkeypatch.delenv("JOBWIRE_TARGET", raising=False)
+    assert parse_targets(None) == ("localhost:7410",)
+    monkeypatch.setenv("JOBWIRE_TARGET", "d:4,e:5")
+    assert parse_targets(None) == ("d:4", "e:5")
+
+
+@pytest.mark.parametrize("target", ["", " , ", [], "http://localhost:7410"])
+def test_a_target_that_names_no_broker_is_refused(target: str | list[str]) -> None:
+    with pytest.raises(InvalidRequest):
+        Client(target)
+
+
+async def test_a_durability_that_is_none_is_refused() -> None:
+    async with Client(nobody()) as client:
+        with pytest.raises(InvalidRequest, match="'store' or 'disk'"):
+            await client.enqueue("q", "h", durability="memory")  # type: ignore[arg-type]
