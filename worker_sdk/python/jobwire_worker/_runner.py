@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from ._cancellation import CancelReason
+from ._drivers import Drivers
 from ._handlers import Handler, Registry
 from ._hooks import Hooks, finish_hooks
 from ._job import Job
@@ -49,7 +50,7 @@ class Run:
         self.lease = lease
         self.job = job
         self.handler = handler
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.in_handler = False
         """Cancelling the task reaches the handler, and not our own code around it."""
@@ -69,7 +70,7 @@ class Runner:
         self._hooks = hooks
         self._outbox = outbox
         self._threads = Threads(concurrency, "jobwire-handler")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._drivers = Drivers(loop, self._run_async)
 
     def take(self, effects: list[Effect]) -> None:
         """Do what the session says."""
@@ -84,12 +85,12 @@ class Runner:
             elif isinstance(effect, Welcomed):
                 self.max_result_bytes = effect.max_result_bytes
                 self.connected.set()
+        self._drivers.start()
 
     def stop(self) -> None:
         """Let the threads end. Coroutines that still run are cancelled."""
         self._threads.stop()
-        for task in self._tasks:
-            task.cancel()
+        self._drivers.cancel()
 
     # --- starting ---
 
@@ -108,12 +109,15 @@ class Runner:
         if handler.timeout_s is not None:
             run.timer = self._loop.call_later(handler.timeout_s, self._timed_out, run)
         if handler.is_async:
-            run.task = task = self._loop.create_task(self._run_async(run))
-            self._tasks.add(task)
+            self._drivers.add(run)
         else:
             self._threads.submit(self._run_in_thread, run)
 
     async def _run_async(self, run: Run) -> None:
+        if self.draining:  # it waited behind others in a loop that was blocked
+            self._hand_back(run)
+            return
+        run.task = asyncio.current_task()
         job, handler, hooks = run.job, run.handler, self._hooks
         outcome: Outcome
         error: BaseException | None = None
@@ -135,13 +139,14 @@ class Runner:
         outcome = self._fitting(outcome)
         if hooks.completed or hooks.failed:
             await finish_hooks(self._tell_hooks(run, outcome, result, error), job)
-        if run.task is not None:
-            self._tasks.discard(run.task)
         if run.timer is not None:
             run.timer.cancel()
         self._end(run, outcome)
 
     def _run_in_thread(self, run: Run) -> None:
+        if self.draining:
+            self._hand_back(run)
+            return
         job, handler, hooks = run.job, run.handler, self._hooks
         outcome: Outcome
         error: BaseException | None = None
@@ -168,6 +173,12 @@ class Runner:
             asyncio.run_coroutine_threadsafe(finish_hooks(waiting, job), self._loop).result()
 
     # --- ending ---
+
+    def _hand_back(self, run: Run) -> None:
+        """It did not start, and the worker takes nothing more."""
+        run.reported = True
+        run.lease.run = None
+        self._outbox.put((run.lease, DRAINING, True))
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         """The handler is gone."""
