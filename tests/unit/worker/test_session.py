@@ -1,5 +1,6 @@
 """The session's promises, each as a fact."""
 
+import pytest
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._outcomes import NO_RESULT, Completed, Failed, Snoozed
@@ -321,8 +322,19 @@ def test_a_silent_stream_is_closed_with_half_the_session_time_left() -> None:
     assert script.session.next_frame(script.now) is None
 
 
-def test_a_broker_that_does_not_welcome_is_left_after_a_third_of_the_session_time() -> None:
+def test_a_broker_that_does_not_welcome_is_left_after_a_third_of_the_session_time_and_later_more_patiently() -> None:
     script = Script(connect=False)
+    patience = []
+    for _ in range(4):
+        script.open()
+        began = script.now
+        while not closed(script.tick(0.1)):
+            pass
+        patience.append(script.now - began)
+        script.session.closed()
+    assert patience == [pytest.approx(expected, abs=0.15) for expected in (3.4, 6.7, 10, 10)]
+    script.connect()
+    script.session.closed()
     script.open()
     assert closed(script.tick(3.4)) == ["silent"]
 

@@ -32,6 +32,7 @@ REPORT_INTERVAL_S = 0.1  # progress and logs alone make at most ten frames a sec
 MAX_LINES_PER_REPORT = 100
 MAX_LINES_KEPT = 1000  # per job, while the stream is away
 MAX_CREDIT = 2**40
+MAX_WELCOME_TIME_S = 10.0
 _REPORT_BYTES = 320  # queue, id, token and tags, at their longest
 _LINE_BYTES = 2048 + 64
 _PROGRESS_BYTES = _REPORT_BYTES + 512 + 4096
@@ -217,6 +218,7 @@ class Session:
         self._lease_until = math.inf
         self._uncertain = False
         self._moved_at = -math.inf
+        self._welcomes_missed = 0
         self._broker_drains = False
         self._progress: dict[Lease, job_pb2.Progress] = {}
         self._logs: dict[Lease, deque[job_pb2.LogLine]] = {}
@@ -320,6 +322,7 @@ class Session:
 
     def _welcome(self, stream: _Stream, welcome: pb.Welcome, now: float) -> list[Effect]:
         stream.welcomed = True
+        self._welcomes_missed = 0
         self.broker_id = welcome.broker_id
         self.session_time_s = welcome.session_time.ToNanoseconds() / 1e9 or self.options.session_time_s
         self.heartbeat_s = welcome.heartbeat_interval.ToNanoseconds() / 1e9 or self.session_time_s / 5
@@ -431,6 +434,7 @@ class Session:
             return effects
         if now >= self._silent_at(stream):
             stream.bad = True
+            self._welcomes_missed += not stream.welcomed
             effects.append(Close(Cause.SILENT))
         elif stream.welcomed and other_brokers and self._should_move(now):
             stream.bad = True
@@ -454,9 +458,12 @@ class Session:
         return min(moments)
 
     def _silent_at(self, stream: _Stream) -> float:
-        """Half the session time without a frame: what is left must do for coming back. A welcome has a third, for the next address must have its turn."""
+        """Half the session time without a frame: what is left must do for coming back.
+
+        A welcome has a third, since the next address must have its turn; twice that after each that did not come, so that a slow broker has its chance.
+        """
         if not stream.welcomed:
-            return stream.opened_at + self.session_time_s / 3
+            return stream.opened_at + min(MAX_WELCOME_TIME_S, self.session_time_s / 3 * 2.0 ** min(self._welcomes_missed, 16))
         return stream.last_received + max(self.session_time_s / 2, min(2.5 * self.heartbeat_s, self.session_time_s))
 
     @property
