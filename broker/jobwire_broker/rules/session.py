@@ -24,6 +24,7 @@ from jobwire_broker.store.queue_store import TurnItem
 
 MAX_CREDIT = 1 << 40
 MAX_QUEUES = 100
+MAX_LABELS = 32
 MAX_FRAME_BYTES = 3 << 20
 
 
@@ -114,6 +115,8 @@ class WorkSession:
         for text, name in ((hello.instance_id, "instance_id"), (hello.sdk, "sdk")):
             if len(text) > 128:
                 raise InvalidField(f"hello.{name} may have 128 characters; it has {len(text)}", field=f"hello.{name}")
+        if len(hello.labels) > MAX_LABELS or any(len(key) > 128 or len(value) > 128 for key, value in hello.labels.items()):
+            raise InvalidField(f"hello.labels may hold {MAX_LABELS}, each of at most 128 characters", field="hello.labels")
         self.queues = tuple(dict.fromkeys(check_queue(queue, f"hello.queues[{i}]") for i, queue in enumerate(hello.queues)))
         for i, held in enumerate(hello.held):
             self._check_own_queue(held.queue, f"hello.held[{i}].queue")
