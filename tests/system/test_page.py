@@ -1,5 +1,6 @@
 """The live page and EventSource itself, in a real browser, before the real system."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -45,11 +46,12 @@ async def test_an_event_source_sees_the_whole_life_and_then_stops(
     )
 
     async def seen(kind: str) -> list[list[str]]:
-        for _ in range(400):
-            events: list[list[str]] = await window.run("return seen")
-            if any(event[0] == kind for event in events):
-                return events
-        raise AssertionError(f"no {kind} came: {events}")
+        events: list[list[str]] = []
+        async with asyncio.timeout(20):
+            while not any(event[0] == kind for event in events):
+                await asyncio.sleep(0.05)
+                events = await window.run("return seen")
+        return events
 
     await seen("update")
     async with api(shared_broker) as worker:

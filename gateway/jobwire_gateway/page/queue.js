@@ -1,7 +1,8 @@
 // The jobs of one queue in one state, as they come and go.
 //
 // The order of things: the stream is heard first, then the list is read, so nothing falls between; what the stream said meanwhile wins where its
-// revision is the greater. The list is read again when the stream tells of a gap, and when rows have left and there are more than are shown.
+// revision is the greater. The list is read again when the stream tells of a gap, and when rows have left and there are more than are shown; but at
+// most once a second, since a queue that is too fast to be followed gives a gap after the other.
 
 import { FINAL, RETRYABLE, STATES, ask, cancel, jobLink, queueLink, queueUrl, retry } from "./api.js";
 import { h, notice, progressBar, setText, sureButton } from "./dom.js";
@@ -9,7 +10,7 @@ import { Stream } from "./stream.js";
 import { ago, date, until } from "./time.js";
 
 const ROWS = 100;
-const REFILL_MS = 1000;
+const PAUSE_MS = 1000;
 const IDLE = new Set(["waiting", "delayed", "blocked"]);
 
 export function queueView(main, queue, state) {
@@ -23,18 +24,21 @@ export function queueView(main, queue, state) {
 
   let seen = new Map();
   let reading = false;
-  let again = false;
-  let refill = 0;
+  let planned = 0;
+  let lastRead = -PAUSE_MS;
   let count = 0;
   let closed = false;
   let drawing = 0;
 
+  function plan() {
+    planned ||= setTimeout(read, Math.max(0, lastRead + PAUSE_MS - performance.now()));
+  }
+
   async function read() {
-    if (reading) {
-      again = true;
-      return;
-    }
+    planned = 0;
+    if (reading) return plan();
     reading = true;
+    lastRead = performance.now();
     seen = new Map();
     try {
       const { jobs } = await ask(`${queueUrl(queue)}/jobs?state=${state}&pageSize=${ROWS}`);
@@ -43,10 +47,6 @@ export function queueView(main, queue, state) {
       if (!closed) notice(error.message);
     }
     reading = false;
-    if (again && !closed) {
-      again = false;
-      read();
-    }
   }
 
   function replace(jobs) {
@@ -95,17 +95,12 @@ export function queueView(main, queue, state) {
       table.element.hidden = rows.size === 0;
       setText(empty, `No ${state} job.`);
       setText(footnote, rows.size > 0 && more > 0 ? `The first ${rows.size.toLocaleString()} of ${count.toLocaleString()}.` : "");
-      if (more > 0 && rows.size < ROWS / 4 && !refill) {
-        refill = setTimeout(() => {
-          refill = 0;
-          if (!closed && count > rows.size) read();
-        }, REFILL_MS);
-      }
+      if (more > 0 && rows.size < ROWS / 4) plan();
     });
   }
 
   const changes = new Stream(`${queueUrl(queue)}/events`, (frame) => {
-    if (frame.type === "connected" || frame.type === "gap") read();
+    if (frame.type === "connected" || frame.type === "gap") plan();
     else if (frame.type === "update" || frame.type === "final") take(frame);
   });
   const counts = new Stream("v1/stats/stream", (frame) => {
@@ -124,7 +119,7 @@ export function queueView(main, queue, state) {
     close() {
       closed = true;
       clearInterval(ticking);
-      clearTimeout(refill);
+      clearTimeout(planned);
       cancelAnimationFrame(drawing);
       changes.close();
       counts.close();
