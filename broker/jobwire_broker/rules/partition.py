@@ -133,8 +133,12 @@ class Partition:
         self.kick()
 
     def attached(self, stream: Stream) -> None:
-        """A session takes jobs from this queue now."""
-        self.streams[stream.work.session] = stream
+        """A session takes jobs from this queue now. An older stream of it on this broker ends: no pulse would tell it any more."""
+        before = self.streams.get(stream.work.session)
+        older, newer = (before, stream) if before is None or before.work.epoch <= stream.work.epoch else (stream, before)
+        self.streams[stream.work.session] = newer
+        if older is not None and older is not newer:
+            older.end(SessionMoved("a newer stream of this session has taken over"))
         self.wake()
 
     def detached(self, stream: Stream) -> None:
