@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LINE_LIMIT_BYTES = 64 * 1024
@@ -21,6 +21,19 @@ LineSink = Callable[[str, str], None]
 
 class PartFailed(Exception):
     """Raised when a part ended, or did not become ready. The message names the part and holds the last lines it wrote."""
+
+
+class Ending(NamedTuple):
+    """How a part ended."""
+
+    sentence: str
+    """`broker ended by SIGKILL`."""
+    tail: str
+    """The last lines that it wrote."""
+
+    def __str__(self) -> str:
+        """Both, for the last message of all."""
+        return f"{self.sentence}; its last lines:\n{self.tail}" if self.tail else self.sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +76,6 @@ class Child:
         """How it ended: the exit code, or minus the signal's number. None while it runs."""
         return None if self._process is None else self._process.returncode
 
-    @property
-    def tail(self) -> str:
-        """The last lines that it wrote."""
-        return "\n".join(self._tail)
-
     async def start(self) -> None:
         """Start the process."""
         spec = self._spec
@@ -100,7 +108,7 @@ class Child:
             ended.cancel()
         if self._ready.done():
             return self._ready.result()
-        raise PartFailed(self.describe_end() if self.returncode is not None else f"{self._spec.name} was not ready after {timeout_s:g} s")
+        raise PartFailed(str(self.ending()) if self.returncode is not None else f"{self._spec.name} was not ready after {timeout_s:g} s")
 
     async def wait(self) -> int:
         """Wait until the process has ended and its output was handed on."""
@@ -126,10 +134,9 @@ class Child:
             except ProcessLookupError:
                 return
 
-    def describe_end(self) -> str:
-        """One sentence on how the process ended, and the last lines that it wrote."""
-        sentence = f"{self._spec.name} ended {describe_returncode(self.returncode)}"
-        return f"{sentence}; its last lines:\n{self.tail}" if self._tail else sentence
+    def ending(self) -> Ending:
+        """How the process ended."""
+        return Ending(f"{self._spec.name} ended {describe_returncode(self.returncode)}", "\n".join(self._tail))
 
     def _started(self) -> asyncio.subprocess.Process:
         if self._process is None:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from jobwire_cli.up.process import Child, ChildSpec, LineSink
+from jobwire_cli.up.process import Child, ChildSpec, Ending, LineSink
 
 _READY_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 20.0
@@ -45,11 +45,11 @@ class Server:
         match = await self._child.ready(_READY_TIMEOUT_S)
         self.address = match.group("address")
 
-    async def wait(self) -> str:
+    async def wait(self) -> Ending:
         """Wait until it has ended, and say how."""
         assert self._child is not None
         await self._child.wait()
-        return self._child.describe_end()
+        return self._child.ending()
 
     async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Let it drain and end. To stop what does not run is no error."""

@@ -18,7 +18,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 from jobwire_cli.up.lock import DirectoryLock
-from jobwire_cli.up.process import Child, ChildSpec, LineSink, PartFailed
+from jobwire_cli.up.process import Child, ChildSpec, Ending, LineSink, PartFailed
 
 _SOCKET_PATH_LIMIT_BYTES = 100
 """sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included; the server adds a suffix of its own while it starts."""
@@ -132,10 +132,10 @@ class EmbeddedStore:
         await self._child.start()
         await self._answering(self._child)
 
-    async def wait(self) -> str:
+    async def wait(self) -> Ending:
         """Wait until the server has ended, and say how."""
         await self._running().wait()
-        return self._running().describe_end()
+        return self._running().ending()
 
     async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """End the server after a last write of its file. The directory stays locked. To stop what does not run is no error."""
@@ -160,7 +160,7 @@ class EmbeddedStore:
         while not await ping(self._socket):
             if child.returncode is not None:
                 await child.wait()
-                raise PartFailed(child.describe_end())
+                raise PartFailed(str(child.ending()))
             await asyncio.sleep(_PING_INTERVAL_S)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobwire_cli.up.process import LineSink, PartFailed
+from jobwire_cli.up.process import Ending, LineSink, PartFailed
 from jobwire_cli.up.server import Server
 from jobwire_cli.up.store import EmbeddedStore
 
@@ -61,7 +61,7 @@ class Part(Protocol):
     async def start(self) -> None:
         """Start it and wait until it serves."""
 
-    async def wait(self) -> str:
+    async def wait(self) -> Ending:
         """Wait for its end, and say how it came."""
         ...
 
@@ -173,7 +173,7 @@ class Supervisor:
             if len(crashes) > _CRASHES_ALLOWED:
                 raise PartFailed(f"{part.name} crashed {len(crashes)} times within {_CRASH_WINDOW_S:g} s; {ending}")
             delay_s = min(_BACKOFF_BASE_S * 2 ** (len(crashes) - 1), _BACKOFF_MAX_S)
-            self._sink("up", f"{ending.splitlines()[0]} restarting in {delay_s:g} s (crash {len(crashes)} of {_CRASHES_ALLOWED})")
+            self._sink("up", f"{ending.sentence}; restarting in {delay_s:g} s (crash {len(crashes)} of {_CRASHES_ALLOWED})")
             await asyncio.sleep(delay_s)
             await self._restart(part)
 
