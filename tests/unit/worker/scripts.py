@@ -4,7 +4,8 @@ import itertools
 
 from google.protobuf.duration_pb2 import Duration
 from jobwire.v1 import worker_service_pb2 as pb
-from jobwire_worker._session import Close, Effect, GiveUp, Lease, LeasesUncertain, Session, SessionOptions, Start
+from jobwire_worker._effects import Close, Effect, GiveUp, Lease, LeasesUncertain, Start
+from jobwire_worker._session import Session, SessionOptions
 
 QUEUE = "q"
 

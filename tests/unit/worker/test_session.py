@@ -4,7 +4,8 @@ import pytest
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._outcomes import NO_RESULT, Completed, Failed, Snoozed
-from jobwire_worker._session import FRAME_LIMIT_BYTES, MAX_LINES_PER_REPORT
+from jobwire_worker._reports import MAX_LINES_PER_REPORT
+from jobwire_worker._session import FRAME_LIMIT_BYTES
 
 from tests.unit.worker.scripts import Script, closed, given_up, key_of, seconds, started, uncertain, verdict_on
 
@@ -258,6 +259,25 @@ def test_log_lines_go_in_order_in_reports_of_at_most_a_hundred() -> None:
     reports = script.frame().logs
     assert [line.sequence for report in reports for line in report.lines] == list(range(1, 251))
     assert max(len(report.lines) for report in reports) <= MAX_LINES_PER_REPORT
+
+
+def test_the_reports_of_a_job_go_before_its_end_even_when_they_fill_frames() -> None:
+    script = Script(concurrency=1000)
+    script.frame()
+    script.deliver(*(f"j{number}" for number in range(1000)))
+    for lease in script.running.values():
+        script.session.reported(lease, job_pb2.Progress(percent=10, message="x" * 512, data_json='"' + "x" * 4000 + '"'))
+        script.session.ended(lease, NO_RESULT)
+    reported: set[str] = set()
+    ended: set[str] = set()
+    frames = 0
+    while (frame := script.frame()).ListFields():
+        frames += 1
+        reported |= {report.id for report in frame.progress}
+        ended |= {finish.id for finish in frame.finishes}
+        assert ended <= reported
+        assert frame.ByteSize() <= FRAME_LIMIT_BYTES
+    assert (frames > 1, len(ended)) == (True, 1000)
 
 
 def test_reports_on_a_lost_lease_are_dropped() -> None:

@@ -6,9 +6,11 @@ from itertools import count
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
+from jobwire_worker._effects import Close, Effect, GiveUp, Key, Lease, Start
 from jobwire_worker._outcomes import NO_RESULT, Failed
-from jobwire_worker._session import Close, Effect, GiveUp, Key, Lease, Session, SessionOptions, Start
+from jobwire_worker._session import Session, SessionOptions
 
 from tests.unit.worker.scripts import key_of, seconds
 
@@ -79,6 +81,8 @@ class Conversation(RuleBasedStateMachine):
             for name, total in totals.items():
                 assert total >= self.granted.get(name, 0), "credit fell"
             self.granted = totals
+        for report in frame.progress:
+            assert (report.queue, report.id, report.token) not in self.finishes_on_stream, "progress after the end"
         for finish in frame.finishes:
             key = key_of(finish)
             assert key not in self.finishes_on_stream, "a finish was sent twice on one stream"
@@ -128,6 +132,12 @@ class Conversation(RuleBasedStateMachine):
         if not stuck:
             self.session.freed(lease)
             del self.running[key]
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 100))
+    def report(self, pick: int) -> None:
+        lease = self.running[sorted(self.running)[pick % len(self.running)]]
+        self.session.reported(lease, job_pb2.Progress(percent=50), [job_pb2.LogLine(sequence=1)])
 
     @precondition(lambda self: self.open and self.waiting_acks)
     @rule(number=st.integers(1, 4), verdict=st.sampled_from([pb.VERDICT_OK, pb.VERDICT_STALE_LEASE, pb.VERDICT_CANCELLED]))

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from ._cancellation import CancelReason
 from ._drivers import Drivers
+from ._effects import Effect, GiveUp, Lease, LeasesUncertain, Reason, Start, Welcomed
 from ._handlers import Handler, Registry
 from ._hooks import Hooks, finish_hooks
 from ._job import Job
 from ._outcomes import DRAINING, NO_HANDLER, Failed, Outcome, Snoozed, result_too_large
 from ._payloads import encode_result
-from ._session import Effect, GiveUp, Lease, LeasesUncertain, Reason, Start, Welcomed
 from ._threads import Threads
 from .errors import Cancelled, PayloadError, Permanent, ResultError, Retry, Snooze
 

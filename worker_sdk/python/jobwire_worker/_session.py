@@ -20,24 +20,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
+from ._effects import Cause, Close, Effect, GiveUp, Key, Lease, LeasesUncertain, Reason, Refused, Start, Welcomed
 from ._outcomes import DRAINING, NOT_RUN, Outcome, result_too_large
+from ._reports import PendingReports
 
 FRAME_LIMIT_BYTES = 3 * 1024 * 1024
-REPORT_INTERVAL_S = 0.1  # progress and logs alone make at most ten frames a second
-MAX_LINES_PER_REPORT = 100
-MAX_LINES_KEPT = 1000  # per job, while the stream is away
 MAX_CREDIT = 2**40
 MAX_WELCOME_TIME_S = 10.0
-_REPORT_BYTES = 320  # queue, id, token and tags, at their longest
-_LINE_BYTES = 2048 + 64
-_PROGRESS_BYTES = _REPORT_BYTES + 512 + 4096
-
-Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,104 +51,6 @@ class SessionOptions:
     """Labels, at most 32."""
     session_time_s: float = 10.0
     """What is assumed of the session time until a broker says it. Seconds."""
-
-
-class Lease:
-    """A job that was delivered. `run` belongs to whoever runs it; the session never looks at it."""
-
-    __slots__ = ("delivery", "id", "key", "listed", "outcome", "queue", "run", "running", "token")
-
-    def __init__(self, delivery: pb.Delivery) -> None:
-        self.delivery = delivery
-        self.queue = delivery.queue
-        self.id = delivery.id
-        self.token = delivery.token
-        self.key: Key = (self.queue, self.id, self.token)
-        self.running = True
-        """Takes a slot: its handler has not ended."""
-        self.listed = True
-        """Belongs in the `held` of a hello. False once the session that it was delivered to is gone."""
-        self.outcome: Outcome | None = None
-        self.run: object = None
-
-    def write_identity(self, message: pb.Finish | pb.Held | pb.ProgressReport | pb.LogReport | pb.CancelReceipt) -> None:
-        message.queue = self.queue
-        message.id = self.id
-        message.token = self.token
-
-
-class Reason(Enum):
-    """Why handlers are told to give up."""
-
-    REQUESTED = "requested"
-    STALE_LEASE = "stale_lease"
-    SHUTDOWN = "shutdown"
-
-
-class Cause(Enum):
-    """Why a stream is to be closed."""
-
-    GO_AWAY = "go_away"
-    """The broker ends."""
-    MOVE = "move"
-    """The leases run down here, and another broker may reach the store."""
-    SILENT = "silent"
-    """Nothing came for too long."""
-    VIOLATION = "violation"
-    """The broker does not keep to the protocol."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Run these jobs."""
-
-    leases: list[Lease]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Tell the handlers of these jobs to give up."""
-
-    leases: list[Lease]
-    reason: Reason
-    grace_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LeasesUncertain:
-    """Nobody can say whether the leases of these jobs still hold (`uncertain`), or they surely hold again."""
-
-    leases: list[Lease]
-    uncertain: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The stream is open."""
-
-    broker_id: str
-    max_result_bytes: int
-    lost: int
-    """How many of the jobs that were held are lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A finish did not count."""
-
-    lease: Lease
-    verdict: pb.Verdict.ValueType
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the stream and connect anew, not to this address before `retry_after_s` if there is another."""
-
-    cause: Cause
-    retry_after_s: float = 0.0
-
-
-Effect = Start | GiveUp | LeasesUncertain | Welcomed | Refused | Close
 
 
 class _Stream:
@@ -220,10 +115,8 @@ class Session:
         self._moved_at = -math.inf
         self._welcomes_missed = 0
         self._broker_drains = False
-        self._progress: dict[Lease, job_pb2.Progress] = {}
-        self._logs: dict[Lease, deque[job_pb2.LogLine]] = {}
+        self._reports = PendingReports()
         self._receipts: list[Key] = []
-        self._reports_sent_at = -math.inf
         self._pong: int | None = None
         self._goodbye = False
 
@@ -247,7 +140,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits to be sent or acked."""
-        return not self._held and not self._busy and not self._logs and not self._progress
+        return not self._held and not self._busy and not self._reports
 
     @property
     def uncertain(self) -> bool:
@@ -409,7 +302,7 @@ class Session:
         told: list[Lease] = []
         for lease in leases:
             self._held.pop(lease.key, None)
-            self._forget_reports(lease)
+            self._reports.forget(lease)
             if lease.outcome is None and not self._unpark(lease):
                 told.append(lease)
         return [GiveUp(told, reason)] if told else []
@@ -453,8 +346,8 @@ class Session:
             if stream.welcomed:
                 moments.append(stream.last_sent + self._send_at_least_every_s)
                 moments += [moment for moment in (self._half_lease_at, self._moved_at + self.session_time_s) if moment > now]
-                if self._progress or self._logs:
-                    moments.append(self._reports_sent_at + REPORT_INTERVAL_S)
+                if self._reports:
+                    moments.append(self._reports.due_at)
         return min(moments)
 
     def _silent_at(self, stream: _Stream) -> float:
@@ -521,14 +414,7 @@ class Session:
         """The handler says how far it is. Of several reports of progress the latest is sent."""
         if lease.outcome is not None or self._held.get(lease.key) is not lease:
             return
-        if progress is not None:
-            self._progress[lease] = progress
-        for line in lines:
-            self._logs.setdefault(lease, deque(maxlen=MAX_LINES_KEPT)).append(line)
-
-    def _forget_reports(self, lease: Lease) -> None:
-        self._progress.pop(lease, None)
-        self._logs.pop(lease, None)
+        self._reports.note(lease, progress, lines)
 
     def drain(self) -> None:
         """Take nothing more. What was delivered and not started goes back."""
@@ -587,10 +473,9 @@ class Session:
         if self._add_receipts(frame):  # alone: in one frame a finish is handled before a receipt, and the cancel would look as if it had not arrived
             return True
         room = FRAME_LIMIT_BYTES
-        if (self._progress or self._logs) and (stream.finishes or self._goodbye or now - self._reports_sent_at >= REPORT_INTERVAL_S):
-            room = self._add_reports(frame, room)
-            self._reports_sent_at = now
-        if stream.finishes:
+        if self._reports and (stream.finishes or self._goodbye or now >= self._reports.due_at):
+            room = self._reports.write(frame, room, now)
+        if stream.finishes and not self._reports:  # a job's reports go before its end
             room = self._add_finishes(frame, stream, room)
         filled = room < FRAME_LIMIT_BYTES
         filled |= self._add_credit(frame, stream)
@@ -598,7 +483,7 @@ class Session:
             frame.pong.number = self._pong
             self._pong = None
             filled = True
-        if self._goodbye and not stream.finishes:
+        if self._goodbye and not stream.finishes and not self._reports:
             frame.goodbye.SetInParent()
             stream.bad = True
             filled = True
@@ -624,21 +509,6 @@ class Session:
             finish.id = lease.id
             finish.token = lease.token
             outcome.write(finish)
-        return room
-
-    def _add_reports(self, frame: pb.WorkRequest, room: int) -> int:
-        while self._progress and room >= _PROGRESS_BYTES:
-            lease = next(iter(self._progress))
-            report = frame.progress.add(progress=self._progress.pop(lease))
-            lease.write_identity(report)
-            room -= _PROGRESS_BYTES
-        while self._logs and room >= _REPORT_BYTES + MAX_LINES_PER_REPORT * _LINE_BYTES:
-            lease, lines = next(iter(self._logs.items()))
-            batch = [lines.popleft() for _ in range(min(len(lines), MAX_LINES_PER_REPORT))]
-            if not lines:
-                del self._logs[lease]
-            lease.write_identity(frame.logs.add(lines=batch))
-            room -= _REPORT_BYTES + len(batch) * _LINE_BYTES
         return room
 
     def _add_credit(self, frame: pb.WorkRequest, stream: _Stream) -> bool:
@@ -684,7 +554,7 @@ class Session:
         assert len(running) <= self._busy <= self.options.concurrency, (len(running), self._busy)
         for queue, busy in self._busy_by_queue.items():
             assert 0 <= busy <= self.options.queue_limits[queue], (queue, busy)
-        assert all(self._held.get(lease.key) is lease for lease in (*self._parked, *self._progress, *self._logs))
+        assert all(self._held.get(lease.key) is lease for lease in (*self._parked, *self._reports))
         assert not (self.draining and self._parked)
         if self._stream is not None:
             assert self._stream.credit_sent <= MAX_CREDIT

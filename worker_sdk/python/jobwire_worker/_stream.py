@@ -25,11 +25,12 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2_grpc as pb_grpc
 
 from ._backoff import Backoff
+from ._effects import Cause, Close, Effect, Refused, Welcomed
 from ._health import HealthServer
 from ._job import Job
 from ._mailbox import Mailbox
 from ._poller import quiet_poller
-from ._session import Cause, Close, Effect, Refused, Session, SessionOptions, Welcomed
+from ._session import Session, SessionOptions
 from ._status import Status, read_status
 from ._targets import Targets
 

@@ -16,13 +16,14 @@ from importlib import metadata
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
+from ._effects import Effect
 from ._handlers import MAX_QUEUES, Registry, check_queue
 from ._health import parse_health
 from ._hooks import Hooks
 from ._mailbox import Mailbox
 from ._poller import quiet_poller
 from ._runner import Runner
-from ._session import Effect, SessionOptions
+from ._session import SessionOptions
 from ._stream import Stream
 from ._targets import Targets, parse_targets
 from .errors import RegistrationError
