@@ -1,8 +1,10 @@
 """A worker that speaks the Work stream frame by frame, for tests that must say exactly what is sent and see exactly what comes."""
 
+import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -58,7 +60,8 @@ class RawWorker:
                 raise grpc.aio.AioRpcError(code, await self._call.initial_metadata(), await self._call.trailing_metadata(), await self._call.details())
             self.heard.append(frame)
             if frame.HasField("ping"):
-                await self.send(pb.WorkRequest(pong=pb.Pong(number=frame.ping.number)))
+                with suppress(asyncio.InvalidStateError):  # the stream has ended, which the next read tells
+                    await self.send(pb.WorkRequest(pong=pb.Pong(number=frame.ping.number)))
             if wanted(frame):
                 return frame
 

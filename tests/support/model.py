@@ -1,0 +1,512 @@
+"""The store's rules once more, in plain Python: what RULES of a job's life say, without indexes, batches or bytes.
+
+The model decides everything but the numbers: it is told each new token and each new order by whoever runs it beside a store (`learn`), and says what they may
+be. `expected` is the whole state that the store must then have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests.support.queue_state import JobView, Numbers, QueueState, SessionView, session_bytes
+
+SESSION_MS = 5_000
+TICK_MS = 1_000
+SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE"}
+FINAL = ("COMPLETED", "FAILED", "CANCELLED")
+Answer = tuple[str, str]
+
+
+class Content(NamedTuple):
+    """What of a job never changes."""
+
+    priority: int
+    attempts: int
+    payload: bytes
+    delay_ms: int
+
+
+@dataclass
+class Job:
+    """A job. `order` is None until the store has given it; `wait_ms` are the bounds of a wait that begins now."""
+
+    content: Content
+    state: str = "WAITING"
+    order: int | None = None
+    wait_ms: tuple[int, int] | None = None
+    token: int = 0
+    session: str = ""
+    attempt: int = 0
+    losses: int = 0
+    returns: int = 0
+    progress: int | None = None
+    ended: str = ""
+    alone: bool = False
+    cancel_requested: bool = False
+    cancel_delivered: bool = False
+    cancel_deadline: int = 0
+    sections: dict[str, bytes] = field(default_factory=dict)
+
+    def view(self) -> JobView:
+        """As the store keeps it."""
+        flags = {"ALONE": self.alone, "CANCEL_REQUESTED": self.cancel_requested, "CANCEL_DELIVERED": self.cancel_delivered}
+        return JobView(
+            self.state,
+            self.attempt,
+            self.losses,
+            frozenset(name for name, is_set in flags.items() if is_set),
+            None if self.progress is None else self.progress / 100,
+            self.ended,
+            self.returns,
+            self.content.priority,
+            self.content.attempts,
+            dict(self.sections),
+        )
+
+
+@dataclass
+class Session:
+    """A session."""
+
+    epoch: int
+    deadline: int
+    solo: str = ""
+
+
+class Removed(NamedTuple):
+    """What is known of a job that was deleted."""
+
+    state: str
+    ended: str
+    token: int
+
+
+class Model:
+    """One queue."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.sessions: dict[str, Session] = {}
+        self.removed: dict[str, Removed] = {}
+        self.ended: dict[str, list[str]] = {state: [] for state in FINAL}
+        self.totals = {"COMPLETED": 0, "FAILED": 0}
+        self.clock = 0
+        self.paused = False
+        self.hungry = False
+        self.solo = ""
+        self.touched: set[str] = set()
+        """Jobs whose revision grows with the call that is under way."""
+        self._added = False
+
+    # What the store must show -------------------------------------------------------------------------------------------------------------------------
+
+    def expected(self) -> QueueState:
+        """The whole state."""
+        state = QueueState(paused=self.paused, hungry=self.hungry, solo=self.solo)
+        state.jobs = {raw_id: job.view() for raw_id, job in self.jobs.items()}
+        state.waiting = self._waiting(alone=False)
+        state.alone = self._waiting(alone=True)
+        state.delayed = sorted(self._in("DELAYED"), key=lambda raw_id: (self._order(raw_id), raw_id))
+        state.active = {raw_id: self.jobs[raw_id].session for raw_id in self._in("ACTIVE")}
+        state.completed, state.failed, state.cancelled = (list(self.ended[name]) for name in FINAL)
+        state.sessions = {name: SessionView(session.epoch, session.solo) for name, session in self.sessions.items()}
+        state.timers = {f"session {name}": session.deadline - self.clock for name, session in self.sessions.items()}
+        for raw_id in self._asked():
+            job = self.jobs[raw_id]
+            state.timers[f"cancel {raw_id}"] = job.cancel_deadline - self.clock
+            if not job.cancel_delivered:
+                state.cancels[raw_id] = job.session
+        state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
+        state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
+        return state
+
+    def learn(self, numbers: dict[str, Numbers], before_ms: int, after_ms: int) -> None:
+        """Take over the orders that the store gave in a call between these dates, once they are what they may be."""
+        for raw_id, job in self.jobs.items():
+            given = numbers[raw_id].order
+            if job.order is None:
+                low, high = job.wait_ms or (0, 0)
+                assert (before_ms + low) * 1000 <= given <= (after_ms + high + 1) * 1000, f"{raw_id} has an order of another time"
+                job.order, job.wait_ms = given, None
+            assert given == job.order, f"{raw_id} lost its place"
+            assert numbers[raw_id].token == job.token
+
+    def _order(self, raw_id: str) -> int:
+        order = self.jobs[raw_id].order
+        assert order is not None
+        return order
+
+    def _in(self, state: str) -> list[str]:
+        return [raw_id for raw_id, job in self.jobs.items() if job.state == state]
+
+    def _waiting(self, *, alone: bool) -> list[str]:
+        found = [raw_id for raw_id in self._in("WAITING") if self.jobs[raw_id].alone == alone]
+        return sorted(found, key=lambda raw_id: (self.jobs[raw_id].content.priority, self._order(raw_id), raw_id))
+
+    def _asked(self) -> list[str]:
+        return [raw_id for raw_id in self._in("ACTIVE") if self.jobs[raw_id].cancel_requested]
+
+    def held(self, session: str) -> list[str]:
+        """The jobs that a session holds, in the order in which it got them."""
+        return sorted((raw_id for raw_id in self._in("ACTIVE") if self.jobs[raw_id].session == session), key=lambda raw_id: self.jobs[raw_id].token)
+
+    # Calls --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A call begins."""
+        self.touched.clear()
+        self._added = False
+
+    def end(self) -> None:
+        """It ends: whoever found nothing before is told of what there is now."""
+        if self._added and self.hungry and any(job.state == "WAITING" for job in self.jobs.values()):
+            self.hungry = False
+
+    def enqueue(self, raw_id: str, content: Content) -> str:
+        """The word."""
+        if raw_id in self.jobs:
+            return "MADE" if self.jobs[raw_id].content == content else "EXISTS"
+        if raw_id in self.removed:
+            return "MADE"
+        job = self.jobs[raw_id] = Job(content)
+        if content.delay_ms:
+            job.state, job.wait_ms = "DELAYED", (content.delay_ms, content.delay_ms)
+            job.sections["delay"] = content.delay_ms.to_bytes(8, "big")
+        else:
+            self._added = True
+        self.touched.add(raw_id)
+        return "MADE"
+
+    def lease(self, session: str, epoch: int, count: int) -> tuple[str, list[str]]:
+        """The word, and the jobs; their tokens are told by `leased`."""
+        row = self.sessions.get(session)
+        if row is None:
+            return "NO_SESSION", []
+        if row.epoch != epoch:
+            return "SESSION_MOVED", []
+        if self.paused or row.solo:
+            return "OK", []
+        alone = self._waiting(alone=True)
+        if alone:
+            if not self.held(session):
+                self.solo = ""
+                row.solo = alone[0]
+                self._lease(alone[0], session)
+                return "OK", alone[:1]
+            if self.solo in ("", session) or self.solo not in self.sessions:
+                self.solo = session
+                return "OK", []
+        chosen = self._waiting(alone=False)[:count]
+        for raw_id in chosen:
+            self._lease(raw_id, session)
+        if len(chosen) < count:
+            self.hungry = True
+        return "OK", chosen
+
+    def leased(self, raw_id: str, token: int) -> None:
+        """The store gave this token."""
+        assert token > max(job.token for job in self.jobs.values()), "a token that is not greater than all before"
+        self.jobs[raw_id].token = token
+
+    def _lease(self, raw_id: str, session: str) -> None:
+        job = self.jobs[raw_id]
+        job.state, job.session, job.progress, job.ended = "ACTIVE", session, None, ""
+        job.attempt += 1
+        job.sections.pop("progress", None)
+        self.touched.add(raw_id)
+
+    def attach(self, session: str, epoch: int, held: list[tuple[str, int]]) -> list[Answer] | None:
+        """The words for the held jobs; None for an older stream."""
+        row = self.sessions.get(session)
+        if row is not None and epoch < row.epoch:
+            return None
+        if row is None:
+            row = self.sessions[session] = Session(epoch, 0)
+        row.epoch, row.deadline = epoch, self.clock + SESSION_MS
+        answers = [self._compare(session, raw_id, token) for raw_id, token in held]
+        listed = dict(held)
+        for raw_id in self.held(session):
+            if listed.get(raw_id) != self.jobs[raw_id].token:
+                self._put_back(raw_id)
+        return answers
+
+    def _compare(self, session: str, raw_id: str, token: int) -> Answer:
+        job = self.jobs.get(raw_id)
+        if job is None:
+            removed = self.removed.get(raw_id)
+            if removed is None:
+                return "NOT_FOUND", "UNSPECIFIED"
+            if removed.token != token:
+                return "STALE_LEASE", removed.state
+            return "CANCELLED" if removed.ended == "CANCEL" else "OK", removed.state
+        if job.token != token or token < 1:
+            return "STALE_LEASE", job.state
+        if job.state == "ACTIVE":
+            return ("HELD" if job.session == session else "STALE_LEASE"), "ACTIVE"
+        if not job.ended:
+            self._adopt(raw_id, session)
+            return "HELD", "ACTIVE"
+        return "CANCELLED" if job.ended == "CANCEL" else "OK", job.state
+
+    def _adopt(self, raw_id: str, session: str) -> None:
+        job = self.jobs[raw_id]
+        job.state, job.session = "ACTIVE", session
+        job.attempt += 1
+        job.losses = max(job.losses - 1, 0)
+        if job.losses < 2:
+            job.alone = False
+        self.touched.add(raw_id)
+
+    def detach(self, session: str, epoch: int) -> None:
+        """A goodbye."""
+        row = self.sessions.get(session)
+        if row is not None and row.epoch == epoch:
+            for raw_id in self.held(session):
+                self._put_back(raw_id)
+            del self.sessions[session]
+
+    # Finishes -----------------------------------------------------------------------------------------------------------------------------------------
+
+    def settle(self, kind: str, raw_id: str, token: int, argument: int) -> Answer:
+        """One item. `argument` is the percent of P (in hundredths), the wait of S, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            removed = self.removed.get(raw_id)
+            return self._over(kind, token, removed.token, removed.ended, removed.state) if removed else ("NOT_FOUND", "UNSPECIFIED")
+        if token < 1:
+            return "STALE_LEASE", job.state
+        if job.token != token or job.state in FINAL or (job.state != "ACTIVE" and job.ended):
+            return self._over(kind, token, job.token, job.ended, job.state)
+        if kind in SAME_END:
+            return self._finish(kind, raw_id, argument)
+        if job.state != "ACTIVE":
+            return "STALE_LEASE", job.state
+        self._report(kind, raw_id, argument)
+        return "OK", "ACTIVE"
+
+    @staticmethod
+    def _over(kind: str, token: int, last_token: int, ended: str, state: str) -> Answer:
+        if token != last_token:
+            return "STALE_LEASE", "UNSPECIFIED"
+        if ended == "CANCEL":
+            return "CANCELLED", state
+        return ("OK" if ended == SAME_END.get(kind) else "ALREADY_FINISHED"), state
+
+    def _finish(self, kind: str, raw_id: str, argument: int) -> Answer:
+        job = self.jobs[raw_id]
+        if job.state == "ACTIVE":
+            self._leave_session(raw_id)
+        else:
+            job.attempt += 1
+        if kind != "R":
+            job.losses = 0
+        if kind in "SR":
+            job.attempt -= 1
+        if kind == "F":
+            job.sections["failure"] = b"why"
+        if kind == "C":
+            job.ended, job.sections["result"] = "COMPLETE", b"result"
+            self._end(raw_id, "COMPLETED")
+        elif job.cancel_requested:
+            self._end_cancelled(raw_id)
+            return "CANCELLED", job.state
+        else:
+            job.ended = SAME_END[kind]
+            {"F": self._fail, "S": self._snooze, "R": self._release}[kind](raw_id, argument)
+        return "OK", job.state
+
+    def _fail(self, raw_id: str, argument: int) -> None:
+        job = self.jobs[raw_id]
+        job.alone = False
+        if argument == -2 or job.attempt >= job.content.attempts:
+            self._end(raw_id, "FAILED")
+        elif argument >= 0:
+            self._delay(raw_id, argument, argument)
+        else:
+            wait = 2000 * 2 ** (job.attempt - 1)
+            self._delay(raw_id, wait, wait + wait // 10)
+
+    def _snooze(self, raw_id: str, argument: int) -> None:
+        self.jobs[raw_id].alone = False
+        self._delay(raw_id, argument, argument)
+
+    def _release(self, raw_id: str, argument: int) -> None:
+        job = self.jobs[raw_id]
+        if not argument:
+            self._wait(raw_id)
+            return
+        job.returns += 1
+        if job.returns == 5:
+            job.sections["failure"] = b"NO_HANDLER"
+            self._end(raw_id, "FAILED")
+        else:
+            self._delay(raw_id, 200 * job.returns, 200 * job.returns)
+
+    def _report(self, kind: str, raw_id: str, argument: int) -> None:
+        job = self.jobs[raw_id]
+        if kind == "P":
+            job.progress = max(argument, job.progress or 0)
+            job.sections.pop("progress", None)
+            if argument % 2:
+                job.sections["progress"] = b"note"
+            self.touched.add(raw_id)
+        elif kind == "X" and not job.cancel_delivered:
+            # A receipt counts whether or not a cancel was asked for: whoever sends it has heard of one.
+            job.cancel_delivered = True
+            self.touched.add(raw_id)
+        elif kind == "E":
+            row = self.sessions[job.session]
+            row.deadline = max(row.deadline, self.clock + argument)
+
+    # Moves --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _leave_session(self, raw_id: str) -> None:
+        job = self.jobs[raw_id]
+        row = self.sessions[job.session]
+        if row.solo == raw_id:
+            row.solo = ""
+        job.session = ""
+
+    def _wait(self, raw_id: str) -> None:
+        self.jobs[raw_id].state = "WAITING"
+        self._added = True
+        self.touched.add(raw_id)
+
+    def _delay(self, raw_id: str, low_ms: int, high_ms: int) -> None:
+        job = self.jobs[raw_id]
+        job.state, job.order, job.wait_ms = "DELAYED", None, (low_ms, high_ms)
+        self.touched.add(raw_id)
+
+    def _end(self, raw_id: str, state: str) -> None:
+        job = self.jobs[raw_id]
+        job.state = state
+        if state == "COMPLETED":
+            job.progress = 10_000
+        if state in self.totals:
+            self.totals[state] += 1
+        self.ended[state].append(raw_id)
+        self.touched.add(raw_id)
+
+    def _end_cancelled(self, raw_id: str) -> None:
+        self.jobs[raw_id].ended = self.jobs[raw_id].ended or "CANCEL"
+        self._end(raw_id, "CANCELLED")
+
+    def _put_back(self, raw_id: str) -> None:
+        job = self.jobs[raw_id]
+        self._leave_session(raw_id)
+        job.attempt -= 1
+        if job.cancel_requested:
+            self._end_cancelled(raw_id)
+        else:
+            self._wait(raw_id)
+
+    def _lose(self, raw_id: str) -> None:
+        job = self.jobs[raw_id]
+        self._leave_session(raw_id)
+        job.attempt -= 1
+        job.losses += 1
+        if job.cancel_requested:
+            self._end_cancelled(raw_id)
+        elif job.losses >= 3 and job.alone:
+            job.ended, job.sections["failure"] = "FAIL", b"POISON"
+            self._end(raw_id, "FAILED")
+        elif job.losses >= 2:
+            job.alone = True
+            self._delay(raw_id, 1000 * 2 ** (job.losses - 2), 1000 * 2 ** (job.losses - 2))
+        else:
+            self._wait(raw_id)
+
+    # The pulse ----------------------------------------------------------------------------------------------------------------------------------------
+
+    def pulse(self, grows_ms: int, renewals: list[tuple[str, int, int]], due: set[str]) -> tuple[list[str], list[int]]:
+        """The words and held counts of (session, epoch, age). `due` are the delayed jobs whose date has come."""
+        self.clock += grows_ms
+        words, held = [], []
+        for session, epoch, age_ms in renewals:
+            row = self.sessions.get(session)
+            words.append("NO_SESSION" if row is None else "OK" if row.epoch == epoch else "SESSION_MOVED")
+            held.append(len(self.held(session)) if words[-1] == "OK" else 0)
+            if row is not None and words[-1] == "OK" and age_ms >= 0:
+                row.deadline = self.clock + SESSION_MS - age_ms
+        self._reap()
+        for raw_id in due:
+            if raw_id in self.jobs and self.jobs[raw_id].state == "DELAYED":
+                self._wait(raw_id)
+        return words, held
+
+    def _reap(self) -> None:
+        late: list[tuple[int, bytes, str]] = [(row.deadline, b"S" + session_bytes(name), name) for name, row in self.sessions.items()]
+        late += [(self.jobs[raw_id].cancel_deadline, b"J" + self.jobs[raw_id].token.to_bytes(8, "big"), raw_id) for raw_id in self._asked()]
+        for deadline, member, name in sorted(late):
+            if deadline > self.clock:
+                break
+            if member[:1] == b"S":
+                for raw_id in self.held(name):
+                    self._lose(raw_id)
+                del self.sessions[name]
+            elif name in self._asked():
+                self._leave_session(name)
+                self._end_cancelled(name)
+
+    # Verbs --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def cancel(self, raw_id: str, grace_ms: int) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state in FINAL:
+            return ("OK" if job.state == "CANCELLED" else "WRONG_STATE"), job.state
+        if job.state != "ACTIVE":
+            self._end_cancelled(raw_id)
+        elif grace_ms == 0:
+            self._leave_session(raw_id)
+            self._end_cancelled(raw_id)
+        elif not job.cancel_requested:
+            job.cancel_requested, job.cancel_deadline = True, self.clock + grace_ms
+            self.touched.add(raw_id)
+        return "OK", job.state
+
+    def retry(self, raw_id: str) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state in ("WAITING", "DELAYED"):
+            return "OK", job.state
+        if job.state in ("ACTIVE", "COMPLETED"):
+            return "WRONG_STATE", job.state
+        self.ended[job.state].remove(raw_id)
+        job.attempt = job.losses = job.returns = 0
+        job.progress = job.order = None
+        job.alone = job.cancel_requested = job.cancel_delivered = False
+        self._wait(raw_id)
+        return "OK", "WAITING"
+
+    def promote(self, raw_id: str) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state == "DELAYED":
+            job.order = None
+            self._wait(raw_id)
+        return ("OK" if job.state == "WAITING" else "WRONG_STATE"), job.state
+
+    def delete(self, raw_id: str) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state == "ACTIVE":
+            return "WRONG_STATE", "ACTIVE"
+        if job.state in FINAL:
+            self.ended[job.state].remove(raw_id)
+        self.removed[raw_id] = Removed(job.state if job.state in FINAL else "CANCELLED", job.ended or "CANCEL", job.token)
+        del self.jobs[raw_id]
+        return "OK", "REMOVED"
+
+    def _gone(self, raw_id: str) -> Answer:
+        removed = self.removed.get(raw_id)
+        return "NOT_FOUND", removed.state if removed else "UNSPECIFIED"
