@@ -1,0 +1,329 @@
+"""A real store and the model of it, given the same calls in random order: every answer and, after every call, the whole state are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis.asyncio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from jobwire_broker.config import BrokerConfig
+from jobwire_broker.store import codec
+from jobwire_broker.store.client import StoreClient
+from jobwire_broker.store.queue_store import Changed, LeaseRequest, Renewal, TurnItem
+
+from tests.support import Store
+from tests.support.model import SESSION_MS, TICK_MS, Answer, Content, Model
+from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, item
+from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
+
+JOBS = ("a", "b", "c", "d")
+SESSIONS = ("s", "t")
+_queues = itertools.count(1)
+
+jobs = st.sampled_from(JOBS)
+sessions = st.sampled_from(SESSIONS)
+PLAIN = Content(5, 3, b"", 0)
+contents = st.sampled_from([PLAIN] * 4 + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
+# Which job: one of those in a fitting state, or, for 0, any at all.
+picks = st.integers(0, 7)
+# Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
+tokens = st.sampled_from(["last"] * 6 + ["earlier", "never"])
+finishes = st.sampled_from([("C", 0), ("F", -1), ("F", -2), ("F", 0), ("S", 0), ("S", 60_000), ("R", 0), ("R", 1)])
+reports = st.sampled_from([("P", 1000), ("P", 5001), ("P", 9999), ("X", 0), ("E", 9000), ("L", 0)])
+items = st.tuples(st.one_of(finishes, finishes, reports), jobs, tokens)
+requests = st.tuples(sessions, st.sampled_from([0] * 6 + [-1, 1]), st.integers(1, 4))
+
+
+class Shop:
+    """A connection to the store for all examples of a run."""
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        self.run = runner.run
+        self.client = StoreClient(BrokerConfig(store=store.url))
+        self.raw: Any = redis.asyncio.Redis.from_url(store.url)
+        self.run(self.client.start())
+
+    def close(self) -> None:
+        self.run(self.client.stop())
+        self.run(self.raw.aclose())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The same calls to both."""
+
+    shop: Shop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = QueueLab(self.shop.client, self.shop.raw, f"model{next(_queues)}")
+        self.model = Model()
+        self.known: dict[str, list[int]] = {raw_id: [] for raw_id in JOBS}
+        self.delivered: dict[str, dict[str, int]] = {name: {} for name in SESSIONS}
+        self.epochs = dict.fromkeys(SESSIONS, 0)
+        self.numbers: dict[str, Numbers] = {}
+        self.n = 0
+        self.began_ms = 0
+
+    def teardown(self) -> None:
+        async def remove() -> None:
+            keys = await self.shop.raw.keys(self.q.base + "*")
+            if keys:
+                await self.shop.raw.unlink(*keys)
+
+        self.shop.run(remove())
+
+    def call(self, awaitable: Any) -> Any:
+        """One call to the store; the model's turn comes after it."""
+        self.began_ms = time.time_ns() // 1_000_000
+        self.model.begin()
+        return self.shop.run(awaitable)
+
+    @invariant()
+    def both_have_the_same_state(self) -> None:
+        self.model.end()
+        state = self.shop.run(self.q.state(dates_moved=True))
+        self.model.learn(state.numbers, self.began_ms, time.time_ns() // 1_000_000)
+        expected = self.model.expected()
+        # Dates were moved in the index of the store, so its order of them says nothing.
+        assert sorted(state.delayed) == sorted(expected.delayed)
+        assert replace(normal(state), delayed=[]) == replace(expected, delayed=[])
+        self.only_what_was_touched_has_a_new_revision(state)
+
+    def only_what_was_touched_has_a_new_revision(self, state: QueueState) -> None:
+        for raw_id, numbers in state.numbers.items():
+            if raw_id in self.model.touched:
+                assert self.n < numbers.revision <= state.n
+            elif raw_id in self.numbers:
+                assert numbers.revision == self.numbers[raw_id].revision
+        assert state.n >= self.n
+        self.model.touched.clear()
+        self.numbers, self.n = state.numbers, state.n
+
+    def token(self, raw_id: str, which: str) -> int:
+        known = self.known[raw_id]
+        if which == "never" or not known:
+            return len(known)
+        return known[-1] if which == "last" else known[len(known) // 2 - 1]
+
+    # Calls --------------------------------------------------------------------------------------------------------------------------------------------
+
+    @initialize(count=st.integers(1, 4), deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
+    def some_jobs_wait_and_have_killed_some_workers(self, count: int, deaths: int, is_running: bool) -> None:
+        self.enqueue([(raw_id, PLAIN) for raw_id in JOBS[:count]])
+        self.both_have_the_same_state()
+        for _ in range(deaths):
+            self.a_worker_dies("s", count, True)
+            self.both_have_the_same_state()
+        if is_running:
+            self.work("t", count)
+
+    @rule(made=st.lists(st.tuples(jobs, contents), min_size=1, max_size=3))
+    def enqueue(self, made: list[tuple[str, Content]]) -> None:
+        answers = self.call(self.q.make(*(job_item(raw_id, content) for raw_id, content in made)))
+        assert answers == [self.model.enqueue(raw_id, content) for raw_id, content in made]
+
+    @rule(settled=st.lists(items, max_size=3), asked=st.lists(requests, max_size=2, unique_by=lambda request: request[0]))
+    def turn(self, settled: list[tuple[tuple[str, int], str, str]], asked: list[tuple[str, int, int]]) -> None:
+        said = [(kind, raw_id, self.token(raw_id, which), argument) for (kind, argument), raw_id, which in settled]
+        wanted = [(session, self.epochs[session] + off, count) for session, off, count in asked]
+        report = self.call(self.q.store.turn([turn_item(*x) for x in said], [LeaseRequest(session_bytes(s), epoch, n) for s, epoch, n in wanted]))
+        assert [(x.word, state_name(x.state)) for x in report.settled] == [self.model.settle(*x) for x in said]
+        for (session, epoch, count), lease in zip(wanted, report.leases, strict=True):
+            word, ids = self.model.lease(session, epoch, count)
+            assert (lease.word, [raw_id.decode() for raw_id, _, _ in lease.jobs]) == (word, ids)
+            for raw_id, token, record in lease.jobs:
+                self.take(session, raw_id.decode(), token, record)
+
+    @rule(session=sessions, count=st.integers(1, 4))
+    def work(self, session: str, count: int) -> None:
+        if session not in self.model.sessions:
+            self.attach(session, 1, "all", set())
+            self.both_have_the_same_state()
+        self.turn([], [(session, 0, count)])
+
+    @rule(pick=picks, finish=finishes)
+    def finish_what_runs(self, pick: int, finish: tuple[str, int]) -> None:
+        self.turn([(finish, self.pick(pick, "ACTIVE"), "last")], [])
+
+    @rule(pick=picks, finish=finishes)
+    def finish_late(self, pick: int, finish: tuple[str, int]) -> None:
+        self.turn([(finish, self.pick(pick, "WAITING", "DELAYED"), "last")], [])
+
+    @rule(pick=picks, report=reports)
+    def report(self, pick: int, report: tuple[str, int]) -> None:
+        self.turn([(report, self.pick(pick, "ACTIVE"), "last")], [])
+
+    def pick(self, index: int, *states: str) -> str:
+        fitting = [raw_id for raw_id, job in self.model.jobs.items() if job.state in states] if index else []
+        return fitting[index % len(fitting)] if fitting else JOBS[index % len(JOBS)]
+
+    def take(self, session: str, raw_id: str, token: int, record: bytes) -> None:
+        assert token > self.n
+        assert codec.HEADER.unpack_from(record)[9] + 1 == self.model.jobs[raw_id].attempt
+        self.model.leased(raw_id, token)
+        self.known[raw_id].append(token)
+        self.delivered[session][raw_id] = token
+
+    @rule(session=sessions, step=st.sampled_from([1, 1, 0, -1]), which=st.sampled_from(["all", "all", "some"]), some=st.sets(jobs, max_size=3))
+    def attach(self, session: str, step: int, which: str, some: set[str]) -> None:
+        epoch = max(self.epochs[session] + step, 1)
+        held = [(raw_id, token) for raw_id, token in self.delivered[session].items() if which == "all" or raw_id in some]
+        settled = self.call(self.q.attach(session, epoch, held))
+        answers = settled if settled is None else [(x.word, state_name(x.state)) for x in settled]
+        assert answers == self.model.attach(session, epoch, held)
+        if answers is not None:
+            self.epochs[session] = max(self.epochs[session], epoch)
+
+    @rule(session=sessions, off=st.sampled_from([0, 0, 0, 1]))
+    def detach(self, session: str, off: int) -> None:
+        epoch = self.epochs[session] + off
+        self.call(self.q.detach(session, epoch))
+        self.model.detach(session, epoch)
+
+    @rule(ticks=st.sampled_from([0, 1, 1, 2]), renewed=st.sets(sessions), age_ms=st.sampled_from([-1, 0, 0, 1000]), due=st.sets(jobs))
+    def pulse(self, ticks: int, renewed: set[str], age_ms: int, due: set[str]) -> None:
+        self.beat(0, [(session, self.epochs[session], age_ms) for session in sorted(renewed)], due)
+        for _ in range(ticks):
+            self.both_have_the_same_state()
+            self.beat(TICK_MS, [], set())
+
+    @rule(session=sessions, count=st.integers(0, 4), come_due=st.booleans())
+    def a_worker_dies(self, session: str, count: int, come_due: bool) -> None:
+        if count:
+            self.work(session, count)
+            self.both_have_the_same_state()
+        if session in self.model.sessions:
+            self.shop.run(self.shop.raw.zadd(self.q.base + "t", {b"S" + session_bytes(session): self.model.clock + 1}))
+            self.model.sessions[session].deadline = self.model.clock + 1
+        self.beat(TICK_MS, [(name, self.epochs[name], 0) for name in SESSIONS if name != session], set())
+        if come_due:
+            self.both_have_the_same_state()
+            self.beat(0, [], set(JOBS))
+
+    def beat(self, grows_ms: int, renewals: list[tuple[str, int, int]], due: set[str]) -> None:
+        # A pulse that comes late moves the clock by TICK_MS exactly, one that seems to come before the last not at all.
+        self.shop.run(self.move_dates(0 if grows_ms else FAR_FUTURE_MS, due))
+        report = self.call(self.q.store.pulse(SESSION_MS, [Renewal(session_bytes(s), epoch, age_ms) for s, epoch, age_ms in renewals]))
+        assert (report.words, report.held) == self.model.pulse(grows_ms, renewals, due)
+        expected = self.model
+        counts = [sum(job.state == state for job in expected.jobs.values()) for state in ("WAITING", "ACTIVE", "DELAYED")]
+        assert [report.waiting, report.active, report.delayed] == counts
+        asked = {raw_id: job for raw_id, job in expected.jobs.items() if job.state == "ACTIVE" and job.cancel_requested and not job.cancel_delivered}
+        named = {session: at for at, (session, _, _) in enumerate(renewals) if report.words[at] == "OK"}
+        pending = {(named[job.session], raw_id, job.token, job.cancel_deadline - expected.clock) for raw_id, job in asked.items() if job.session in named}
+        assert {(x.at, x.raw_id.decode(), x.token, x.grace_ms) for x in report.cancels} == pending
+        deadlines = [row.deadline for row in expected.sessions.values()]
+        deadlines += [job.cancel_deadline for job in expected.jobs.values() if job.state == "ACTIVE" and job.cancel_requested]
+        assert report.deadline_ms == min((deadline - expected.clock for deadline in deadlines), default=-1)
+
+    async def move_dates(self, last_pulse: int, due: set[str]) -> None:
+        await self.shop.raw.hset(self.q.base + "m", "last_pulse", str(last_pulse))
+        members = await self.shop.raw.zrange(self.q.base + "d", 0, -1)
+        if members:
+            await self.shop.raw.zadd(self.q.base + "d", {member: 0 if member[8:].decode() in due else FAR_FUTURE_MS for member in members})
+
+    # Verbs --------------------------------------------------------------------------------------------------------------------------------------------
+
+    @rule(pick=picks, grace_ms=st.sampled_from([0, 1500, 2000, 60_000]))
+    def cancel(self, pick: int, grace_ms: int) -> None:
+        raw_id = self.pick(pick, "ACTIVE", "WAITING", "DELAYED")
+        assert seen(self.call(self.q.store.cancel(raw_id.encode(), grace_ms))) == self.model.cancel(raw_id, grace_ms)
+
+    @rule(pick=picks)
+    def retry(self, pick: int) -> None:
+        raw_id = self.pick(pick, "FAILED", "CANCELLED")
+        assert seen(self.call(self.q.store.retry(raw_id.encode()))) == self.model.retry(raw_id)
+
+    @rule(pick=picks)
+    def promote(self, pick: int) -> None:
+        raw_id = self.pick(pick, "DELAYED")
+        assert seen(self.call(self.q.store.promote(raw_id.encode()))) == self.model.promote(raw_id)
+
+    @rule(pick=picks)
+    def delete(self, pick: int) -> None:
+        raw_id = self.pick(pick, "WAITING", "DELAYED", "COMPLETED", "FAILED", "CANCELLED")
+        assert seen(self.call(self.q.store.delete(raw_id.encode()))) == self.model.delete(raw_id)
+
+    @rule(paused=st.sampled_from([True, False, False]))
+    def pause(self, paused: bool) -> None:
+        self.call(self.q.store.pause(paused))
+        self.model.paused = paused
+
+    @rule()
+    def look(self) -> None:
+        state = self.model.expected()
+        stats = self.call(self.q.store.stats())
+        assert stats[:9] == (
+            len(state.waiting) + len(state.alone),
+            len(state.active),
+            len(state.delayed),
+            len(state.completed),
+            len(state.failed),
+            len(state.cancelled),
+            0,
+            state.completed_total,
+            state.failed_total,
+        )
+        assert (stats.paused, stats.sessions) == (state.paused, len(state.sessions))
+
+
+def job_item(raw_id: str, content: Content) -> Any:
+    return item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, due=f"+{content.delay_ms}" if content.delay_ms else "")
+
+
+def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
+    arguments: dict[str, tuple[bytes | str | int, ...]] = {
+        "C": (b"result",),
+        "F": (b"why", int(argument == -2), argument if argument >= 0 else -1),
+        "S": (argument,),
+        "R": ("NO_HANDLER" if argument else "",),
+        "P": (argument, b"note" if argument % 2 else b""),
+        "X": (),
+        "E": (argument,),
+        "L": (b"lines",),
+    }
+    return TurnItem(kind, raw_id.encode(), token, *arguments[kind])
+
+
+def seen(changed: Changed) -> Answer:
+    return changed.word, state_name(changed.state)
+
+
+def normal(state: QueueState) -> QueueState:
+    """Failures that the store itself gives, by their reason alone."""
+    for raw_id, job in state.jobs.items():
+        for reason in (b"POISON", b"NO_HANDLER"):
+            if reason in job.sections.get("failure", b""):
+                state.jobs[raw_id] = replace(job, sections={**job.sections, "failure": reason})
+    return state
+
+
+@pytest.fixture
+def shop(product: Store) -> Iterator[Shop]:
+    with asyncio.Runner() as runner:
+        shop = Shop(runner, product)
+        yield shop
+        shop.close()
+
+
+def test_the_store_does_what_the_model_says(shop: Shop) -> None:
+    machine = type("Machine", (StoreMachine,), {"shop": shop})
+    is_short = shop.client.product.startswith("redis")
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=35 if is_short else 110,
+            stateful_step_count=40,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
