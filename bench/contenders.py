@@ -144,8 +144,10 @@ class JobwireSettings(Settings):
 
     concurrency: int = 500
     bulk_calls: int = 2
-    feed_batch: int = 100
+    feed_batch: int = 1_000
     feed_calls: int = 2
+    uvloop: bool = True
+    """The producer and the worker run on uvloop, as the broker does."""
     profile_dir: str | None = None
     """Where each process writes its cProfile, or None. A profiled run is for reading the profile, not for comparing."""
 

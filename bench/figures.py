@@ -50,6 +50,11 @@ class Readings:
     others_cores: dict[str, float] = field(default_factory=dict)
     samples_ms: list[float] = field(default_factory=list)
 
+    @property
+    def disturbance(self) -> float:
+        """The most cores that other programs took in any phase."""
+        return max(self.others_cores.values(), default=0.0)
+
     def add_cpu(self, phase: str, use: CpuUse, jobs: float) -> None:
         """Keep the CPU of a phase as microseconds per job."""
         self.cpu_us_per_job[phase] = {name: seconds / jobs * 1e6 for name, seconds in use.processes_s.items()}
@@ -144,7 +149,9 @@ async def sustained(contender: Contender[Any], sizes: Sizes) -> Readings:
             end = totals.latest
             jobs[0] = end[1] - begin[1]
         readings.figures["sustained_per_s"] = jobs[0] / (end[0] - begin[0])
-        readings.figures["store_sustained_us"] = rig.store.time_spent().since(store_before).top_level_us / jobs[0]
+        spent = rig.store.time_spent().since(store_before)
+        readings.figures["store_sustained_us"] = spent.top_level_us / jobs[0]
+        readings.figures["store_sustained_calls"] = spent.calls / jobs[0]
         await rig.producer.answer()
     return readings
 

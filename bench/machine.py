@@ -1,8 +1,10 @@
 """What the machine is, and who used its processors while we measured."""
 
+import asyncio
 import os
 import platform
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +64,13 @@ def cpu_between(before: CpuReading, after: CpuReading) -> CpuUse:
     processes = {name: after.processes_s[name] - before.processes_s[name] for name in before.processes_s}
     wall_s = max(after.wall_s - before.wall_s, 1e-9)
     return CpuUse(processes, max(0.0, (after.machine_s - before.machine_s - sum(processes.values())) / wall_s))
+
+
+async def wait_until_quiet(limit_s: float, cores: float) -> None:
+    """Return when other programs took less than `cores` for half a second, or after `limit_s`."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        before = read_cpu({})
+        await asyncio.sleep(0.5)
+        if cpu_between(before, read_cpu({})).others_cores < cores:
+            return

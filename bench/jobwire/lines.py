@@ -3,8 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
+
+import uvloop
 
 Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
 
@@ -30,3 +32,10 @@ async def serve(commands: Mapping[str, Command]) -> None:
         answer = await commands[command["do"]](command)
         if answer is not None:
             say(answer)
+
+
+def start(main: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a driver, on uvloop if the settings say so."""
+    if settings()["uvloop"]:
+        uvloop.install()
+    asyncio.run(main())

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobwire_client import Client, JobSpec
 
-from bench.jobwire.lines import say, serve, settings
+from bench.jobwire.lines import say, serve, settings, start
 
 PAUSE_S = 0.005
 
@@ -101,4 +101,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    start(main)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobwire_worker import Worker
 
-from bench.jobwire.lines import say, serve, settings
+from bench.jobwire.lines import say, serve, settings, start
 
 
 class Handling:
@@ -88,4 +88,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    start(main)
