@@ -1,8 +1,7 @@
 """One queue on this broker: group commit of all that changes it, and leases against the credit of its sessions.
 
-While a call to the store is under way, what arrives is gathered; when it returns, the next call takes all of it (DESIGN 7). There are two lanes, since
-`enqueue` must be refused when the store is full and `turn` must not (RULES 7). Credit is reserved before a call and given back after it, so that two calls
-never lease against the same credit.
+There are two lanes of calls (lane.py), since `enqueue` must be refused when the store is full and `turn` must not (RULES 7). Credit is reserved before a call
+and given back after it, so that two calls never lease against the same credit.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from redis.exceptions import RedisError
 
 from jobwire_broker.errors import BrokerError, SessionMoved, StoreUnavailable
+from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, QueueStore, Settled, TurnItem, TurnReport, Word
@@ -88,6 +88,19 @@ class Ticket:
             self.done.set_result(None)
 
 
+_Enqueue = tuple[JobItem, Ticket, int]
+
+
+class _EnqueueCall(NamedTuple):
+    chunk: list[_Enqueue]
+    requests: list[LeaseRequest]
+
+
+class _TurnCall(NamedTuple):
+    chunk: list[_TurnEntry]
+    requests: list[LeaseRequest]
+
+
 class Partition:
     """One queue on this broker."""
 
@@ -99,11 +112,13 @@ class Partition:
         self.seq = 0
         self.on_delayed: Callable[[], None] = lambda: None
         self._client = client
-        self._enqueues: deque[tuple[JobItem, Ticket, int]] = deque()
+        self._enqueues: deque[_Enqueue] = deque()
         self._entries: deque[_TurnEntry] = deque()
         self._parked: list[_TurnEntry] = []
-        self._enqueuing: asyncio.Task[None] | None = None
-        self._turning: asyncio.Task[None] | None = None
+        self._enqueue_lane = Lane(
+            prepare=self._prepare_enqueue, send=self._send_enqueue, note=self._note_report, done=self._enqueue_done, failed=self._enqueue_failed
+        )
+        self._turn_lane = Lane(prepare=self._prepare_turn, send=self._send_turn, note=self._note_report, done=self._turn_done, failed=self._turn_failed)
         self._dry = False
         client.on_change.append(self._store_changed)
 
@@ -112,8 +127,7 @@ class Partition:
     def enqueue(self, item: JobItem, ticket: Ticket, index: int) -> None:
         """Make a job with the next call."""
         self._enqueues.append((item, ticket, index))
-        if self._enqueuing is None:
-            self._enqueuing = asyncio.create_task(self._enqueue_lane())
+        self._enqueue_lane.run()
 
     def settle(self, item: TurnItem, text_id: str, sink: Sink) -> None:
         """Settle what a worker says with the next call."""
@@ -123,8 +137,8 @@ class Partition:
 
     def kick(self) -> None:
         """Run the turn lane when there is something to do for it."""
-        if self._turning is None and (self._entries or self._wants_leases()):
-            self._turning = asyncio.create_task(self._turn_lane())
+        if self._entries or self._wants_leases():
+            self._turn_lane.run()
 
     def wake(self) -> None:
         """Jobs may wait that this broker has not heard of."""
@@ -152,76 +166,68 @@ class Partition:
 
     def is_quiet(self) -> bool:
         """Whether no call is under way and nothing waits for one."""
-        return self._enqueuing is None and self._turning is None and not self._parked
+        return self._enqueue_lane.task is None and self._turn_lane.task is None and not self._parked
 
     async def idle(self) -> None:
         """Return when no call is under way and nothing waits for one."""
-        while tasks := [task for task in (self._enqueuing, self._turning) if task is not None]:
+        while tasks := [lane.task for lane in (self._enqueue_lane, self._turn_lane) if lane.task is not None]:
             await asyncio.wait(tasks)
 
     # The enqueue lane ---------------------------------------------------------------------------------------------------------------------------------
 
-    async def _enqueue_lane(self) -> None:
-        # A yield, so that all who call in this turn of the loop share the first call.
-        await asyncio.sleep(0)
-        try:
-            while self._enqueues:
-                await self._enqueue_chunk(self._take_enqueues())
-        finally:
-            self._enqueuing = None
-
-    def _take_enqueues(self) -> list[tuple[JobItem, Ticket, int]]:
-        chunk: list[tuple[JobItem, Ticket, int]] = []
+    def _prepare_enqueue(self) -> _EnqueueCall | None:
+        if not self._enqueues:
+            return None
+        chunk: list[_Enqueue] = []
         size = 0
         while self._enqueues and len(chunk) < MAX_ITEMS:
             size += len(self._enqueues[0][0].body) + _ITEM_OVERHEAD
             if chunk and size > MAX_BYTES:
                 break
             chunk.append(self._enqueues.popleft())
-        return chunk
+        return _EnqueueCall(chunk, self._plan_leases(len(chunk) + self.waiting))
 
-    async def _enqueue_chunk(self, chunk: list[tuple[JobItem, Ticket, int]]) -> None:
-        requests = self._plan_leases(len(chunk) + self.waiting)
-        try:
-            report = await self.store.enqueue([item for item, _, _ in chunk], requests)
-        except BrokerError as error:
-            self._after_failed_leases(requests, error)
-            for _, ticket, index in chunk:
+    async def _send_enqueue(self, call: _EnqueueCall) -> TurnReport:
+        return await self.store.enqueue([item for item, _, _ in call.chunk], call.requests)
+
+    def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
+        for (_, ticket, index), word in zip(call.chunk, report.words, strict=True):
+            ticket.set(index, word)
+        if any(item.due for item, _, _ in call.chunk):
+            self.on_delayed()
+        self._take_leases(call.requests, report)
+
+    async def _enqueue_failed(self, call: _EnqueueCall, error: BrokerError | RedisError) -> None:
+        self._after_failed_leases(call.requests, error)
+        if isinstance(error, BrokerError):
+            for _, ticket, index in call.chunk:
                 ticket.set(index, error)
-        except RedisError as error:
-            self._after_failed_leases(requests, None)
-            await self._repeat_singly(chunk, error)
-        else:
-            for (_, ticket, index), word in zip(chunk, report.words, strict=True):
-                ticket.set(index, word)
-            if any(item.due for item, _, _ in chunk):
-                self.on_delayed()
-            self._after_call(report, requests)
-
-    async def _repeat_singly(self, chunk: list[tuple[JobItem, Ticket, int]], error: RedisError) -> None:
-        # The function raised, and some of the items may have been made: each is repeated by its identity, and alone (RULES 5).
-        if len(chunk) == 1:
+        elif len(call.chunk) == 1:
             log.error("partition.enqueue_failed queue=%s error=%s", self.queue, error)
-            chunk[0][1].set(chunk[0][2], BrokerError(f"the store could not make the job: {error}"))
-            return
-        for entry in chunk:
-            await self._enqueue_chunk([entry])
+            call.chunk[0][1].set(call.chunk[0][2], BrokerError(f"the store could not make the job: {error}"))
+        else:
+            # The function raised, and some of the items may have been made: each is repeated by its identity, and alone (RULES 5).
+            for entry in call.chunk:
+                await self._enqueue_alone(_EnqueueCall([entry], []))
+
+    async def _enqueue_alone(self, call: _EnqueueCall) -> None:
+        try:
+            self._enqueue_done(call, await self._send_enqueue(call))
+        except (BrokerError, RedisError) as error:
+            await self._enqueue_failed(call, error)
 
     # The turn lane ------------------------------------------------------------------------------------------------------------------------------------
 
-    async def _turn_lane(self) -> None:
-        await asyncio.sleep(0)
-        try:
-            while self._entries or self._wants_leases():
-                if not self._client.available:
-                    self._fail(list(self._entries), StoreUnavailable("the store is away", accepted="no"))
-                    self._entries.clear()
-                    break
-                chunk = self._take_entries()
-                requests = self._plan_leases(MAX_ITEMS if self._wants_leases() else 0)
-                await self._turn_chunk(chunk, requests)
-        finally:
-            self._turning = None
+    def _prepare_turn(self) -> _TurnCall | None:
+        if not self._client.available:
+            entries = list(self._entries)
+            self._entries.clear()
+            self._fail(entries, StoreUnavailable("the store is away", accepted="no"))
+            return None
+        wants_leases = self._wants_leases()
+        if not self._entries and not wants_leases:
+            return None
+        return _TurnCall(self._take_entries(), self._plan_leases(MAX_ITEMS) if wants_leases else [])
 
     def _take_entries(self) -> list[_TurnEntry]:
         chunk: list[_TurnEntry] = []
@@ -234,29 +240,34 @@ class Partition:
             chunk.append(self._entries.popleft())
         return chunk
 
-    async def _turn_chunk(self, chunk: list[_TurnEntry], requests: list[LeaseRequest]) -> None:
-        try:
-            report = await self.store.turn([item for item, _, _ in chunk], requests)
-        except BrokerError as error:
-            self._after_failed_leases(requests, error)
-            self._fail(chunk, error)
-        except RedisError as error:
-            self._after_failed_leases(requests, None)
-            await self._settle_singly(chunk, error)
-        else:
-            for (item, text_id, sink), settled in zip(chunk, report.settled, strict=True):
-                sink.settled(self.queue, text_id, item, settled)
-            if any(settled.state == _DELAYED for settled in report.settled):
-                self.on_delayed()
-            self._after_call(report, requests)
+    async def _send_turn(self, call: _TurnCall) -> TurnReport:
+        return await self.store.turn([item for item, _, _ in call.chunk], call.requests)
 
-    async def _settle_singly(self, chunk: list[_TurnEntry], error: RedisError) -> None:
-        if len(chunk) == 1:
-            log.error("partition.turn_failed queue=%s id=%s error=%s", self.queue, chunk[0][1], error)
-            chunk[0][2].failed(BrokerError(f"the store could not settle the item: {error}"))
-            return
-        for entry in chunk:
-            await self._turn_chunk([entry], [])
+    def _turn_done(self, call: _TurnCall, report: TurnReport) -> None:
+        for (item, text_id, sink), settled in zip(call.chunk, report.settled, strict=True):
+            sink.settled(self.queue, text_id, item, settled)
+        if any(state == _DELAYED for _, state in report.settled):
+            self.on_delayed()
+        self._take_leases(call.requests, report)
+
+    async def _turn_failed(self, call: _TurnCall, error: BrokerError | RedisError) -> None:
+        self._after_failed_leases(call.requests, error)
+        if isinstance(error, BrokerError):
+            self._fail(call.chunk, error)
+        elif len(call.chunk) == 1:
+            log.error("partition.turn_failed queue=%s id=%s error=%s", self.queue, call.chunk[0][1], error)
+            call.chunk[0][2].failed(BrokerError(f"the store could not settle the item: {error}"))
+        else:
+            # Nothing but leases was asked for, or one item spoils the call: no lease is asked for again before something new happens.
+            self._dry = True
+            for entry in call.chunk:
+                await self._turn_alone(_TurnCall([entry], []))
+
+    async def _turn_alone(self, call: _TurnCall) -> None:
+        try:
+            self._turn_done(call, await self._send_turn(call))
+        except (BrokerError, RedisError) as error:
+            await self._turn_failed(call, error)
 
     def _fail(self, chunk: Sequence[_TurnEntry], error: BrokerError) -> None:
         for entry in chunk:
@@ -296,14 +307,14 @@ class Partition:
             requests.append(LeaseRequest(stream.work.session, stream.work.epoch, share))
         return requests
 
-    def _after_call(self, report: TurnReport, requests: list[LeaseRequest]) -> None:
+    def _note_report(self, call: _EnqueueCall | _TurnCall, report: TurnReport) -> None:
         self.waiting, self.seq = report.waiting, report.seq
-        granted = 0
-        for request, lease in zip(requests, report.leases, strict=True):
-            granted += len(lease.jobs)
-            self._take_lease(request, lease)
         # Paused, or kept free for a job that goes alone: to ask again at once would bring nothing.
-        self._dry = bool(requests) and not granted
+        self._dry = bool(call.requests) and not any(lease.jobs for lease in report.leases)
+
+    def _take_leases(self, requests: list[LeaseRequest], report: TurnReport) -> None:
+        for request, lease in zip(requests, report.leases, strict=True):
+            self._take_lease(request, lease)
         self.kick()
 
     def _take_lease(self, request: LeaseRequest, lease: Lease) -> None:
@@ -322,7 +333,7 @@ class Partition:
         if lease.jobs:
             stream.wake_writer()
 
-    def _after_failed_leases(self, requests: list[LeaseRequest], error: BrokerError | None) -> None:
+    def _after_failed_leases(self, requests: list[LeaseRequest], error: BrokerError | RedisError) -> None:
         """Give the credit back; when the call may have leased something, find out what by attaching again (RULES 3)."""
         known = isinstance(error, BrokerError) and not (isinstance(error, StoreUnavailable) and error.accepted == "unknown")
         for request in requests:

@@ -77,7 +77,8 @@ def finish_item(finish: pb.Finish) -> TurnItem:
     raw_id, token = _head(finish)
     outcome = finish.WhichOneof("outcome")
     if outcome == "complete":
-        result = finish.complete.result.SerializeToString()
+        complete = finish.complete
+        result = complete.result.SerializeToString() if complete.HasField("result") else b""
         if len(result) > MAX_RESULT_BYTES + 1024:
             raise InvalidField(f"complete.result may have 1 MiB; it has {len(result)} bytes", field="complete.result")
         return TurnItem("C", raw_id, token, result)

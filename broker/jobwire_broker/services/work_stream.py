@@ -16,7 +16,7 @@ from jobwire.v1 import admin_service_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import BrokerError, SessionMoved, ShuttingDown, StoreUnavailable
+from jobwire_broker.errors import BrokerError, SessionMoved, ShuttingDown, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import SILENT, verdict_of
 from jobwire_broker.rules.registry import Registry
@@ -144,7 +144,9 @@ class WorkStream:
         """Attach in every queue, however long the store is away: then both sides agree on what is held, and jobs may come."""
         acks: list[pb.Ack] = []
         for name in self.work.queues:
-            await self._patiently(self._registry.register, name)
+            # A full store takes no new queue, but its workers are what empties it; the queue's first job will register it.
+            with contextlib.suppress(StoreFull):
+                await self._patiently(self._registry.register, name)
             acks += await self._patiently(self._attach, name)
         self._attached_at = time.monotonic()
         welcome = pb.Welcome(broker_id=self._broker_id, held=acks, max_result_bytes=MAX_RESULT_BYTES)

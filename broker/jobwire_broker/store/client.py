@@ -191,8 +191,7 @@ class StoreClient:
 
         Raises StoreUnavailable, whose `accepted` says whether the call can have been carried out, and StoreFull.
         """
-        if not self.available:
-            raise StoreUnavailable("the store is away", accepted="no")
+        await self._must_be_there()
         name = self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
         try:
             try:
@@ -217,21 +216,31 @@ class StoreClient:
             return StoreUnavailable("the store does not answer", accepted="no" if refused else "unknown")
         return error
 
-    async def remember_queue(self, queue: str) -> None:
-        """Note that a queue exists, before its first job does."""
+    async def _must_be_there(self) -> None:
+        """Raises StoreUnavailable when the store is away. Whoever comes while that is being found out waits for it, instead of for a time limit of their own."""
+        if self._ping is not None and not self._ping.done():
+            await asyncio.wait([self._ping])
         if not self.available:
             raise StoreUnavailable("the store is away", accepted="no")
+
+    async def remember_queue(self, queue: str) -> None:
+        """Note that a queue exists, before its first job does. Raises StoreUnavailable, and StoreFull for one that is new."""
+        await self._must_be_there()
+        key = f"{self._namespace}:queues"
         try:
-            await self._command("SADD", f"{self._namespace}:queues", queue)
+            # A full store takes no write, not even one that changes nothing.
+            if not await self._command("SISMEMBER", key, queue):
+                await self._command("SADD", key, queue)
         except RedisError as error:
             translated = self._translate(error)
+            if isinstance(translated, StoreFull):
+                raise translated from error
             # Nothing of the caller's was done yet, whatever became of the note.
             raise StoreUnavailable(str(translated), accepted="no") from error
 
     async def queues(self) -> list[str]:
         """The names of all queues, sorted."""
-        if not self.available:
-            raise StoreUnavailable("the store is away", accepted="no")
+        await self._must_be_there()
         try:
             found = await self._command("SMEMBERS", f"{self._namespace}:queues")
         except RedisError as error:

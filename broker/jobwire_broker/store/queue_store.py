@@ -186,7 +186,8 @@ class QueueStore:
         for item in items:
             args += item
         answers, granted, waiting, seq = await self._call("turn", self._meta, args + _lease_args(leases))
-        settled = [Settled(answers[i].decode(), answers[i + 1]) for i in range(0, len(answers), 2)]
+        # Made without a call per pair: there is one for every finish.
+        settled = [tuple.__new__(Settled, (word.decode(), state)) for word, state in zip(answers[::2], answers[1::2], strict=True)]
         return TurnReport([], settled, _leases(granted), waiting, seq)
 
     async def attach(self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]]) -> list[Settled] | None:
