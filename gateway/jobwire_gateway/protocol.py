@@ -2,7 +2,8 @@
 
 httptools takes a request head of any size and uvicorn waits for it for ever; and a reader that stops reading would hold its connection for
 good. So: a head has a size (431) and a time (408, or a plain close when nothing came), and a write that makes no way for 30 s ends the
-connection.
+connection. And an answer that does not wait for the whole body (413) must not be lost: to close a connection while more comes in resets it, so
+the rest is read and thrown away first, for a time.
 """
 
 import asyncio
@@ -20,7 +21,10 @@ STALL_S = 30.0
 """A write that makes no way for so long ends the connection."""
 
 _LINGER_S = 1.0
-"""How long what still comes in after a refusal is read and thrown away."""
+"""How long what still comes in after the refusal of a head is read and thrown away."""
+
+_REST_S = 10.0
+"""The same for the rest of a body that was answered before its end."""
 
 _LINE_OVERHEAD = 4
 """What a header costs beside its name and value: the colon, a space and the line's end."""
@@ -38,6 +42,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,6 +50,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -78,8 +85,19 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         # What follows on this connection is the next head.
         self._in_head = True
+        if self._rest_timer is not None:
+            # Answered before; the connection is as good as new, and idle.
+            self._rest_timer.cancel()
+            self._rest_timer = None
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         if not self._refused:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(_REST_S, self.transport.close)
 
     def pause_writing(self) -> None:
         super().pause_writing()

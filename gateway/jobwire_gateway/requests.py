@@ -73,7 +73,7 @@ def wants_events(headers: Headers) -> bool:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    too_large = Problem(413, f"The body is larger than {limit} bytes.", reason="PAYLOAD_TOO_LARGE", headers={"Connection": "close"})
+    too_large = Problem(413, f"The body is larger than {limit} bytes.", reason="PAYLOAD_TOO_LARGE")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise too_large
@@ -85,7 +85,7 @@ async def _read(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     raise too_large
     except TimeoutError:
-        raise Problem(408, f"The body did not arrive within {BODY_S:.0f} s.", headers={"Connection": "close"}) from None
+        raise Problem(408, f"The body did not arrive within {BODY_S:.0f} s.") from None
     except ClientDisconnect:
         raise Problem(400, "The body ended early.") from None
     return bytes(body)

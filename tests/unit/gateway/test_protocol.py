@@ -13,6 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] == "/impatient":
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+        return
     body = b""
     while (message := await receive())["type"] == "http.request":
         body += message["body"]
@@ -27,7 +31,7 @@ async def served() -> AsyncIterator[tuple[str, int]]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    config = uvicorn.Config(hello, http=bounded(8_192), ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(hello, http=bounded(8_192), ws="none", lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:
@@ -57,6 +61,16 @@ async def test_a_head_within_the_bound_is_served_and_a_large_body_is_not_counted
     answer = await exchange(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-a: %s\r\ncontent-length: %d\r\n\r\n" % (b"a" * 7_000, len(body)) + body)
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(body)
+
+
+async def test_an_answer_before_the_end_of_the_body_is_not_lost() -> None:
+    body = b"x" * 20_000_000
+    assert (await exchange(b"POST /impatient HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)).startswith(b"HTTP/1.1 413")
+
+
+async def test_a_body_that_never_ends_is_given_up_after_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_REST_S", 0.1)
+    assert (await exchange(b"POST /impatient HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\nx")).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize(
