@@ -17,10 +17,9 @@ from tests.support import Broker, Process, Store
 from tests.support.process import python
 
 PROGRAM = """
-import asyncio, logging, sys, time
+import asyncio, time
 from jobwire_worker import Job, Worker
 
-logging.basicConfig(level=logging.INFO)
 worker = Worker(queues=[{queue!r}], concurrency=1, drain_grace=10)
 
 @worker.handler("coroutine")

@@ -172,16 +172,12 @@ class Session:
     def superseded(self) -> list[Effect]:
         """Another stream took the session over. A new session begins: what runs is lost, what ended is still sent, since a finish needs only its token."""
         self.closed()
-        self.renew()
+        self.id = self._new_id()
+        self.epoch = 0
         running = [lease for lease in self._held.values() if lease.outcome is None]
         for lease in self._held.values():
             lease.listed = False
         return self._lose(running, Reason.STALE_LEASE)
-
-    def renew(self) -> None:
-        """Become a new session."""
-        self.id = self._new_id()
-        self.epoch = 0
 
     # --- a frame comes ---
 

@@ -16,8 +16,6 @@ from ._targets import parse_targets
 from ._worker import Worker, _concurrency, _grace
 from .errors import SpecError
 
-log = logging.getLogger("jobwire.worker")
-
 
 def run_from_spec(
     spec: str,
@@ -30,7 +28,9 @@ def run_from_spec(
     """Import the worker that `spec` names and run it until a signal; what is given here replaces what the worker was made with.
 
     `spec` is `module:name`, where `name` is a `Worker` or a function without arguments that returns one; `module` alone means `module:worker`. Modules are
-    also looked for in the current directory. Returns the exit code. Raises SpecError when the spec leads to no worker, RegistrationError for bad values.
+    also looked for in the current directory. A program that set up no logging gets the worker's lines on stderr. Returns the exit code.
+
+    Raises SpecError when the spec leads to no worker, RegistrationError for bad values.
     """
     worker = load_worker(spec)
     changes: dict[str, Any] = {}
@@ -43,6 +43,8 @@ def run_from_spec(
     if drain_grace is not None:
         changes["drain_grace"] = _grace(drain_grace)
     worker._options = replace(worker.options, **changes)
+    if not logging.getLogger().hasHandlers():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return worker.run()
 
 

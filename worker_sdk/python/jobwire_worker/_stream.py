@@ -13,7 +13,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -67,7 +66,6 @@ class Stream:
         self._targets = targets
         self._deliver = deliver
         self._session = Session(options, new_session_id)
-        self._pid = os.getpid()
         self._health = HealthServer(*health, self._probe) if health is not None else None
         self._backoff = Backoff()
         self._loop: asyncio.AbstractEventLoop
@@ -200,9 +198,6 @@ class Stream:
     async def _connection(self, address: str) -> Status | None:
         """From connecting to the end of the stream. The status that the broker gave, or None when we ended it."""
         session = self._session
-        if os.getpid() != self._pid:  # a forked copy must not take part in the session of its parent
-            self._pid = os.getpid()
-            session.renew()
         self._address, self._close, self._welcomed_at = address, None, None
         async with grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
             stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(channel)

@@ -106,6 +106,7 @@ class Worker:
         self._hooks = Hooks()
         self._stream: Stream | None = None
         self._runner: Runner | None = None
+        self._pid = 0
         self._undo_quiet: Callable[[], None] = _nothing
 
     @property
@@ -117,6 +118,11 @@ class Worker:
     def health_port(self) -> int | None:
         """The port that the health check listens on, while the worker runs. For port 0."""
         return self._stream.health_port if self._stream is not None else None
+
+    @property
+    def _running(self) -> bool:
+        """Whether it was started in this process. A forked copy has no stream of its own; when it is started it makes one, with a session of its own."""
+        return self._stream is not None and self._pid == os.getpid()
 
     # --- registration ---
 
@@ -161,7 +167,7 @@ class Worker:
         return function
 
     def _refuse_while_running(self) -> None:
-        if self._stream is not None:
+        if self._running:
             raise RegistrationError("the worker runs already; register handlers and hooks before it starts")
 
     # --- running ---
@@ -230,13 +236,14 @@ class Worker:
             self._ended()
 
     async def _start(self) -> None:
-        if self._stream is not None:
+        if self._running:
             raise RuntimeError("the worker runs already")
         if not len(self._registry):
             raise RegistrationError('the worker has no handler; register one with @worker.handler("name")')
         loop = asyncio.get_running_loop()
         inbox: Mailbox[list[Effect]] = Mailbox(loop, self._take)
         options = self._options
+        self._pid = os.getpid()
         self._stream = stream = Stream(_session_options(options), Targets(options.targets), inbox.put, options.health)
         stream.start()
         try:
