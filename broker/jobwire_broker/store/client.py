@@ -139,8 +139,12 @@ class StoreClient:
         try:
             await self._command("FUNCTION", "LOAD", self._source)
         except ResponseError as error:
-            if "already exists" not in str(error):
+            # A full store refuses to load what it has, too.
+            if "already exists" not in str(error) and not (isinstance(error, OutOfMemoryError) and await self._is_loaded()):
                 raise
+
+    async def _is_loaded(self) -> bool:
+        return bool(await self._command("FUNCTION", "LIST", "LIBRARYNAME", f"jobwire_{self._version}"))
 
     def _found(self) -> None:
         if not self.available:
@@ -217,7 +221,7 @@ class StoreClient:
         return error
 
     async def _must_be_there(self) -> None:
-        """Raises StoreUnavailable when the store is away. Whoever comes while that is being found out waits for it, instead of for a time limit of their own."""
+        """Raises StoreUnavailable when the store is away. Who comes while that is being found out waits for it, and not for a time limit of their own."""
         if self._ping is not None and not self._ping.done():
             await asyncio.wait([self._ping])
         if not self.available:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[bytes | None], None]
 RECONNECT_S = 0.25
+#: With a call to the store after it, a watcher of a store that is away must hear of that within 2 s.
+CONFIRM_S = 0.5
 
 
 class Listener:
@@ -43,7 +45,7 @@ class Listener:
             self._task = None
 
     async def add(self, channel: str, handler: Handler) -> None:
-        """Listen to `channel`. Returns when the store has confirmed, or after 1 s without it: the pulse covers the rest."""
+        """Listen to `channel`. Returns when the store has confirmed, or after CONFIRM_S without it: the pulse covers the rest."""
         if channel not in self._handlers:
             self._handlers[channel] = handler
             self._confirmed[channel] = asyncio.Event()
@@ -52,7 +54,7 @@ class Listener:
                 with contextlib.suppress(RedisError, OSError):
                     await self._pubsub.subscribe(channel)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._confirmed[channel].wait(), 1.0)
+            await asyncio.wait_for(self._confirmed[channel].wait(), CONFIRM_S)
 
     async def remove(self, channel: str) -> None:
         """Listen to `channel` no more."""
