@@ -6,12 +6,29 @@ from collections.abc import Awaitable
 
 import grpc
 import pytest
+import redis.asyncio as redis
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
+from jobwire.v1 import worker_service_pb2 as work
 
-from tests.integration.broker.asking import counts, enqueue, enqueue_all, finish, get, job_name_of, lease, listed, micros, patiently, released, span, spec
-from tests.support import Broker, Store, StoreKind
+from tests.integration.broker.asking import (
+    completed,
+    counts,
+    enqueue,
+    enqueue_all,
+    finish,
+    get,
+    job_name_of,
+    lease,
+    listed,
+    micros,
+    patiently,
+    released,
+    span,
+    spec,
+)
+from tests.support import Broker, Store
 from tests.support.api import Api, refusal
 from tests.support.api import api as connected
 from tests.support.raw_worker import RawWorker
@@ -252,26 +269,27 @@ async def _disk_is_refused(api: Api, queue: str) -> None:
     assert await listed(api, queue, job_pb2.JOB_STATE_WAITING) == []
 
 
-async def test_enqueue_is_refused_with_a_hint_when_the_store_is_full_and_finish_and_cancel_still_work() -> None:
-    async with Store(StoreKind.VALKEY, extra=["--maxmemory", "12mb"]) as store, Broker(store) as broker, connected(broker) as api:
-        await enqueue_all(api, [spec("q", job) for job in ("a", "b", "c")])
-        (job,) = await lease(api, "q")
-        refused = None
-        for i in range(40):
-            try:
-                await enqueue(api, "q", f"big{i}", payload=job_pb2.Payload(data=bytes(1 << 19)), priority=9)
-            except grpc.aio.AioRpcError as error:
-                refused = await refusal(_raise(error))
-                break
-        assert refused is not None
+async def test_a_full_store_takes_no_job_and_still_lets_its_jobs_be_leased_finished_cancelled_and_deleted(store: Store) -> None:
+    client = redis.Redis.from_url(store.url, protocol=2)
+    async with Broker(store) as before, connected(before) as api:
+        await enqueue_all(api, [spec("q", job) for job in ("a", "b", "c", "d")])
+    await client.config_set("maxmemory", "1mb")
+    await client.aclose()
+    # A broker that comes when the store is full already.
+    async with Broker(store) as broker, connected(broker) as api, RawWorker(broker.address, "q", "new") as worker:
+        for queue in ("q", "new"):
+            refused = await refusal(enqueue(api, queue))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+            assert refused.retry_after_s
+        refused = await refusal(enqueue_all(api, [spec("q"), spec("q")]))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
-        assert refused.retry_after_s
-        elsewhere = await refusal(enqueue(api, "a-new-queue", payload=job_pb2.Payload(data=bytes(1 << 20))))
-        assert (elsewhere.code, elsewhere.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
-        assert (await finish(api, *[released(job)]))[0].state == job_pb2.JOB_STATE_WAITING
+        await worker.hello(credit=1)
+        (job,) = await worker.jobs(1)
+        (ack,) = await worker.finish(completed(job, result="1"))
+        assert (ack.verdict, ack.state) == (work.VERDICT_OK, job_pb2.JOB_STATE_COMPLETED)
+        (leased,) = await lease(api, "q")
+        assert (await finish(api, released(leased)))[0].state == job_pb2.JOB_STATE_WAITING
         assert (await api.jobs.CancelJob(pb.CancelJobRequest(name=job_name_of("q", "b")))).job.state == job_pb2.JOB_STATE_CANCELLED
-        await api.jobs.DeleteJob(pb.DeleteJobRequest(name=job_name_of("q", "big0")))
-
-
-async def _raise(error: grpc.aio.AioRpcError) -> None:
-    raise error
+        await api.jobs.DeleteJob(pb.DeleteJobRequest(name=job_name_of("q", "c")))
+        kept = await counts(api, "q")
+        assert (kept.waiting, kept.completed, kept.cancelled, kept.total) == (1, 1, 1, 3)
