@@ -1,7 +1,8 @@
 """A watcher's mailbox: bounded, in order per job, with what nobody will miss left out.
 
-Progress of a job takes the place of the progress before it. Changes of state are kept, up to MAX_PER_JOB for one job (then the oldest in between go), and the
-last change of each job is always kept. Nothing older than what was put before for the same job gets in.
+Progress of a job takes the place of the progress before it. Changes of state are kept, up to MAX_PER_JOB for one job (then log lines go, and after them the
+oldest in between), and the last change of state of each job is always kept. Nothing older than what was put before for the same job gets in. A reader of whole
+queues that falls behind by MAX_JOBS jobs is told of a gap; what it follows by name it still hears of, down to the last change of each.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ class Mailbox:
         self._chains: dict[str, list[pb.JobChange]] = {}
         self._seen: dict[str, int] = {}
         self._opening: dict[str, int] = {}
+        self._followed: set[str] = set()
         self._ready = asyncio.Event()
 
     def open(self, name: str) -> None:
         """A snapshot of this job is under way: keep what comes until it is there."""
         self._opening[name] = self._opening.get(name, 0) + 1
+        self._followed.add(name)
 
     def put_snapshot(self, change: pb.JobChange) -> None:
         """The job as it was read after `open`: it goes before what is newer, and in place of what is not."""
@@ -35,7 +38,7 @@ class Mailbox:
         self._opened(name)
         newer = [c for c in self._chains.pop(name, []) if c.type in _ALWAYS or c.job.revision > change.job.revision]
         self._chains[name] = [change, *newer]
-        self._seen[name] = max(change.job.revision, self._seen.get(name, 0))
+        self._note(name, change.job.revision)
         self._ready.set()
 
     def abandon(self, name: str) -> None:
@@ -57,28 +60,29 @@ class Mailbox:
             revision = change.job.revision
             if revision and revision <= self._seen.get(name, 0):
                 return
-            if len(self._seen) >= MAX_SEEN:
-                self._seen.clear()
-            self._seen[name] = max(revision, self._seen.get(name, 0))
+            self._note(name, revision)
         chain = self._chains.setdefault(name, [])
         if chain and _is_progress(chain[-1], change):
             chain[-1] = change
         else:
             chain.append(change)
             if len(chain) > MAX_PER_JOB:
-                del chain[1]
-        if len(self._chains) > MAX_JOBS:
-            self._overflow(change.job.queue)
+                del chain[next((i for i, kept in enumerate(chain[1:], 1) if kept.type == pb.CHANGE_TYPE_LOG), 1)]
+        if len(self._chains) > MAX_JOBS + len(self._followed):
+            self._overflow()
         self._ready.set()
+
+    def _note(self, name: str, revision: int) -> None:
+        # The names that were quiet for longest stand first, and are forgotten first.
+        self._seen[name] = max(revision, self._seen.pop(name, 0))
+        if len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
 
     def forget(self, name: str) -> None:
         """The reader follows this job no more."""
         self._chains.pop(name, None)
         self._seen.pop(name, None)
-
-    def is_empty(self) -> bool:
-        """Whether there is nothing to take."""
-        return not self._chains
+        self._followed.discard(name)
 
     def wake(self) -> None:
         """Let the reader look, though nothing came."""
@@ -99,12 +103,18 @@ class Mailbox:
             taken += self._chains.pop(name)
         return taken
 
-    def _overflow(self, queue: str) -> None:
+    def _overflow(self) -> None:
         # A reader this slow is told so instead of being fed an old backlog; the newest change of each job is in the store.
-        self._chains.clear()
-        gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
-        gap.job.queue, gap.job.name = queue, f"queues/{queue}"
-        self._chains[gap.job.name] = [gap]
+        dropped = [name for name in self._chains if name not in self._followed]
+        queues = {change.job.queue for name in dropped for change in self._chains.pop(name)}
+        for name in dropped:
+            self._seen.pop(name, None)
+        for name, chain in self._chains.items():
+            self._chains[name] = [next((change for change in reversed(chain) if change.type != pb.CHANGE_TYPE_LOG), chain[-1])]
+        for queue in queues:
+            gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
+            gap.job.queue, gap.job.name = queue, f"queues/{queue}"
+            self._chains[gap.job.name] = [gap]
 
 
 def _is_progress(before: pb.JobChange, after: pb.JobChange) -> bool:

@@ -123,6 +123,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.a_worker_dies("s", count, True)
             self.both_have_the_same_state()
         if is_running:
+            self.work("t", 1)
+            self.both_have_the_same_state()
             self.work("t", count)
 
     @rule(made=st.lists(st.tuples(jobs, contents), min_size=1, max_size=3))
@@ -188,9 +190,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.call(self.q.detach(session, epoch))
         self.model.detach(session, epoch)
 
-    @rule(ticks=st.sampled_from([0, 1, 1, 2]), renewed=st.sets(sessions), age_ms=st.sampled_from([-1, 0, 0, 1000]), due=st.sets(jobs))
-    def pulse(self, ticks: int, renewed: set[str], age_ms: int, due: set[str]) -> None:
-        self.beat(0, [(session, self.epochs[session], age_ms) for session in sorted(renewed)], due)
+    @rule(
+        ticks=st.sampled_from([0, 1, 1, 2]),
+        renewed=st.sets(sessions),
+        off=st.sampled_from([0, 0, 0, -1, 1]),
+        age_ms=st.sampled_from([-1, 0, 0, 1000]),
+        due=st.sets(jobs),
+    )
+    def pulse(self, ticks: int, renewed: set[str], off: int, age_ms: int, due: set[str]) -> None:
+        self.beat(0, [(session, self.epochs[session] + off, age_ms) for session in sorted(renewed)], due)
         for _ in range(ticks):
             self.both_have_the_same_state()
             self.beat(TICK_MS, [], set())

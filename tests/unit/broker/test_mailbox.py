@@ -1,0 +1,248 @@
+"""The mailbox: what a slow reader may miss, and what it never misses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobwire.v1 import job_pb2
+from jobwire.v1 import job_service_pb2 as pb
+from jobwire_broker.rules import mailbox as module
+from jobwire_broker.rules.mailbox import MAX_PER_JOB, Mailbox
+
+ACTIVE, WAITING, COMPLETED = job_pb2.JOB_STATE_ACTIVE, job_pb2.JOB_STATE_WAITING, job_pb2.JOB_STATE_COMPLETED
+
+
+def change(job: str, revision: int, state: Any = ACTIVE, *, attempt: int = 1, kind: Any = None) -> pb.JobChange:
+    queue = job.split("/")[0]
+    name = f"queues/{queue}/jobs/{job}"
+    found = job_pb2.Job(name=name, queue=queue, revision=revision, state=state, attempt=attempt)
+    return pb.JobChange(type=kind or (pb.CHANGE_TYPE_FINAL if state == COMPLETED else pb.CHANGE_TYPE_UPDATE), job=found)
+
+
+def snapshot(job: str, revision: int, state: Any = ACTIVE) -> pb.JobChange:
+    return change(job, revision, state, kind=pb.CHANGE_TYPE_FINAL if state == COMPLETED else pb.CHANGE_TYPE_SNAPSHOT)
+
+
+def lines(job: str) -> pb.JobChange:
+    return change(job, 0, kind=pb.CHANGE_TYPE_LOG)
+
+
+def revisions(box: Mailbox) -> list[int]:
+    return [x.job.revision for x in box.take()]
+
+
+def name_of(job: str) -> str:
+    return change(job, 1).job.name
+
+
+def test_progress_takes_the_place_of_the_progress_before_it() -> None:
+    box = Mailbox()
+    for revision in range(1, 50):
+        box.put(change("q/a", revision))
+    assert revisions(box) == [49]
+
+
+@pytest.mark.parametrize("other", [change("q/a", 2, WAITING), change("q/a", 2, attempt=2)], ids=["state", "attempt"])
+def test_changes_of_state_are_kept(other: pb.JobChange) -> None:
+    box = Mailbox()
+    box.put(change("q/a", 1))
+    box.put(other)
+    box.put(change("q/a", 3))
+    assert revisions(box) == [1, 2, 3]
+
+
+def test_what_is_not_newer_does_not_get_in_even_after_it_was_taken() -> None:
+    box = Mailbox()
+    box.put(change("q/a", 5))
+    assert revisions(box) == [5]
+    box.put(change("q/a", 5, WAITING))
+    box.put(change("q/a", 4, COMPLETED))
+    assert revisions(box) == []
+
+
+def test_a_snapshot_goes_before_what_is_newer_and_in_place_of_what_is_not() -> None:
+    box = Mailbox()
+    box.open(name_of("q/a"))
+    box.put(change("q/a", 3, WAITING))
+    box.put(change("q/a", 5, ACTIVE))
+    box.put(change("q/a", 7, COMPLETED))
+    assert box.take() == []
+    box.put_snapshot(snapshot("q/a", 5))
+    assert revisions(box) == [5, 7]
+
+
+def test_others_do_not_wait_for_a_snapshot() -> None:
+    box = Mailbox()
+    box.open(name_of("q/a"))
+    box.put(change("q/a", 3))
+    box.put(change("q/b", 4))
+    assert revisions(box) == [4]
+    box.abandon(name_of("q/a"))
+    assert revisions(box) == [3]
+
+
+def test_two_snapshots_under_way_are_both_waited_for() -> None:
+    box = Mailbox()
+    for _ in range(2):
+        box.open(name_of("q/a"))
+    box.put_snapshot(snapshot("q/a", 3))
+    assert box.take() == []
+    box.put_snapshot(snapshot("q/a", 4))
+    assert revisions(box) == [4]
+
+
+def test_log_lines_go_before_changes_of_state_do() -> None:
+    box = Mailbox()
+    box.put(change("q/a", 1, WAITING))
+    box.put(change("q/a", 2, COMPLETED))
+    for _ in range(50):
+        box.put(lines("q/a"))
+    taken = box.take()
+    assert len(taken) == MAX_PER_JOB
+    assert [x.job.revision for x in taken[:2]] == [1, 2]
+
+
+def test_forgotten_jobs_begin_anew() -> None:
+    box = Mailbox()
+    box.put(change("q/a", 5))
+    box.forget(name_of("q/a"))
+    assert revisions(box) == []
+    box.put(change("q/a", 2))
+    assert revisions(box) == [2]
+
+
+def test_a_take_gives_about_as_much_as_was_asked_for_and_the_rest_later() -> None:
+    box = Mailbox()
+    for i in range(10):
+        box.put(change(f"q/{i}", 1 + i))
+    assert [len(box.take(4)) for _ in range(4)] == [4, 4, 2, 0]
+
+
+async def test_a_reader_waits_until_there_is_something() -> None:
+    box = Mailbox()
+    reader = asyncio.create_task(box.wait())
+    await asyncio.sleep(0)
+    assert not reader.done()
+    box.put(change("q/a", 1))
+    await reader
+    assert revisions(box) == [1]
+
+
+async def test_a_reader_of_a_part_is_woken_for_the_rest() -> None:
+    box = Mailbox()
+    for i in range(3):
+        box.put(change(f"q/{i}", 1))
+    await box.wait()
+    assert len(box.take(2)) == 2
+    await asyncio.wait_for(box.wait(), 1)
+    assert len(box.take(2)) == 1
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(module, "MAX_JOBS", 10)
+    yield 10
+
+
+def test_who_falls_behind_is_told_of_a_gap_in_each_queue(small: int) -> None:
+    box = Mailbox()
+    for i in range(small + 1):
+        box.put(change(f"q{i % 3}/{i}", 1))
+    taken = box.take()
+    assert sorted((x.type, x.job.queue) for x in taken) == [(pb.CHANGE_TYPE_GAP, f"q{i}") for i in range(3)]
+
+
+def test_what_is_followed_by_name_survives_a_gap_down_to_its_last_change(small: int) -> None:
+    box = Mailbox()
+    box.open(name_of("q/mine"))
+    box.put_snapshot(snapshot("q/mine", 1, WAITING))
+    box.put(change("q/mine", 2, ACTIVE))
+    box.put(change("q/mine", 3, COMPLETED))
+    box.put(lines("q/mine"))
+    for i in range(small + 1):
+        box.put(change(f"q/{i}", 1))
+    taken = box.take()
+    assert [(x.type, x.job.name, x.job.revision) for x in taken] == [
+        (pb.CHANGE_TYPE_FINAL, name_of("q/mine"), 3),
+        (pb.CHANGE_TYPE_GAP, "queues/q", 0),
+    ]
+
+
+def test_any_number_of_jobs_may_be_followed_by_name_without_a_gap(small: int) -> None:
+    box = Mailbox()
+    for i in range(5 * small):
+        box.open(name_of(f"q/{i}"))
+        box.put_snapshot(snapshot(f"q/{i}", 1))
+    assert {x.type for x in box.take()} == {pb.CHANGE_TYPE_SNAPSHOT}
+
+
+def test_what_a_gap_dropped_may_be_told_again(small: int) -> None:
+    box = Mailbox()
+    for i in range(small + 1):
+        box.put(change(f"q/{i}", 7))
+    box.take()
+    box.put(change("q/0", 7))
+    assert revisions(box) == [7]
+
+
+# Random lives -----------------------------------------------------------------------------------------------------------------------------------------
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), st.sampled_from("abc"), st.sampled_from([WAITING, ACTIVE, ACTIVE, ACTIVE, COMPLETED])),
+        st.tuples(st.just("log"), st.sampled_from("abc"), st.just(0)),
+        st.tuples(st.just("again"), st.sampled_from("abc"), st.just(0)),
+        st.tuples(st.just("late"), st.sampled_from("abc"), st.integers(1, 5)),
+        st.tuples(st.just("open"), st.sampled_from("abc"), st.just(0)),
+        st.tuples(st.just("read"), st.sampled_from("abc"), st.just(0)),
+        st.tuples(st.just("take"), st.just("a"), st.integers(1, 3)),
+    ),
+    max_size=120,
+)
+
+
+@given(steps)
+def test_the_end_always_arrives_revisions_never_go_backward_and_bounds_hold(script: list[tuple[str, str, int]]) -> None:
+    """A store whose jobs change, and one reader: `read` is a snapshot that arrives, `again` an event that comes twice, `late` one that comes out of order."""
+    box, truth, opened = Mailbox(), {job: change(f"q/{job}", 0, WAITING) for job in "abc"}, dict.fromkeys("abc", 0)
+    got: dict[str, list[pb.JobChange]] = {job: [] for job in "abc"}
+    for revision, (step, job, detail) in enumerate(script, 1):
+        if step == "change":
+            truth[job] = change(f"q/{job}", revision, detail, attempt=revision if detail == WAITING else truth[job].job.attempt)
+            box.put(truth[job])
+        elif step == "log":
+            box.put(lines(f"q/{job}"))
+        elif step == "again" and truth[job].job.revision:
+            box.put(truth[job])
+        elif step == "late" and truth[job].job.revision > detail:
+            box.put(change(f"q/{job}", truth[job].job.revision - detail, WAITING))
+        elif step == "open":
+            box.open(name_of(f"q/{job}"))
+            opened[job] += 1
+        elif step == "read" and opened[job]:
+            opened[job] -= 1
+            box.put_snapshot(snapshot(f"q/{job}", truth[job].job.revision, truth[job].job.state))
+        elif step == "take":
+            collect(got, box.take(detail))
+        assert all(len(chain) <= MAX_PER_JOB + 1 for chain in box._chains.values())
+    for job in "abc":
+        for _ in range(opened[job]):
+            box.put_snapshot(snapshot(f"q/{job}", truth[job].job.revision, truth[job].job.state))
+    while taken := box.take():
+        collect(got, taken)
+    for job, heard in got.items():
+        seen = [x.job.revision for x in heard if x.type != pb.CHANGE_TYPE_LOG]
+        assert seen == sorted(seen)
+        if truth[job].job.revision:
+            last = next(x for x in reversed(heard) if x.type != pb.CHANGE_TYPE_LOG)
+            assert (last.job.revision, last.job.state) == (truth[job].job.revision, truth[job].job.state)
+
+
+def collect(got: dict[str, list[pb.JobChange]], taken: list[pb.JobChange]) -> None:
+    for x in taken:
+        got[x.job.name[-1]].append(x)
