@@ -101,6 +101,51 @@ async def test_a_second_signal_ends_the_process_at_once(program: WorkerProgram, 
     assert await program.ended(timeout=3) == 128 + signal.SIGTERM
 
 
+FORKING = """
+import os, signal, sys
+from jobwire_worker import Worker
+
+worker = Worker({target!r}, queues=[{queue!r}])
+
+@worker.handler("n")
+async def n() -> int:
+    return os.getpid()
+
+children = []
+for _ in range(2):
+    child = os.fork()
+    if child == 0:
+        os._exit(worker.run())
+    children.append(child)
+signal.signal(signal.SIGTERM, lambda *_: [os.kill(child, signal.SIGTERM) for child in children])
+print("forked", flush=True)
+sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+class ForkingProgram(Process):
+    """One worker object, run by two forked processes."""
+
+    ready_line = "forked"
+
+    def __init__(self, target: str, queue: str) -> None:
+        super().__init__("forking program")
+        self._program = FORKING.format(target=target, queue=queue)
+
+    def command(self) -> list[str]:
+        return python("-c", self._program)
+
+
+async def test_each_forked_process_is_a_session_of_its_own(shared_broker: Broker, client: Client, queue: str) -> None:
+    async with ForkingProgram(shared_broker.address, queue) as program:
+        async with asyncio.timeout(20):
+            while len(mine := [worker for worker in await client.workers() if queue in worker.queues]) < 2:
+                await asyncio.sleep(0.05)
+        assert len({worker.session for worker in mine}) == len({worker.instance_id for worker in mine}) == 2
+        assert (await client.wait(await client.enqueue(queue, "n"), timeout=10)).state == "completed"
+        assert await program.stop() == 0
+
+
 @asynccontextmanager
 async def worker_that_counts(target: list[str], queue: str, starts: list[str], go_on: asyncio.Event) -> AsyncIterator[Worker]:
     given: dict[str, Any] = {"concurrency": 100, "drain_grace": 1, "health": "127.0.0.1:0"}

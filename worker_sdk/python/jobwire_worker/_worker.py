@@ -54,7 +54,7 @@ class WorkerOptions:
     concurrency: int = DEFAULT_CONCURRENCY
     """How many jobs run at once over all queues. Default 5, or the sum of the queues' own limits."""
     instance_id: str = ""
-    """A label for people. Default: host and process id."""
+    """A label for people. Empty: host and process id, as they are when the worker starts."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels, for jobs that ask for them. At most 32."""
     drain_grace: timedelta = DEFAULT_GRACE
@@ -97,7 +97,7 @@ class Worker:
             queues=names,
             queue_limits=limits,
             concurrency=_concurrency(concurrency, limits),
-            instance_id=_label(instance_id if instance_id is not None else f"{socket.gethostname()}-{os.getpid()}", "instance_id"),
+            instance_id=_label(instance_id or "", "instance_id"),
             labels=_labels(labels or {}),
             drain_grace=_grace(drain_grace),
             health=None if health is None else parse_health(health),
@@ -281,7 +281,7 @@ def _session_options(options: WorkerOptions) -> SessionOptions:
         queues=options.queues,
         concurrency=options.concurrency,
         queue_limits=options.queue_limits,
-        instance_id=options.instance_id,
+        instance_id=options.instance_id or f"{socket.gethostname()}-{os.getpid()}"[:_LABEL_LIMIT_CHARS],
         sdk=_sdk(),
         labels=options.labels,
     )
