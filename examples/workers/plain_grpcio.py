@@ -57,16 +57,15 @@ class Worker:
         self.session, self.epoch = secrets.token_bytes(16), 0  # (1)
         self.held: dict[Key, pb.Finish | None] = {}  # (3) None while it runs
         self.running: dict[Key, asyncio.Task[object]] = {}
-        self.delivered = 0
         self.session_s, self.heartbeat_s, self.retry_after_s = 10.0, 2.0, 0.0
-        self.heard_at = self.lease_until = time.monotonic()
-        self.draining = self.told_to_drain = self.over = False
+        self.draining = self.over = False
         self.ready = pb.WorkRequest()  # what goes up next; it grows while a frame is on its way
         self.writable, self.moved = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Go from stream to stream until the worker was told to end."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(self.drain()))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(self.drain()))
         for target in itertools.cycle(self.targets):
             try:
                 await self.stream(target)
@@ -84,13 +83,16 @@ class Worker:
             stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(channel)
             call = stub.Work()
             writer = asyncio.create_task(self.write(call))
-            with contextlib.suppress(asyncio.CancelledError):  # (4) by the writer
-                async for frame in call:
-                    self.receive(frame)
-                    if frame.HasField("go_away"):
-                        self.retry_after_s = frame.go_away.retry_after.ToNanoseconds() / 1e9
-                        break  # leaving the channel ends the call
-            writer.cancel()
+            try:
+                with contextlib.suppress(asyncio.CancelledError):  # (4)
+                    async for frame in call:
+                        self.receive(frame)
+                        if frame.HasField("go_away"):
+                            self.retry_after_s = frame.go_away.retry_after.ToNanoseconds() / 1e9
+                            return  # leaving the channel ends the call
+            finally:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
 
     def open(self) -> None:
         """Make the first frame of a stream. The finishes may follow the hello at once."""
@@ -111,8 +113,7 @@ class Worker:
                 await asyncio.wait_for(self.writable.wait(), self.heartbeat_s * 0.7)
             if time.monotonic() - self.heard_at > self.session_s / 2:  # (4)
                 call.cancel()
-        await call.write(self.ready)
-        await call.done_writing()
+        await call.write(self.ready)  # the broker ends the stream when it has read the goodbye
 
     def send(self, **parts: object) -> None:
         self.ready.MergeFrom(pb.WorkRequest(**parts))  # type: ignore[arg-type]  # checked at run time

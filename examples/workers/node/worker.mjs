@@ -220,6 +220,6 @@ class Worker {
 
 const [targets, queue, concurrency] = process.argv.slice(2);
 const worker = new Worker(targets.split(','), queue, Number(concurrency));
-process.once('SIGTERM', () => worker.drain());
+for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => worker.drain());
 await worker.run();
 process.exit(0);
