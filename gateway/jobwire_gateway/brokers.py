@@ -81,7 +81,7 @@ class Brokers:
             self._current = (self._current + 1) % len(self._brokers)
 
     async def call(self, ask: Callable[[Broker], Callable[..., Awaitable[Answer]]], request: object, *, timeout_s: float | None = None) -> Answer:
-        """Make one call, at the next broker when one cannot be reached. Every call of the gateway may be made twice without harm.
+        """Make one call, at the next broker when one cannot be reached or does not answer. Every call of the gateway may be made twice without harm.
 
         Raises:
             Problem: the broker's answer is an error, or none answers in time.
@@ -90,7 +90,7 @@ class Brokers:
         for left in reversed(range(len(self._brokers))):
             broker = self.current
             try:
-                return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()))
+                return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()) / (left + 1))
             except grpc.aio.AioRpcError as error:
                 if not _try_elsewhere(error):
                     raise from_rpc(error) from None
@@ -105,4 +105,4 @@ class Brokers:
 
 
 def _try_elsewhere(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() is grpc.StatusCode.UNAVAILABLE and details_of(error).reason in ("", "SHUTTING_DOWN")
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and details_of(error).reason in ("", "SHUTTING_DOWN")

@@ -36,7 +36,7 @@ Begin = Callable[[Topics, dict[str, str], Cursor | None, Callable[[], None]], An
 class EventStream:
     """One open stream."""
 
-    __slots__ = ("_beat", "_pump", "_send", "last_write", "watch")
+    __slots__ = ("_beat", "_finished", "_pump", "_send", "last_write", "watch")
 
     def __init__(self, send: Send) -> None:
         self.watch: AnyWatch | None = None
@@ -44,10 +44,11 @@ class EventStream:
         self._send = send
         self._pump: asyncio.Task[None] | None = None
         self._beat = False
+        self._finished = False
 
     def wake(self) -> None:
         """Write what waits."""
-        if self._pump is None and self.watch is not None:
+        if self._pump is None and self.watch is not None and not self._finished:
             self._pump = asyncio.get_running_loop().create_task(self._write())
 
     def heartbeat(self) -> None:
@@ -75,7 +76,8 @@ class EventStream:
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
                 self.last_write = asyncio.get_running_loop().time()
             if self.watch.ended:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                self._finished = True
+                await _finish(self._send)
         finally:
             # Between the last take and this line nobody else ran, so no frame waits unseen.
             self._pump = None

@@ -149,6 +149,16 @@ async def test_with_two_brokers_the_other_takes_over_at_once(store: Store, queue
             assert time.monotonic() - began < 3
 
 
+async def test_a_broker_that_is_frozen_is_passed_over(store: Store, queue: str) -> None:
+    async with Broker(store) as one, Broker(store) as two, Gateway([one, two]) as gateway, client(gateway) as http:
+        job = await enqueue(http, queue)
+        one.freeze()
+        assert (await http.get(f"/v1/{job['name']}")).status_code == 200
+        began = time.monotonic()
+        assert (await http.get(f"/v1/{job['name']}")).status_code == 200
+        assert time.monotonic() - began < 1
+
+
 async def test_a_store_that_is_away_is_said_and_its_return_too(store: Store, queue: str) -> None:
     async with Broker(store) as broker, Gateway(broker) as gateway, client(gateway) as http:
         job = await enqueue(http, queue)
