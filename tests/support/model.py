@@ -351,8 +351,7 @@ class Model:
             if argument % 2:
                 job.sections["progress"] = b"note"
             self.touched.add(raw_id)
-        elif kind == "X" and not job.cancel_delivered:
-            # A receipt counts whether or not a cancel was asked for: whoever sends it has heard of one.
+        elif kind == "X" and job.cancel_requested and not job.cancel_delivered:
             job.cancel_delivered = True
             self.touched.add(raw_id)
         elif kind == "E":

@@ -233,6 +233,15 @@ async def test_a_cancels_receipt_is_noted_once(q: QueueLab) -> None:
         )
 
 
+async def test_a_receipt_for_a_cancel_that_nobody_asked_for_says_nothing_of_a_later_one(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    assert await q.turn("X", "a", token) == ("OK", "ACTIVE")
+    assert (await q.state()).jobs == {"a": JobView("ACTIVE", 1)}
+    await q.store.cancel(b"a", 3000)
+    assert (await q.state()).cancels == {"a": "s"}
+    assert [cancel.raw_id for cancel in (await q.pulse("s")).cancels] == [b"a"]
+
+
 # Verdicts ---------------------------------------------------------------------------------------------------------------------------------------------
 
 SAME: list[tuple[str, tuple[Any, ...]]] = [("C", (b"result",)), ("F", (b"why", 0, 60_000)), ("F", (b"why", 1, -1)), ("S", (60_000,)), ("R", ("",))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -144,9 +143,9 @@ async def test_a_reader_of_a_part_is_woken_for_the_rest() -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(module, "MAX_JOBS", 10)
-    yield 10
+    return 10
 
 
 def test_who_falls_behind_is_told_of_a_gap_in_each_queue(small: int) -> None:

@@ -69,8 +69,9 @@ local function progress(ctx, id, j, percent, sections)
 end
 
 local function receive_cancel(ctx, id, j)
+  -- A receipt for what was never asked says nothing about a cancel that is asked for later.
+  if not has_flag(j, FLAG_CANCEL_REQUESTED) or has_flag(j, FLAG_CANCEL_DELIVERED) then return end
   gather(ctx, 'HDEL k', id)
-  if has_flag(j, FLAG_CANCEL_DELIVERED) then return end
   set_flag(j, FLAG_CANCEL_DELIVERED)
   save(ctx, id, j)
 end
