@@ -93,6 +93,10 @@ class StoreFull(BrokerError):
     retry_after_s = 5.0
 
 
+class StoreFault(Exception):
+    """Raised when a function of the store failed in a way that it should not. Not an answer to anybody: who called decides what it means."""
+
+
 class ShuttingDown(BrokerError):
     """Raised when the broker is ending."""
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import _async as reflection_async
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 from jobwire.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -34,6 +32,7 @@ from jobwire_broker.services.admin import AdminService
 from jobwire_broker.services.events import EventService
 from jobwire_broker.services.jobs import JobService
 from jobwire_broker.services.queues import QueueService
+from jobwire_broker.services.reflection import add_reflection
 from jobwire_broker.services.workers import WorkerService, work_handler
 from jobwire_broker.store.client import StoreClient, StoreRefused
 
@@ -102,7 +101,7 @@ class Broker:
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self._registry), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._registry, self.broker_id), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        _add_reflection(server)
+        add_reflection(server, (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
         return server
 
     def _tell_health(self, available: bool) -> None:
@@ -134,19 +133,6 @@ class Broker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._workers.all_closed()
-
-
-def _add_reflection(server: grpc.aio.Server) -> None:
-    """Both reflection protocols: the library brings v1alpha alone, and v1 is the same on the wire under another name (RULES 8)."""
-    names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-    servicer = reflection_async.ReflectionServicer(service_names=names)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection"):
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}),))
 
 
 async def serve(config: BrokerConfig) -> int:

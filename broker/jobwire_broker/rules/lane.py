@@ -9,9 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from redis.exceptions import RedisError
-
-from jobwire_broker.errors import BrokerError
+from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.store.queue_store import TurnReport
 
 Call = TypeVar("Call")
@@ -27,7 +25,7 @@ class Lane(Generic[Call]):
         send: Callable[[Call], Awaitable[TurnReport]],
         note: Callable[[Call, TurnReport], None],
         done: Callable[[Call, TurnReport], None],
-        failed: Callable[[Call, BrokerError | RedisError], Awaitable[None]],
+        failed: Callable[[Call, BrokerError | StoreFault], Awaitable[None]],
     ) -> None:
         self._prepare = prepare
         self._send = send
@@ -50,7 +48,7 @@ class Lane(Generic[Call]):
                 call, answer = under_way
                 try:
                     report = await answer
-                except (BrokerError, RedisError) as error:
+                except (BrokerError, StoreFault) as error:
                     await self._failed(call, error)
                     under_way = self._start()
                     continue

@@ -14,9 +14,8 @@ from typing import NamedTuple, Protocol
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
-from redis.exceptions import RedisError
 
-from jobwire_broker.errors import BrokerError, SessionMoved, StoreUnavailable
+from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUnavailable
 from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.client import StoreClient
@@ -197,7 +196,7 @@ class Partition:
             self.on_delayed()
         self._take_leases(call.requests, report)
 
-    async def _enqueue_failed(self, call: _EnqueueCall, error: BrokerError | RedisError) -> None:
+    async def _enqueue_failed(self, call: _EnqueueCall, error: BrokerError | StoreFault) -> None:
         self._after_failed_leases(call.requests, error)
         if isinstance(error, BrokerError):
             for _, ticket, index in call.chunk:
@@ -213,7 +212,7 @@ class Partition:
     async def _enqueue_alone(self, call: _EnqueueCall) -> None:
         try:
             self._enqueue_done(call, await self._send_enqueue(call))
-        except (BrokerError, RedisError) as error:
+        except (BrokerError, StoreFault) as error:
             await self._enqueue_failed(call, error)
 
     # The turn lane ------------------------------------------------------------------------------------------------------------------------------------
@@ -250,7 +249,7 @@ class Partition:
             self.on_delayed()
         self._take_leases(call.requests, report)
 
-    async def _turn_failed(self, call: _TurnCall, error: BrokerError | RedisError) -> None:
+    async def _turn_failed(self, call: _TurnCall, error: BrokerError | StoreFault) -> None:
         self._after_failed_leases(call.requests, error)
         if isinstance(error, BrokerError):
             self._fail(call.chunk, error)
@@ -266,7 +265,7 @@ class Partition:
     async def _turn_alone(self, call: _TurnCall) -> None:
         try:
             self._turn_done(call, await self._send_turn(call))
-        except (BrokerError, RedisError) as error:
+        except (BrokerError, StoreFault) as error:
             await self._turn_failed(call, error)
 
     def _fail(self, chunk: Sequence[_TurnEntry], error: BrokerError) -> None:
@@ -304,7 +303,7 @@ class Partition:
                 break
             limit -= share
             stream.work.reserve(self.queue, share)
-            requests.append(LeaseRequest(stream.work.session, stream.work.epoch, share))
+            requests.append(LeaseRequest(stream.work.session, stream.work.epoch, share, stream.work.payload_room()))
         return requests
 
     def _note_report(self, call: _EnqueueCall | _TurnCall, report: TurnReport) -> None:
@@ -333,7 +332,7 @@ class Partition:
         if lease.jobs:
             stream.wake_writer()
 
-    def _after_failed_leases(self, requests: list[LeaseRequest], error: BrokerError | RedisError) -> None:
+    def _after_failed_leases(self, requests: list[LeaseRequest], error: BrokerError | StoreFault) -> None:
         """Give the credit back; when the call may have leased something, find out what by attaching again (RULES 3)."""
         known = isinstance(error, BrokerError) and not (isinstance(error, StoreUnavailable) and error.accepted == "unknown")
         for request in requests:

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 
 from jobwire.v1 import worker_service_pb2 as pb
-from redis.exceptions import RedisError
 
-from jobwire_broker.errors import BrokerError, SessionMoved
+from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import Partition, Stream
 from jobwire_broker.store.queue_store import PulseReport, Renewal, Word
@@ -25,6 +24,7 @@ INTERVAL_S = 1.0
 SWEEP_S = 4.0
 #: How far one pulse moves the clock at most (lua/pulse.lua): 2 s, or this share of a shorter session time. A beat takes half of that.
 MAX_STEP_S, STEP_SHARE = 2.0, 5
+RETRY_S = 0.1
 #: A pulse never follows another sooner.
 MIN_GAP_S = 0.005
 
@@ -90,12 +90,13 @@ class Pulse:
         self.beat()
 
     async def _beat(self) -> None:
-        delay: float | None = self.interval_s
+        # After a beat that failed the next one follows soon: what it was to find has waited long enough.
+        delay: float | None = min(self.interval_s, RETRY_S)
         try:
             delay = await self._beat_once()
         except BrokerError:
             pass
-        except RedisError as error:
+        except StoreFault as error:
             log.error("pulse.failed queue=%s error=%s", self.partition.queue, error)
         finally:
             self._task = None

@@ -24,7 +24,10 @@ MAX_SNOOZE_MS = 365 * 86_400_000
 
 def duration_ms(duration: Duration, field: str, *, low_ms: int, high_ms: int) -> int:
     """A duration in milliseconds, rounded up. Raises InvalidField when it is out of its bounds."""
-    ms = duration.seconds * 1000 + -(-duration.nanos // 1_000_000)
+    seconds, nanos = duration.seconds, duration.nanos
+    if not -1_000_000_000 < nanos < 1_000_000_000 or (seconds and nanos and (seconds < 0) != (nanos < 0)):
+        raise InvalidField(f"{field} is no duration: nanos must be under a second and have the sign of seconds", field=field)
+    ms = seconds * 1000 + (-(-nanos // 1_000_000) if nanos > 0 else nanos // 1_000_000)
     if not low_ms <= ms <= high_ms:
         raise InvalidField(f"{field} must be from {timedelta(milliseconds=low_ms)} to {timedelta(milliseconds=high_ms)}; it is {ms / 1000:g} s", field=field)
     return ms
@@ -80,7 +83,8 @@ def finish_item(finish: pb.Finish) -> TurnItem:
         complete = finish.complete
         result = complete.result.SerializeToString() if complete.HasField("result") else b""
         if len(result) > MAX_RESULT_BYTES + 1024:
-            raise InvalidField(f"complete.result may have 1 MiB; it has {len(result)} bytes", field="complete.result")
+            message = f"complete.result may have {MAX_RESULT_BYTES} bytes; it has {len(result)}: give back a reference to it instead"
+            raise InvalidField(message, field="complete.result", reason="PAYLOAD_TOO_LARGE")
         return TurnItem("C", raw_id, token, result)
     if outcome == "fail":
         return _fail_item(finish.fail, raw_id, token)

@@ -160,12 +160,17 @@ class WorkSession:
         """How many jobs of `queue` may be leased now."""
         if self.phase is not Phase.LIVE or self.draining or self._unsent:
             return 0
-        if queue in self._suspended or (self._bytes_credit and self._bytes_sent >= self._bytes_credit):
+        # With a limit on bytes, one call at a time: two would lease against the same bytes.
+        if queue in self._suspended or (self._bytes_credit and (self._reserved or self._bytes_sent >= self._bytes_credit)):
             return 0
         room = self._credit - self._sent - sum(self._reserved.values())
         if queue in self._queue_credit:
             room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
         return room
+
+    def payload_room(self) -> int:
+        """How many bytes of payload may be leased; -1 when the worker set no limit."""
+        return self._bytes_credit - self._bytes_sent if self._bytes_credit else -1
 
     def reserve(self, queue: str, jobs: int) -> None:
         """Set credit aside for a call that is under way."""
@@ -196,7 +201,7 @@ class WorkSession:
         size = len(record)
         self._sent += 1
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
-        self._bytes_sent += size
+        self._bytes_sent += wire.payload_size(record)
         self.held[queue, raw_id] = token
         if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
             self._close_frame()

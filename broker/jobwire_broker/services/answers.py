@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import grpc
 from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
-from jobwire_broker.errors import BrokerError
+from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Stats
 
@@ -44,6 +45,18 @@ def _attach(status: error_pb2.ErrorStatus, name: str, value: bytes) -> None:
     status.details.add(type_url=_TYPE_URL + name, value=value)
 
 
+#: How long the last write of a stream may take when the stream is to end.
+_LAST_WRITE_S = 1.0
+
+
+async def end_tasks(writer: asyncio.Task[Any], *others: asyncio.Task[Any]) -> None:
+    """Return when all are gone. The writer, which was told to end, may end its write: an abort beside a write that is under way fails both."""
+    await asyncio.wait([writer], timeout=_LAST_WRITE_S)
+    for task in (writer, *others):
+        task.cancel()
+    await asyncio.wait([writer, *others])
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BrokerError) -> NoReturn:
     """End the call with this error."""
     context.set_trailing_metadata(((_DETAILS_KEY, details_of(error).SerializeToString()),))
@@ -60,6 +73,9 @@ def unary(handler: Handler) -> Handler:
             return await handler(self, request, context)
         except BrokerError as error:
             await abort(context, error)
+        except StoreFault as error:
+            log.error("call.store_fault call=%s error=%s", handler.__name__, error)
+            await abort(context, BrokerError(f"the store failed: {error}", reason="STORE_FAULT"))
 
     return cast(Handler, wrapped)
 

@@ -15,7 +15,7 @@ from jobwire_broker.errors import BrokerError, InvalidField, StoreUnavailable
 from jobwire_broker.names import parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Queue, Registry
-from jobwire_broker.services.answers import abort, queue_of
+from jobwire_broker.services.answers import abort, end_tasks, queue_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,15 +38,14 @@ class EventService(EventServiceServicer):
         reader = asyncio.create_task(self._read(subscription, context))
         writer = asyncio.create_task(self._write(subscription, context))
         try:
-            done, _ = await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        except BrokerError as error:
-            await abort(context, error)
+            await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reader.cancel()
-            writer.cancel()
+            subscription.end()
+            await end_tasks(writer, reader)
             await subscription.close()
+        for task in (reader, writer):
+            if not task.cancelled() and isinstance(error := task.exception(), BrokerError):
+                await abort(context, error)
 
     async def _read(self, subscription: Subscription, context: Context) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:
@@ -56,9 +55,9 @@ class EventService(EventServiceServicer):
                 subscription.remove(topic)
 
     async def _write(self, subscription: Subscription, context: Context) -> None:
-        while True:
+        while not subscription.is_ending:
             await subscription.mailbox.wait()
-            while response := subscription.take():
+            while not subscription.is_ending and (response := subscription.take()):
                 await context.write(response)
 
 
@@ -67,6 +66,7 @@ class Subscription:
 
     def __init__(self, registry: Registry) -> None:
         self.mailbox = Mailbox()
+        self.is_ending = False
         self._registry = registry
         self._topics: Counter[str] = Counter()
         self._added: list[str] = []
@@ -107,6 +107,11 @@ class Subscription:
             response.store_available = self._store_available
         self._added, self._store_available = [], None
         return response
+
+    def end(self) -> None:
+        """Let the writer stop."""
+        self.is_ending = True
+        self.mailbox.wake()
 
     async def close(self) -> None:
         """Leave all topics."""

@@ -17,6 +17,8 @@ DEFAULT_PRIORITY = 5
 _DAY_MS = 86_400_000
 _MAX_DELAY_MS = 3650 * _DAY_MS
 _MAX_BASE_MS = 7 * _DAY_MS
+#: The last second of 9999, where google.protobuf.Timestamp ends.
+_LAST_DATE_S = 253_402_300_799
 _MAX_BACKOFF_MS = 30 * _DAY_MS
 
 
@@ -56,10 +58,10 @@ def _due_of(spec: job_pb2.JobSpec) -> tuple[str, int]:
         ms = duration_ms(spec.delay, "delay", low_ms=0, high_ms=_MAX_DELAY_MS)
         return (f"+{ms}", ms) if ms else ("", 0)
     if spec.HasField("delay_until"):
-        ms = spec.delay_until.ToMilliseconds()
-        if not 0 <= ms < 1 << 52:
-            raise InvalidField("delay_until is no date after 1970", field="delay_until")
-        return str(ms), 0
+        seconds, nanos = spec.delay_until.seconds, spec.delay_until.nanos
+        if not (0 <= seconds <= _LAST_DATE_S and 0 <= nanos < 1_000_000_000):
+            raise InvalidField("delay_until must be a date from 1970 to 9999", field="delay_until")
+        return str(seconds * 1000 + nanos // 1_000_000), 0
     return "", 0
 
 

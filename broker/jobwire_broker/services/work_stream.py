@@ -22,6 +22,7 @@ from jobwire_broker.rules.partition import SILENT, verdict_of
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
+from jobwire_broker.services.answers import end_tasks
 from jobwire_broker.store.queue_store import Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class WorkStream:
         self._reattaching: dict[str, asyncio.Task[None]] = {}
         self._attached_at = 0.0
         self._gone_away = False
+        self._ending = False
 
     # Life ---------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -61,8 +63,10 @@ class WorkStream:
                 if task.done() and not task.cancelled():
                     task.result()
         finally:
-            for task in (*tasks, *self._reattaching.values()):
-                task.cancel()
+            self._ending = self.work.draining = True
+            self._wake.set()
+            reader, writer, beat = tasks
+            await end_tasks(writer, reader, beat, *self._reattaching.values())
             self._leave()
 
     def end(self, error: BrokerError) -> None:
@@ -107,10 +111,10 @@ class WorkStream:
                 self._kick_all()
 
     async def _write(self) -> None:
-        while True:
+        while not self._ending:
             await self._wake.wait()
             self._wake.clear()
-            while self.work.has_frame():
+            while self.work.has_frame() and not self._ending:
                 await self._context.write(self.work.take_frame())
             self._kick_all()
 

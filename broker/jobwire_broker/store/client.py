@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
 
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import Precondition, StoreFull, StoreUnavailable
+from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnavailable
 from jobwire_broker.store.functions import library
 
 log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class StoreClient:
             self._suspect(error)
             refused = "connecting" in str(error).lower()
             return StoreUnavailable("the store does not answer", accepted="no" if refused else "unknown")
-        return error
+        return StoreFault(str(error))
 
     async def _must_be_there(self) -> None:
         """Raises StoreUnavailable when the store is away. Who comes while that is being found out waits for it, and not for a time limit of their own."""

@@ -53,11 +53,12 @@ class TurnItem(NamedTuple):
 
 
 class LeaseRequest(NamedTuple):
-    """Room for jobs in a session."""
+    """Room for jobs in a session. `payload_bytes` is a hard limit on their payloads; -1: none but that of the call."""
 
     session: bytes
     epoch: int
     jobs: int
+    payload_bytes: int = -1
 
 
 class Lease(NamedTuple):
@@ -157,7 +158,7 @@ def _leases(answers: list[list[Any]]) -> list[Lease]:
 def _lease_args(requests: Sequence[LeaseRequest]) -> list[Any]:
     args: list[Any] = [len(requests)]
     for r in requests:
-        args += (r.session, r.epoch, r.jobs, MAX_BYTES)
+        args += (r.session, r.epoch, r.jobs, r.payload_bytes)
     return args
 
 

@@ -72,6 +72,17 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> bytes:
     return b"".join(parts)
 
 
+def payload_size(record: bytes) -> int:
+    """How many bytes the payload of a record has, as it is encoded."""
+    start, end = HEADER_SIZE + 1 + record[HEADER_SIZE], len(record)
+    while start + 5 <= end:
+        tag, size = SECTION.unpack_from(record, start)
+        if tag == TAG_PAYLOAD:
+            return int(size)
+        start += 5 + size
+    return 0
+
+
 def jobs_field(delivery_bytes: bytes) -> bytes:
     """The delivery as an element of WorkResponse.jobs."""
     return b"\x1a" + _cached_varint(len(delivery_bytes)) + delivery_bytes

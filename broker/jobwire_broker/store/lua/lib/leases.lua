@@ -1,5 +1,6 @@
 --- Giving leases to sessions, and taking them back.
 local ROW = '>I4I4I8'
+local LEASE_BYTES = 1048576
 
 -- sid, epoch, solo token of a session; nil when it is not attached.
 local function session_row(ctx, session)
@@ -74,7 +75,18 @@ local function lease_alone(ctx, session, sid, row, out)
   return true
 end
 
--- Lease up to `count` jobs to one session. Answers { word, id, token, record, id … }.
+-- Take the first job that waits, if its payload is at most `bytes`. Answers what is left of them; -1 when it is not, or there is none.
+local function lease_fitting(ctx, sid, bytes, out)
+  local first = redis.call('ZRANGE', ctx.base .. 'w', 0, 0)
+  if #first == 0 then return -1 end
+  local record = redis.call('GET', ctx.base .. 'j' .. string.sub(first[1], 9))
+  local payload = record and section(record, TAG_PAYLOAD) or ''
+  if #payload > bytes then return -1 end
+  lease_popped(ctx, sid, redis.call('ZPOPMIN', ctx.base .. 'w', 1), out)
+  return bytes - #payload
+end
+
+-- Lease up to `count` jobs to one session, `bytes` of payload in all, or (-1) about LEASE_BYTES. Answers { word, id, token, record, id … }.
 local function lease_to(ctx, session, epoch, count, bytes)
   local row = redis.call('HGET', ctx.base .. 's', session)
   if not row then return { 'NO_SESSION' } end
@@ -86,16 +98,21 @@ local function lease_to(ctx, session, epoch, count, bytes)
     flush(ctx)
     if lease_alone(ctx, session, sid, row, out) then return out end
   end
+  while bytes >= 0 and count > 0 do
+    bytes = lease_fitting(ctx, sid, bytes, out)
+    if bytes < 0 then return out end
+    count = count - 1
+  end
   local spent = 0
-  while count > 0 and spent < bytes do
+  while count > 0 and spent < LEASE_BYTES do
     -- Large records are taken few at a time, so that one call stays near its bound of bytes.
-    local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((bytes - spent) / (spent / (#out / 3 + 1)))))
+    local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((LEASE_BYTES - spent) / (spent / (#out / 3 + 1)))))
     local popped = redis.call('ZPOPMIN', ctx.base .. 'w', step)
     if #popped == 0 then break end
     spent = spent + lease_popped(ctx, sid, popped, out)
     count = count - #popped / 2
   end
-  if count > 0 and spent < bytes and not ctx.hungry then
+  if count > 0 and spent < LEASE_BYTES and not ctx.hungry then
     ctx.hungry = true
     set_meta(ctx, 'hungry', '1')
   end
