@@ -224,5 +224,5 @@ async def test_a_directory_with_a_path_too_long_for_a_socket_works(tmp_path: Pat
     directory = tmp_path / ("long " * 30) / "höhle"
     async with Up(directory) as up:
         assert await enqueue_on_disk(up, 1) == await waiting(up)
-        assert len(os.fsencode(up.store.removeprefix("unix:"))) < 108
+        assert len(os.fsencode(up.store.removeprefix("unix://"))) < 108
         assert (directory / "appendonlydir").is_dir()

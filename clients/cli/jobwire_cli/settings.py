@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 DEFAULT_STORE = "redis://127.0.0.1:6379"
 
@@ -23,6 +23,9 @@ def store_url(flag: str | None, environment: Mapping[str, str] = os.environ) -> 
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """The URL as it may be shown: without user, password and query. Read loosely, so that a password which should have been quoted is not shown either."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "***"
+    shown = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
+    return f"{scheme}://{shown}"

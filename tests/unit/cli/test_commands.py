@@ -1,0 +1,127 @@
+"""The command line without a broker: its help, its messages, its exit codes. Each case is a process of its own."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jobwire_cli import asking, exits
+from jobwire_client import errors
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("JOBWIRE_", "REDIS_"))} | {"COLUMNS": "160", "TERM": "dumb"}
+
+
+def run(*arguments: str, program: str | None = None, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `jobwire` to its end."""
+    start = ["-c", program] if program else ["-m", "jobwire_cli"]
+    return subprocess.run([sys.executable, *start, *arguments], env=PLAIN | variables, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+
+
+def nobody() -> str:
+    """An address where connections are refused."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_help_names_every_command_and_every_exit_code() -> None:
+    shown = run("--help").stdout
+    for command in ("up", "broker", "gateway", "worker", "enqueue", "jobs", "queues", "workers", "version"):
+        assert re.search(rf"^\W*{command} ", shown, re.MULTILINE), command
+    for code, meaning in exits.MEANINGS.items():
+        assert f"{code.value}: {meaning}" in " ".join(shown.split())
+
+
+def test_the_page_on_the_command_line_has_the_same_exit_codes() -> None:
+    page = (REPOSITORY / "docs/cli.md").read_text()
+    documented = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.+?) \|$", page, re.MULTILINE)}
+    assert documented == {code.value: meaning for code, meaning in exits.MEANINGS.items()}
+
+
+def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None:
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.JobwireError):
+            assert asking.code_of(kind("no")) is not exits.Exit.OK, name
+    assert asking.code_of(errors.JobNotFound("no")) is exits.Exit.NOT_FOUND
+    assert asking.code_of(errors.PayloadTooLarge("no")) is exits.Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("jobs", "get", "abc"), "queues/QUEUE/jobs/ID"),
+        (("jobs", "get", "queues/q/jobs/a", "--queue", "q"), "leave --queue out"),
+        (("jobs", "watch"), "name the jobs to watch"),
+        (("jobs", "watch", "queues/q/jobs/a", "--url", "http://x"), "name the jobs to watch"),
+        (("jobs", "watch", "--url", "ftp://x/"), "no http or https URL"),
+        (("jobs", "watch", "queues/q/jobs/a", "--timeout", "soon"), "is not a duration"),
+        (("jobs", "list", "q", "--state", "sleeping"), "delayed, waiting, blocked"),
+        (("enqueue", "q", "h", "{"), "no JSON"),
+        (("enqueue", "q", "h", "-", "--id", "a"), "--id names one job"),
+        (("enqueue", "q", "h", "--delay", "later"), "is not a duration"),
+        (("enqueue", "q", "h", "--target", "http://x"), "has a scheme"),
+        (("broker", "--grpc", "nowhere"), "HOST:PORT"),
+        (("broker", "--grpc", "0.0.0.0:0"), "--insecure"),
+        (("broker", "--session-time", "0.1s"), "session_time"),
+        (("gateway", "--http", "nowhere"), "HOST:PORT"),
+        (("worker", "no_such_module:worker"), "no_such_module"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(arguments: tuple[str, ...], hint: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == exits.Exit.USAGE, done.stderr
+    assert hint in done.stderr
+    assert done.stderr.startswith("jobwire: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("jobs", "get", "queues/q/jobs/a"), ("enqueue", "q", "h"), ("queues", "list"), ("workers",), ("version", "--server")])
+def test_without_a_broker_a_command_ends_with_code_4_and_says_where_it_looked(arguments: tuple[str, ...]) -> None:
+    address = nobody()
+    done = run(*arguments, JOBWIRE_TARGET=address)
+    assert done.returncode == exits.Exit.UNAVAILABLE
+    assert done.stderr == f"jobwire: no broker answers at {address}: Connection refused (111)\n"
+
+
+def test_the_flag_wins_over_the_variable() -> None:
+    flag = nobody()
+    done = run("queues", "list", "--target", flag, JOBWIRE_TARGET="127.0.0.1:1")
+    assert flag in done.stderr
+
+
+def test_an_event_stream_that_cannot_be_reached_ends_with_code_4() -> None:
+    done = run("jobs", "watch", "--url", f"http://{nobody()}/v1/x")
+    assert (done.returncode, done.stdout) == (exits.Exit.UNAVAILABLE, "")
+
+
+def test_the_version_needs_no_broker() -> None:
+    assert run("version").stdout.startswith("jobwire 0.")
+    assert run("version", "--json").stdout.startswith('{"version":"0.')
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"), [("broker", "redis", "broker"), ("gateway", "starlette", "gateway"), ("queues", "typer", "cli"), ("queues", "rich", "cli")]
+)
+def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from jobwire_cli.main import main; main()"
+    done = run(command, program=program)
+    assert done.returncode == 1
+    assert f"install jobwire[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_looking_at_the_help_of_a_server_does_not_import_it() -> None:
+    program = """
+import sys
+from jobwire_cli.main import main
+try:
+    main()
+finally:
+    print([name for name in sys.modules if name.split(".")[0] in ("jobwire_broker", "redis", "starlette")])
+"""
+    assert run("broker", "--help", program=program).stdout.rstrip().endswith("[]")

@@ -1,0 +1,70 @@
+"""The JSON of commands has the members that REST and the event streams have."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import job_pb2, queue_service_pb2
+from jobwire_cli import output
+from jobwire_client import Enqueued, InvalidRequest
+from jobwire_client._job import job_from, queue_from
+from jobwire_gateway import jobs as gateway
+
+
+def moment(second: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime(2026, 11, 22, 16, 0, second, 250_000, tzinfo=UTC))
+    return stamp
+
+
+def a_job() -> job_pb2.Job:
+    return job_pb2.Job(
+        name="queues/q/jobs/a",
+        queue="q",
+        id="a",
+        job_name="h",
+        state=job_pb2.JOB_STATE_ACTIVE,
+        revision=1_795_365_835_668_697,
+        priority=0,
+        attempt=2,
+        max_attempts=3,
+        progress=job_pb2.Progress(percent=40, message="resizing", data_json='{"size":64}'),
+        payload=job_pb2.Payload(json='{"a":[1,null]}'),
+        failure=job_pb2.Failure(type="ValueError", message="no"),
+        create_time=moment(0),
+        start_time=moment(1),
+        token=7,
+        worker="w",
+        cancel_requested=True,
+        losses=1,
+    )
+
+
+def test_a_job_has_the_members_of_rest() -> None:
+    message = a_job()
+    assert output.job_json(job_from(message)) == _with_micros(gateway.job_json(message))
+
+
+def test_a_job_that_has_ended_has_the_members_of_rest() -> None:
+    message = a_job()
+    message.MergeFrom(job_pb2.Job(state=job_pb2.JOB_STATE_COMPLETED, result=job_pb2.Payload(json="42"), finish_time=moment(2), due_time=moment(3)))
+    assert output.job_json(job_from(message)) == _with_micros(gateway.job_json(message))
+
+
+def test_a_job_that_says_nothing_has_the_members_of_rest() -> None:
+    message = job_pb2.Job(name="queues/q/jobs/a", queue="q", id="a", state=job_pb2.JOB_STATE_WAITING)
+    assert output.job_json(job_from(message)) == gateway.job_json(message)
+
+
+def _with_micros(members: dict[str, object]) -> dict[str, object]:
+    """Dates with six digits behind the point: protobuf writes three where those are enough."""
+    return {name: str(value).replace(".250Z", ".250000Z") if name.endswith("Time") else value for name, value in members.items()}
+
+
+def test_a_queue_has_the_members_of_rest() -> None:
+    message = queue_service_pb2.Queue(name="queues/q", queue="q", paused=True, workers=2, counts=job_pb2.JobCounts(waiting=3, completed_total=9, total=3))
+    assert output.queue_json(queue_from(message)) == gateway.queue_json(message)
+
+
+def test_a_refused_enqueue_says_why() -> None:
+    made = Enqueued("queues/q/jobs/a", "a", "q", "refused", InvalidRequest("too odd"))
+    assert output.enqueued_json(made) == {"name": "queues/q/jobs/a", "queue": "q", "id": "a", "verdict": "refused", "error": "too odd"}
