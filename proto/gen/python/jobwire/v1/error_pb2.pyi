@@ -21,6 +21,7 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   SESSION_MOVED          ABORTED              a newer stream of the same session has taken over → start a new session.
   STORE_UNAVAILABLE      UNAVAILABLE          the store is away; metadata `accepted` is "no" or "unknown" → repeat after RetryInfo.
   SHUTTING_DOWN          UNAVAILABLE          the broker is ending → repeat elsewhere, or after RetryInfo.
+  STORE_FAULT            INTERNAL             a function of the store failed; the broker's log says how → report it.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
   WAIT_TIMEOUT           DEADLINE_EXCEEDED    the job did not end in the time given → wait again.
 """

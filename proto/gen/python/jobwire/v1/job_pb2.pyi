@@ -272,7 +272,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def delay_until(self) -> _timestamp_pb2.Timestamp:
-        """Do not start before this date. A date in the past means now."""
+        """Do not start before this date, from 1970 to 9999. A date in the past means now."""
 
     @_builtins.property
     def backoff(self) -> Global___Backoff:

@@ -157,7 +157,9 @@ class WorkRequest(_message.Message):
 
     @_builtins.property
     def goodbye(self) -> Global___Goodbye:
-        """The worker ends and holds nothing it cares for: what is still leased to it goes back at once, uncharged. The last frame."""
+        """The worker ends and holds nothing it cares for: what is still leased to it goes back at once, uncharged. The last frame; the broker then ends the stream.
+        A half-close without it is the same as a break: the session waits for its time.
+        """
 
     def __init__(
         self,
@@ -224,7 +226,7 @@ class WorkResponse(_message.Message):
 
     @_builtins.property
     def go_away(self) -> Global___GoAway:
-        """This broker ends: close, connect elsewhere, resume. The last frame."""
+        """This broker ends: close, connect elsewhere, resume. The last frame. Finishes without an ack by then are sent again on the next stream."""
 
     def __init__(
         self,
@@ -283,7 +285,7 @@ class Hello(_message.Message):
     session: _builtins.bytes
     """16 random bytes, made when the process starts. Required."""
     epoch: _builtins.int
-    """One more for each connection of the session, from 1. Required."""
+    """Greater for each connection of the session: from 1 to 2^31 − 1, and some may be left out. Required."""
     instance_id: _builtins.str
     """A label for people, for example `host-4711`. At most 128 characters."""
     sdk: _builtins.str
@@ -296,7 +298,9 @@ class Hello(_message.Message):
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Held]:
-        """All that was delivered to this session and not yet acked, whether it still runs or its finish waits to be sent."""
+        """All that was delivered to this session and not yet acked, whether it still runs or its finish waits to be sent, even in this same frame. A job that is
+        missing here goes back and may start elsewhere at once.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -354,7 +358,10 @@ Global___Held: _TypeAlias = Held  # noqa: Y015
 
 @_typing.final
 class Credit(_message.Message):
-    """Running totals since the stream began: they never fall, and a lost or repeated frame does no harm. What arrived in `held` does not count."""
+    """Running totals since the stream began: they never fall, and to send the same again does no harm. What arrived in `held` does not count, so a worker that
+    still runs some of it grants less at first. For example, concurrency 5, three jobs held and running: credit 2. One of these ends: credit 3. Two jobs are
+    delivered and end: credit 5. After `draining`, credit is ignored.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -364,7 +371,9 @@ class Credit(_message.Message):
     jobs: _builtins.int
     """How many jobs may have been delivered on this stream in all. At most 2^40."""
     bytes: _builtins.int
-    """How many bytes of payload may have been delivered in all. 0 means no limit."""
+    """How many bytes of payload, as they are encoded in Delivery.payload, may have been delivered in all. 0 means no limit. A job whose payload does not fit in
+    what is left stays where it is.
+    """
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueCredit]:
         """The same per queue, for queues with a limit of their own; a queue that is not named is bound by `jobs` alone."""
@@ -644,7 +653,7 @@ Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
 class CancelReceipt(_message.Message):
-    """The worker heard of a cancel."""
+    """The worker heard of a cancel with REQUESTED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -753,7 +762,9 @@ class Welcome(_message.Message):
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
-        """What became of `held`, where it is not simply held on: a verdict for each job that this session holds no more."""
+        """What became of `held`, where it is not simply held on: a verdict for each job that this session holds no more. OK: its finish was settled and the ack got
+        lost, so it need not be sent again (sent all the same, it gets the same verdict). Any other: tell the handler to give up, and forget the job.
+        """
 
     def __init__(
         self,
@@ -864,7 +875,9 @@ Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
-    """An attempt to give up."""
+    """An attempt to give up. After STALE_LEASE the worker forgets the job and sends nothing more of it. After REQUESTED it sends a receipt, and its handler gives
+    way by ending in any way: a complete still counts, and fail, snooze and release all end the job as CANCELLED, with the verdict OK.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -904,7 +917,7 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Ping(_message.Message):
-    """Asks for a pong."""
+    """Asks for a pong. One comes every heartbeat interval."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -914,7 +927,9 @@ class Ping(_message.Message):
     """Counts from 1 on this stream."""
     @_builtins.property
     def lease_left(self) -> _duration_pb2.Duration:
-        """How long the leases of this session surely last if nothing more gets through. At zero the worker must start nothing new."""
+        """How long the leases of this session surely last if nothing more gets through. At zero the worker must start nothing new: what is delivered meanwhile it
+        keeps, and starts at the next ping with time left, or hands back. Before the first ping: the session time, from the welcome.
+        """
 
     def __init__(
         self,
@@ -932,7 +947,7 @@ Global___Ping: _TypeAlias = Ping  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
-    """Take nothing more."""
+    """Take nothing more. Credit stands, and nothing is leased against it until `resume`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -973,7 +988,7 @@ class GoAway(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """Wait at least this long before connecting to this same address again."""
+        """From its arrival on, wait at least this long before connecting to this same address again."""
 
     def __init__(
         self,

@@ -69,14 +69,22 @@ class WorkerServiceServicer(object):
     def Work(self, request_iterator, context):
         """One stream per worker process. Frames in both directions carry everything that was ready when they were sent; every part of a frame is optional.
 
-        A worker sends `hello` first, and then only what `credit` it has granted is leased to it. It sends some frame at least every heartbeat interval. It keeps
+        A worker sends `hello` first; credit and all else may go in the same frame or follow it before `welcome`, and is handled after the session is attached.
+        Only what `credit` it has granted is leased to it. It sends some frame, an empty one will do, at least every heartbeat interval; a pong counts. It keeps
         each finish until its ack, and repeats those without one after a reconnect. When the stream breaks, it comes back within the session time with the same
-        session, the next epoch and the list of what it holds, and keeps its jobs.
+        session, a greater epoch and the list of what it holds, and keeps its jobs.
+
+        A frame up may have 16 MiB, a frame down has at most 3 MiB or one job. One bad field ends the stream, so a worker checks bounds (`max_result_bytes`, the
+        size of progress data) before it sends: a kept finish that is too large would end every stream to come.
+
+        The broker ends the stream with OK after `goodbye`, and when nothing came for one and a half session times: a worker that gets OK without having said
+        goodbye comes back as after a break. A worker that heard nothing for two and a half heartbeat intervals may take the stream for dead.
 
         Errors:
-        INVALID_ARGUMENT / INVALID_FIELD: a field of a frame is out of its bounds → mend the worker.
+        INVALID_ARGUMENT / INVALID_FIELD, PAYLOAD_TOO_LARGE: a field of a frame is out of its bounds → mend the worker.
         FAILED_PRECONDITION / PROTOCOL_VIOLATION: no `hello` first, a second one, or credit that falls or overflows → mend the worker.
-        ABORTED / SESSION_MOVED: a newer stream of the session took over → this process must start a new session.
+        ABORTED / SESSION_MOVED: a newer stream of the session took over → tell handlers to give up, what is held is lost; come back as a new session (new
+        random bytes, epoch 1). Finishes that are kept may still be sent there: they need only their token.
         UNAVAILABLE / SHUTTING_DOWN: the broker is ending → connect elsewhere with the same session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
