@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
@@ -205,6 +205,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps)
 def test_the_end_always_arrives_revisions_never_go_backward_and_bounds_hold(script: list[tuple[str, str, int]]) -> None:
     """A store whose jobs change, and one reader: `read` is a snapshot that arrives, `again` an event that comes twice, `late` one that comes out of order."""

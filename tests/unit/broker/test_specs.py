@@ -1,0 +1,109 @@
+"""Jobs to be made: every bound, and the error that names it."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import job_pb2
+from jobwire_broker.errors import InvalidField
+from jobwire_broker.services import specs
+from jobwire_broker.services.specs import item_of
+from jobwire_broker.store import codec
+
+
+def spec(**fields: Any) -> job_pb2.JobSpec:
+    return job_pb2.JobSpec(**({"queue": "q", "job_name": "work", "id": "a"} | fields))
+
+
+def sections(**fields: Any) -> dict[int, bytes]:
+    body = item_of(spec(**fields))[1].body
+    return codec.sections(body, 1 + body[0])
+
+
+def test_a_plain_job_takes_the_defaults() -> None:
+    queue, item = item_of(spec())
+    assert (queue, item) == ("q", (b"a", "", 5, 3, b"\x04work"))
+
+
+def test_an_id_is_minted_where_none_is_given() -> None:
+    first, second = (item_of(spec(id=""))[1].raw_id for _ in range(2))
+    assert (len(first), first != second) == (16, True)
+
+
+def test_a_priority_of_zero_is_a_value() -> None:
+    assert item_of(spec(priority=0))[1].priority == 0
+    assert item_of(spec(priority=-(1 << 31)))[1].priority == -(1 << 31)
+
+
+@pytest.mark.parametrize(
+    ("fields", "due", "delay_ms"),
+    [
+        ({"delay": Duration()}, "", 0),
+        ({"delay": Duration(nanos=1)}, "+1", 1),
+        ({"delay": Duration(seconds=2, nanos=500_000_000)}, "+2500", 2500),
+        ({"delay": Duration(seconds=3650 * 86400)}, "+315360000000", 315_360_000_000),
+        ({"delay_until": Timestamp(seconds=17, nanos=5_000_000)}, "17005", 0),
+        ({"delay_until": Timestamp()}, "0", 0),
+    ],
+)
+def test_when_a_job_is_due(fields: dict[str, Any], due: str, delay_ms: int) -> None:
+    assert item_of(spec(**fields))[1].due == due
+    assert sections(**fields).get(codec.TAG_DELAY, bytes(8)) == delay_ms.to_bytes(8, "big")
+
+
+def test_absent_fields_of_a_backoff_take_their_defaults() -> None:
+    assert codec.TAG_BACKOFF not in sections()
+    cases = {
+        codec.Backoff(2000, 2000, 86_400_000, 1000): job_pb2.Backoff(),
+        codec.Backoff(0, 2000, 86_400_000, 0): job_pb2.Backoff(base=Duration(), jitter=0),
+        codec.Backoff(500, 1500, 60_000, 10_000): job_pb2.Backoff(base=Duration(nanos=500_000_000), factor=1.5, max_delay=Duration(seconds=60), jitter=1),
+    }
+    for packed, backoff in cases.items():
+        assert codec._BACKOFF.unpack(sections(backoff=backoff)[codec.TAG_BACKOFF]) == packed
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"queue": ""}, "queue"),
+        ({"queue": "a/b"}, "queue"),
+        ({"id": "a/b"}, "id"),
+        ({"job_name": ""}, "job_name"),
+        ({"attempts": -1}, "attempts"),
+        ({"attempts": 1001}, "attempts"),
+        ({"delay": Duration(seconds=-1)}, "delay"),
+        ({"delay": Duration(nanos=-1)}, "delay"),
+        ({"delay": Duration(seconds=3651 * 86400)}, "delay"),
+        ({"delay": Duration(seconds=1), "delay_until": Timestamp(seconds=1)}, "delay_until"),
+        ({"delay_until": Timestamp(seconds=-1)}, "delay_until"),
+        ({"delay_until": Timestamp(seconds=253_402_300_800)}, "delay_until"),
+        ({"backoff": job_pb2.Backoff(base=Duration(seconds=-1))}, "backoff.base"),
+        ({"backoff": job_pb2.Backoff(base=Duration(seconds=8 * 86400))}, "backoff.base"),
+        ({"backoff": job_pb2.Backoff(max_delay=Duration(seconds=31 * 86400))}, "backoff.max_delay"),
+        ({"backoff": job_pb2.Backoff(factor=0.5)}, "backoff.factor"),
+        ({"backoff": job_pb2.Backoff(factor=10.1)}, "backoff.factor"),
+        ({"backoff": job_pb2.Backoff(factor=float("nan"))}, "backoff.factor"),
+        ({"backoff": job_pb2.Backoff(jitter=-0.1)}, "backoff.jitter"),
+        ({"backoff": job_pb2.Backoff(jitter=1.1)}, "backoff.jitter"),
+        ({"backoff": job_pb2.Backoff(jitter=float("nan"))}, "backoff.jitter"),
+        ({"payload": job_pb2.Payload(data=b"", content_type="x" * 129)}, "payload.content_type"),
+        ({"payload": job_pb2.Payload(data=b"", content_type="a\nb")}, "payload.content_type"),
+    ],
+)
+def test_a_field_out_of_its_bounds_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        item_of(spec(**fields))
+    assert caught.value.field == field
+    assert caught.value.message.startswith(field)
+    seen_from_outside = caught.value.under("jobs[7]")
+    assert (seen_from_outside.field, seen_from_outside.message) == (f"jobs[7].{field}", f"jobs[7].{caught.value.message}")
+
+
+def test_a_payload_may_have_its_full_size_and_no_byte_more() -> None:
+    item_of(spec(payload=job_pb2.Payload(data=bytes(specs.MAX_PAYLOAD_BYTES))))
+    item_of(spec(payload=job_pb2.Payload(json="é" * (specs.MAX_PAYLOAD_BYTES // 2))))
+    for payload in (job_pb2.Payload(data=bytes(specs.MAX_PAYLOAD_BYTES + 1)), job_pb2.Payload(json="é" * (specs.MAX_PAYLOAD_BYTES // 2 + 1))):
+        with pytest.raises(InvalidField, match="enqueue a reference") as caught:
+            item_of(spec(payload=payload))
+        assert caught.value.reason == "PAYLOAD_TOO_LARGE"
