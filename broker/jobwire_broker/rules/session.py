@@ -64,6 +64,7 @@ class WorkSession:
         self.held: dict[tuple[str, bytes], int] = {}
         self.draining = False
         self.last_received = now
+        self.is_silent = False
         self.error: BrokerError | None = None
         self._credit = 0
         self._bytes_credit = 0
@@ -86,6 +87,7 @@ class WorkSession:
     def receive(self, frame: pb.WorkRequest, now: float) -> Received:
         """Take one frame. Raises BrokerError when the stream must end."""
         self.last_received = now
+        self.is_silent = False
         out = Received()
         if frame.HasField("hello"):
             self._receive_hello(frame.hello)
@@ -139,8 +141,9 @@ class WorkSession:
     def _receive_reports(self, frame: pb.WorkRequest, items: list[tuple[str, str, TurnItem]]) -> None:
         self._collect("progress", frame.progress, progress_item, items)
         self._collect("logs", frame.logs, log_item, items)
-        self._collect("finishes", frame.finishes, finish_item, items)
+        # A receipt for a job that ends in the same frame came before its end.
         self._collect("cancel_receipts", frame.cancel_receipts, receipt_item, items)
+        self._collect("finishes", frame.finishes, finish_item, items)
 
     def _collect(self, path: str, reports: Sequence[Any], to_item: Callable[[Any], TurnItem], items: list[tuple[str, str, TurnItem]]) -> None:
         for i, report in enumerate(reports):
@@ -158,7 +161,7 @@ class WorkSession:
 
     def free(self, queue: str) -> int:
         """How many jobs of `queue` may be leased now."""
-        if self.phase is not Phase.LIVE or self.draining or self._unsent:
+        if self.phase is not Phase.LIVE or self.draining or self.is_silent or self._unsent:
             return 0
         # With a limit on bytes, one call at a time: two would lease against the same bytes.
         if queue in self._suspended or (self._bytes_credit and (self._reserved or self._bytes_sent >= self._bytes_credit)):

@@ -155,8 +155,9 @@ class Subscription:
             await self._registry.get(parse_queue(topic)).feed.leave_all(self.mailbox)
         else:
             name, raw_id = parse_job(topic)
-            await self._registry.get(name).feed.leave_job(raw_id, self.mailbox)
+            # Before anything is awaited: the topic may be added again meanwhile.
             self.mailbox.forget(topic)
+            await self._registry.get(name).feed.leave_job(raw_id, self.mailbox)
 
     def _store_changed(self, available: bool) -> None:
         self._store_available = available

@@ -31,6 +31,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _FINISHES = frozenset("CFSR")
 _RETRY_S = 0.3
+#: A stream on which nothing came for this share of a session time gets no more leases.
+_QUIET_SESSIONS = 0.6
 #: A stream on which nothing came for this many session times is ended.
 _SILENT_SESSIONS = 1.5
 
@@ -125,6 +127,8 @@ class WorkStream:
             silent = time.monotonic() - self.work.last_received
             # While it attaches, the stream is not read: a store that is away for long must not end it.
             if self.work.phase is Phase.LIVE:
+                # Frozen or cut off, most likely: what it holds may come back to life, but it gets nothing more.
+                self.work.is_silent = silent > self._session_s * _QUIET_SESSIONS
                 if silent > self._session_s * _SILENT_SESSIONS:
                     log.info("stream.silent session=%s seconds=%.1f", self.work.session.hex(), silent)
                     return

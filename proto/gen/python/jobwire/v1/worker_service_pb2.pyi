@@ -110,7 +110,7 @@ Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 @_typing.final
 class WorkRequest(_message.Message):
-    """A frame from the worker. Its parts are handled in the order of their numbers, so progress comes before a finish."""
+    """A frame from the worker. Its parts are handled in this order: hello, credit, progress, logs, cancel receipts, finishes, draining, goodbye."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
