@@ -1,5 +1,6 @@
 """The services as typed stubs, and what a refusal says, for tests that speak gRPC themselves."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from jobwire.v1.job_service_pb2_grpc import JobServiceAsyncStub
     from jobwire.v1.queue_service_pb2_grpc import QueueServiceAsyncStub
     from jobwire.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+
+_REFUSED_WITHIN_S = 20.0
 
 
 class Api:
@@ -78,9 +82,10 @@ class Refusal:
 
 
 async def refusal(call: Awaitable[object]) -> Refusal:
-    """Await a call that must be refused."""
+    """Await a call that must be refused, and soon."""
     try:
-        answer = await call
+        async with asyncio.timeout(_REFUSED_WITHIN_S):
+            answer = await call
     except grpc.aio.AioRpcError as error:
         return Refusal.of(error)
     raise AssertionError(f"the call was not refused, it answered: {answer}")

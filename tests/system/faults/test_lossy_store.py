@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
-import pytest
 from jobwire.v1 import job_service_pb2 as pb
 
 from tests.support import outcomes
@@ -16,6 +15,7 @@ from tests.support.api import Api, api
 from tests.support.broker import Broker
 from tests.support.events import EventLog
 from tests.support.lossy_store import Loss, LossyStore
+from tests.support.meanwhile import meanwhile
 from tests.support.producer import Producer, settled, spec
 from tests.support.raw_worker import job_ids
 from tests.support.seeds import seeded
@@ -34,8 +34,17 @@ class Seen:
     ends_late_s: list[float] = field(default_factory=list)
 
 
-@pytest.mark.parametrize(("loss", "jobs", "per_second"), [(Loss.CUT, 400, 40), (Loss.STALL, 150, 15)])
-async def test_lost_messages_and_answers_make_nobody_later_than_two_seconds(loss: Loss, jobs: int, per_second: int) -> None:
+@meanwhile
+async def test_lost_messages_and_answers_lost_with_their_connection_make_nobody_later_than_two_seconds() -> None:
+    await _nobody_is_late(Loss.CUT, jobs=400, per_second=40)
+
+
+@meanwhile
+async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds() -> None:
+    await _nobody_is_late(Loss.STALL, jobs=150, per_second=15)
+
+
+async def _nobody_is_late(loss: Loss, *, jobs: int, per_second: int) -> None:
     """Jobs come one by one through one broker, to a worker that idles at the other, watched at both."""
     random = seeded(f"lossy {loss.value}")
     async with AsyncExitStack() as stack:
