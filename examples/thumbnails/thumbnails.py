@@ -1,6 +1,7 @@
 """Make WebP thumbnails of a photograph. This file knows pictures and nothing of jobs."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def make_thumbnails(photo: Path, folder: Path) -> Iterator[Path]:
         small = picture.copy()
         small.thumbnail((size, size))
         path = thumbnail_path(folder, photo, size)
-        part = path.with_suffix(f".{os.getpid()}.part")
+        part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         small.save(part, "WEBP", quality=82, method=6)
         part.replace(path)
         yield path
