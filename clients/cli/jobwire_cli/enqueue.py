@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, TextIO
 
 import typer
-from jobwire_client import Client, Durability, Enqueued, JobSpec
+from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask, code_of, sentence_of
 from jobwire_cli.durations import parse_duration
@@ -45,22 +45,40 @@ def enqueue(
 
     async def question(client: Client) -> None:
         while chunk := list(islice(specs, _LINES_AT_ONCE)):
-            _report(await client.enqueue_many(chunk, durability=durability), as_json)
+            try:
+                results = await client.enqueue_many(chunk, durability=durability)
+            except QueueUnavailable as error:
+                _report_outage(error, as_json)
+            else:
+                _report(results, as_json)
 
     ask(target, question)
 
 
-def _report(results: list[Enqueued], as_json: bool) -> None:
+def _report(results: Sequence[Enqueued], as_json: bool) -> None:
+    _print(results, as_json)
+    errors = [result.error for result in results if result.error is not None]
+    if errors:
+        count = f" ({len(errors)} of {len(results)} jobs were refused)" if len(results) > 1 else ""
+        raise CommandFailed(sentence_of(errors[0]) + count, code_of(errors[0]))
+
+
+def _report_outage(outage: QueueUnavailable, as_json: bool) -> None:
+    """Say what is known of each job, so that what was made is not made again."""
+    _print(outage.results, as_json)
+    cause = outage.__cause__ if isinstance(outage.__cause__, JobwireError) else outage
+    made, unsure = (sum(result.verdict in verdicts for result in outage.results) for verdicts in (("made", "found", "replaced"), ("unknown",)))
+    known = f"{made} of {len(outage.results)} jobs were made, and {unsure} may have been: " if made or unsure else ""
+    raise CommandFailed(known + sentence_of(cause), Exit.UNAVAILABLE) from outage
+
+
+def _print(results: Sequence[Enqueued], as_json: bool) -> None:
     if as_json:
         write_json(map(enqueued_json, results))
     else:
         for result in results:
             if result.error is None:
                 write_line(result.name)
-    errors = [result.error for result in results if result.error is not None]
-    if errors:
-        count = f" ({len(errors)} of {len(results)} jobs were refused)" if len(results) > 1 else ""
-        raise CommandFailed(sentence_of(errors[0]) + count, code_of(errors[0]))
 
 
 def _lines(source: TextIO) -> Iterator[str]:

@@ -100,7 +100,7 @@ def _load(package: str, extra: str) -> tuple[Any, Any]:
 def _missing(error: ModuleNotFoundError, extra: str) -> CommandFailed:
     if error.name is None or error.name.startswith("jobwire"):
         raise error  # ours is always there; this is a fault to be seen
-    return CommandFailed(f"{error.name} is missing: install jobwire[{extra}]")
+    return CommandFailed(f"{error.name.partition('.')[0]} is missing: install jobwire[{extra}]")
 
 
 def _configured(make: Callable[[], Any]) -> Any:

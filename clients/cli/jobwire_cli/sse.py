@@ -18,6 +18,10 @@ _MAX_LINE_BYTES = 1024 * 1024
 Event = dict[str, Any]
 
 
+class NotAUrl(ValueError):
+    """Raised when an address is none of http or https."""
+
+
 class StreamRefused(Exception):
     """Raised when the server answers, but with no stream."""
 
@@ -43,7 +47,7 @@ async def follow(url: str) -> AsyncGenerator[Event, None]:
     """Yield the data of each event until the server says that nothing more comes.
 
     Raises:
-        ValueError: the URL is none of http or https.
+        NotAUrl: the address is none of http or https.
         StreamRefused: there is no such stream.
         StreamUnavailable: the server could not be reached ten times in a row.
     """
@@ -54,7 +58,7 @@ async def follow(url: str) -> AsyncGenerator[Event, None]:
             async for event in _one_connection(url, memory):
                 failures = 0
                 yield event
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError) as error:
             failures += 1
             if failures >= _MAX_FAILURES or (failures > 1 and not memory.last_id):
                 raise StreamUnavailable(f"{url} can't be reached: {error or type(error).__name__}") from error
@@ -88,7 +92,7 @@ async def _one_connection(url: str, memory: _Memory) -> AsyncIterator[Event]:
 async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no http or https URL")
+        raise NotAUrl(f"{url!r} is no http or https URL")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     opening = asyncio.open_connection(parts.hostname, parts.port or (443 if tls else 80), ssl=tls, limit=_MAX_LINE_BYTES)
     return await asyncio.wait_for(opening, _CONNECT_S)
@@ -106,7 +110,10 @@ def _request(url: str, last_id: str) -> bytes:
 async def _read_head(url: str, reader: asyncio.StreamReader) -> bool:
     """Check the answer; returns whether its body is chunked."""
     head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _SILENCE_S)).decode("latin-1").split("\r\n")
-    status = int(head[0].split(" ")[1])
+    words = head[0].split(" ")
+    if not words[0].startswith("HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+        raise OSError("the answer is no HTTP")
+    status = int(words[1])
     headers = {name.strip().lower(): value.strip().lower() for name, _, value in (line.partition(":") for line in head[1:])}
     if status == 204:
         raise _Ended
@@ -116,9 +123,16 @@ async def _read_head(url: str, reader: asyncio.StreamReader) -> bool:
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while size := int((await asyncio.wait_for(reader.readuntil(b"\r\n"), _SILENCE_S)).split(b";")[0], 16):
+    while size := _chunk_size(await asyncio.wait_for(reader.readuntil(b"\r\n"), _SILENCE_S)):
         yield await reader.readexactly(size)
         await reader.readexactly(2)
+
+
+def _chunk_size(line: bytes) -> int:
+    try:
+        return int(line.split(b";")[0], 16)
+    except ValueError:
+        raise OSError("a chunk of the answer has no size") from None
 
 
 async def _rest(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

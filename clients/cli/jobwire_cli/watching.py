@@ -142,6 +142,8 @@ async def watch_url(url: str, view: View, limit_s: float | None) -> None:
 
     try:
         await _within(limit_s, follow(), view)
+    except sse.NotAUrl as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error
     except sse.StreamRefused as error:
         raise CommandFailed(str(error), Exit.NOT_FOUND if error.status == 404 else Exit.FAILED) from error
     except sse.StreamUnavailable as error:

@@ -25,7 +25,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
+
+if TYPE_CHECKING:
+    from jobwire_client._job import Enqueued
 
 Accepted = Literal["no", "unknown"]
 """Whether the store may have a job all the same."""
@@ -172,7 +175,7 @@ class QueueUnavailable(JobwireError):
         self.accepted: Accepted = accepted
         self.id: str | None = None
         """The id of the job that was to be made. None for other calls, and for `enqueue_many`."""
-        self.results: Sequence[object] = ()
+        self.results: Sequence[Enqueued] = ()
         """Only from `enqueue_many`: what is known of each job, as `Enqueued`."""
 
 
@@ -191,6 +194,7 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "SESSION_MOVED": ServerError,
     "STORE_UNAVAILABLE": QueueUnavailable,
     "SHUTTING_DOWN": QueueUnavailable,
+    "STORE_FAULT": ServerError,
     "STORE_FULL": StoreFull,
     "WAIT_TIMEOUT": WaitTimeout,
 }

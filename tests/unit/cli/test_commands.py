@@ -5,20 +5,56 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from jobwire_cli import asking, exits
+from jobwire_cli.main import main
 from jobwire_client import errors
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("JOBWIRE_", "REDIS_"))} | {"COLUMNS": "160", "TERM": "dumb"}
 
 
-def run(*arguments: str, program: str | None = None, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run `jobwire` to its end."""
-    start = ["-c", program] if program else ["-m", "jobwire_cli"]
-    return subprocess.run([sys.executable, *start, *arguments], env=PLAIN | variables, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Run(Protocol):
+    """Runs `jobwire` in this process."""
+
+    def __call__(self, *arguments: str, **variables: str) -> Done: ...
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    for name in os.environ:
+        if name.startswith(("JOBWIRE_", "REDIS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: str, **variables: str) -> Done:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["jobwire", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Done(int(ended.value.code or 0), said.out, said.err)
+
+    return call
+
+
+def run_apart(program: str, *arguments: str) -> Done:
+    """Run a program of its own to its end."""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def nobody() -> str:
@@ -28,7 +64,7 @@ def nobody() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_help_names_every_command_and_every_exit_code() -> None:
+def test_help_names_every_command_and_every_exit_code(run: Run) -> None:
     shown = run("--help").stdout
     for command in ("up", "broker", "gateway", "worker", "enqueue", "jobs", "queues", "workers", "version"):
         assert re.search(rf"^\W*{command} ", shown, re.MULTILINE), command
@@ -71,7 +107,7 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("worker", "no_such_module:worker"), "no_such_module"),
     ],
 )
-def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(arguments: tuple[str, ...], hint: str) -> None:
+def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(run: Run, arguments: tuple[str, ...], hint: str) -> None:
     done = run(*arguments)
     assert done.returncode == exits.Exit.USAGE, done.stderr
     assert hint in done.stderr
@@ -81,25 +117,25 @@ def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(arguments:
 
 
 @pytest.mark.parametrize("arguments", [("jobs", "get", "queues/q/jobs/a"), ("enqueue", "q", "h"), ("queues", "list"), ("workers",), ("version", "--server")])
-def test_without_a_broker_a_command_ends_with_code_4_and_says_where_it_looked(arguments: tuple[str, ...]) -> None:
+def test_without_a_broker_a_command_ends_with_code_4_and_says_where_it_looked(run: Run, arguments: tuple[str, ...]) -> None:
     address = nobody()
     done = run(*arguments, JOBWIRE_TARGET=address)
     assert done.returncode == exits.Exit.UNAVAILABLE
     assert done.stderr == f"jobwire: no broker answers at {address}: Connection refused (111)\n"
 
 
-def test_the_flag_wins_over_the_variable() -> None:
+def test_the_flag_wins_over_the_variable(run: Run) -> None:
     flag = nobody()
     done = run("queues", "list", "--target", flag, JOBWIRE_TARGET="127.0.0.1:1")
     assert flag in done.stderr
 
 
-def test_an_event_stream_that_cannot_be_reached_ends_with_code_4() -> None:
+def test_an_event_stream_that_cannot_be_reached_ends_with_code_4(run: Run) -> None:
     done = run("jobs", "watch", "--url", f"http://{nobody()}/v1/x")
     assert (done.returncode, done.stdout) == (exits.Exit.UNAVAILABLE, "")
 
 
-def test_the_version_needs_no_broker() -> None:
+def test_the_version_needs_no_broker(run: Run) -> None:
     assert run("version").stdout.startswith("jobwire 0.")
     assert run("version", "--json").stdout.startswith('{"version":"0.')
 
@@ -109,7 +145,7 @@ def test_the_version_needs_no_broker() -> None:
 )
 def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None:
     program = f"import sys; sys.modules[{module!r}] = None; from jobwire_cli.main import main; main()"
-    done = run(command, program=program)
+    done = run_apart(program, command)
     assert done.returncode == 1
     assert f"install jobwire[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr
@@ -124,4 +160,4 @@ try:
 finally:
     print([name for name in sys.modules if name.split(".")[0] in ("jobwire_broker", "redis", "starlette")])
 """
-    assert run("broker", "--help", program=program).stdout.rstrip().endswith("[]")
+    assert run_apart(program, "broker", "--help").stdout.rstrip().endswith("[]")

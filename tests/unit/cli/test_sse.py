@@ -27,12 +27,11 @@ async def server(*answers: bytes | Sequence[bytes]) -> AsyncIterator[tuple[str, 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
         answer = answers[len(asked) - 1] if len(asked) <= len(answers) else b"HTTP/1.1 204 No Content\r\n\r\n"
-        for piece in [answer] if isinstance(answer, bytes) else answer:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0.001)
-        writer.close()
-        with suppress(OSError):
+        with suppress(OSError):  # a reader that has seen enough goes
+            for piece in [answer] if isinstance(answer, bytes) else answer:
+                writer.write(piece)
+                await writer.drain()
+            writer.close()
             await writer.wait_closed()
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -72,7 +71,7 @@ async def test_a_reconnect_says_what_was_seen_last() -> None:
 
 
 async def test_a_break_in_the_middle_of_a_frame_loses_nothing() -> None:
-    cut = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(frame(1))[:-7] + b"50\r\ndata: {"
+    cut = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(frame(1))[:-5] + b"50\r\ndata: {"
     async with server(cut, OK + b"\r\n" + frame(2)) as (url, _):
         assert await numbers(url) == [1, 2]
 

@@ -201,13 +201,13 @@ async def test_many_jobs_say_what_is_known_of_each_when_an_outage_comes() -> Non
         with pytest.raises(QueueUnavailable) as caught:
             await client.enqueue_many([JobSpec("q", "h", id=f"id{number}") for number in range(5_000)] + [JobSpec("q", "h", object())])
     results = caught.value.results
-    verdicts = [result.verdict for result in results]  # type: ignore[attr-defined]
+    verdicts = [result.verdict for result in results]
     assert caught.value.accepted == "unknown"
     assert len(results) == 5_001
     assert verdicts.count("made") in (1_000, 500)
     assert "unknown" in verdicts
-    assert type(results[-1].error) is InvalidRequest  # type: ignore[attr-defined]
-    assert [result.id for result in results[:5_000]] == [f"id{number}" for number in range(5_000)]  # type: ignore[attr-defined]
+    assert type(results[-1].error) is InvalidRequest
+    assert [result.id for result in results[:5_000]] == [f"id{number}" for number in range(5_000)]
 
 
 async def test_many_jobs_of_which_none_was_sent_are_not_accepted() -> None:
