@@ -52,7 +52,7 @@ def progress_item(report: pb.ProgressReport) -> TurnItem:
     progress = report.progress
     if not 0 <= progress.percent <= 100:
         raise InvalidField(f"progress.percent must be from 0 to 100; it is {progress.percent:g}", field="progress.percent")
-    if len(progress.data_json) > MAX_PROGRESS_DATA:
+    if len(progress.data_json.encode()) > MAX_PROGRESS_DATA:
         raise InvalidField(f"progress.data_json may have {MAX_PROGRESS_DATA} bytes; it has more", field="progress.data_json")
     rest = b""
     if progress.message or progress.data_json:
