@@ -1,7 +1,8 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -32,6 +33,7 @@ from jobwire_client._job import (
     worker_from,
 )
 from jobwire_client._many import checked, enqueue_many
+from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
@@ -95,6 +97,7 @@ class Client:
         }
         self._closed = False
         self._process: int | None = None  # known at the first use
+        self._make_loud: Callable[[], None] | None = None
         watch_forks()
 
     async def __aenter__(self) -> "Client":
@@ -113,6 +116,8 @@ class Client:
         for lane in self._lanes.values():
             await lane.flush()
         await self._connections.close()
+        if self._make_loud is not None:
+            self._make_loud()
 
     # ------------------------------------------------------------------ enqueue
 
@@ -347,10 +352,15 @@ class Client:
             raise ClientClosed("the client is closed")
         if self._process != generation():
             if self._process is None:
-                self._process = generation()
+                self._begin()
                 return self._connections
             raise ClientClosed("the client was used before this process was forked; make one after the fork")
         return self._connections
+
+    def _begin(self) -> None:
+        self._process = generation()
+        with contextlib.suppress(RuntimeError):  # a thread of SyncClient, whose loop is quiet already
+            self._make_loud = quiet_poller(asyncio.get_running_loop())
 
     def _lane(self, durability: Durability) -> Lane:
         self._open()

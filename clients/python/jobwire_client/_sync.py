@@ -16,6 +16,7 @@ from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WorkerSession
 from jobwire_client._many import checked
+from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode
 from jobwire_client.errors import ClientClosed
 
@@ -169,6 +170,7 @@ class _ClientThread:
         self.process = generation()
         self._client = make()
         self._loop = asyncio.new_event_loop()
+        quiet_poller(self._loop)
         self._handed: deque[_Handed] = deque()
         self._told = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="jobwire-client", daemon=True)

@@ -62,3 +62,27 @@ def test_a_program_ends_although_it_never_closed_its_client(shared_broker: Broke
 
 def test_the_client_needs_grpcio_and_protobuf_alone() -> None:
     assert run(_THIN) == "[]"
+
+
+_BOTH = """
+import asyncio, sys
+from jobwire_client import Client, SyncClient
+
+async def main(target, queue):
+    loop = asyncio.get_running_loop()
+    heard = []
+    loop.set_exception_handler(mine := lambda loop, context: heard.append(context["message"]))
+    async with Client(target) as client:
+        with SyncClient(target) as other:
+            for _ in range(100):
+                await asyncio.gather(client.enqueue(queue, "h"), asyncio.to_thread(other.enqueue, queue, "h"))
+            loop.call_exception_handler({"message": "the program's own"})
+    assert loop.get_exception_handler() is mine
+    print(heard)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_two_event_loops_in_a_program_make_no_noise_and_hide_no_error(shared_broker: Broker, queue: str) -> None:
+    assert run(_BOTH, shared_broker.address, queue) == '["the program\'s own"]'
