@@ -203,7 +203,6 @@ async def test_a_queue_with_credit_of_its_own_gets_no_more_than_that(api: Api, s
         assert (found.count(a), found.count(b)) == (5, 10)
 
 
-@pytest.mark.xfail(reason="the credit in bytes does not bound a single call to the store yet")
 async def test_deliveries_never_exceed_the_credit_in_bytes(api: Api, shared_broker: Broker, queue: str) -> None:
     await enqueue_all(api, [spec(queue, f"j{i}", payload=job_pb2.Payload(data=bytes(40_000))) for i in range(20)])
     async with RawWorker(shared_broker.address, queue) as worker:
@@ -216,7 +215,6 @@ async def test_deliveries_never_exceed_the_credit_in_bytes(api: Api, shared_brok
             assert sum(len(job.payload.data) for job in delivered(worker)) <= total
 
 
-@pytest.mark.xfail(reason="the credit in bytes does not bound a single call to the store yet")
 async def test_a_job_larger_than_what_is_left_of_the_bytes_comes_when_they_are_raised(api: Api, shared_broker: Broker, queue: str) -> None:
     await enqueue_all(api, [spec(queue, "small", payload=job_pb2.Payload(data=bytes(100))), spec(queue, "large", payload=job_pb2.Payload(data=bytes(90_000)))])
     async with RawWorker(shared_broker.address, queue) as worker:
