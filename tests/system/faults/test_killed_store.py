@@ -7,7 +7,9 @@ from jobwire.v1 import job_pb2
 from tests.support import outcomes
 from tests.support.history import STORE_LOSS_S
 from tests.support.load import load
+from tests.support.meanwhile import meanwhile
 from tests.support.producer import Producer, settled
+from tests.support.store import Store, StoreKind
 from tests.support.system import System, kill, system
 
 KILLS = 5
@@ -18,18 +20,27 @@ async def test_nothing_is_lost_that_was_acknowledged_as_on_disk_when_the_store_i
         kills = await _kill_the_store_under_load(it, job_pb2.DURABILITY_DISK)
         await it.all_done(40)
         verdict = it.history.verdict()
-        outcomes.tell(it.test, f"{verdict}; {kills} kills")
+        outcomes.tell(it.test, f"{verdict}; {len(kills)} kills")
         assert verdict.valid, verdict
         assert not verdict.unexcused, verdict
 
 
 async def test_at_most_two_seconds_are_lost_of_what_the_store_alone_acknowledged_and_nothing_is_half_there() -> None:
-    async with system("killed store, durability store", session_time=None) as it:
+    await _at_most_two_seconds_are_lost("killed store, durability store", StoreKind.VALKEY)
+
+
+@meanwhile
+async def test_at_most_two_seconds_are_lost_on_redis_seven_too() -> None:
+    await _at_most_two_seconds_are_lost("killed store, Redis 7.0", StoreKind.REDIS)
+
+
+async def _at_most_two_seconds_are_lost(test: str, kind: StoreKind) -> None:
+    async with system(test, session_time=None, store=Store(kind)) as it:
         kills = await _kill_the_store_under_load(it, job_pb2.DURABILITY_STORE)
         await settled(it.apis[0], it.queue, 0, 40)
         verdict = it.history.verdict()
-        outcomes.tell(it.test, f"{verdict}; {kills} kills, lost: {len(verdict.lost)} jobs")
-        assert not verdict.unexpected
+        outcomes.tell(it.test, f"{verdict}; {len(kills)} kills, lost: {len(verdict.lost)} jobs")
+        assert not verdict.unexpected, verdict
         assert not verdict.restarted, verdict
         assert not verdict.unexcused, verdict
         for job in verdict.lost:

@@ -24,6 +24,8 @@ from tests.support.worker import WorkerProcess
 
 QUEUE = "q"
 LATE_S = 2.0
+# An answer that never comes costs the broker's patience with the store, and a lease may lose its answer twice.
+PATIENCE_S = 1.2
 
 
 @dataclass
@@ -36,15 +38,15 @@ class Seen:
 
 @meanwhile
 async def test_lost_messages_and_answers_lost_with_their_connection_make_nobody_later_than_two_seconds() -> None:
-    await _nobody_is_late(Loss.CUT, jobs=400, per_second=40)
+    await _nobody_is_late(Loss.CUT, LATE_S, jobs=400, per_second=40)
 
 
 @meanwhile
-async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds() -> None:
-    await _nobody_is_late(Loss.STALL, jobs=150, per_second=15)
+async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds_and_a_timeout() -> None:
+    await _nobody_is_late(Loss.STALL, LATE_S + PATIENCE_S, jobs=150, per_second=15)
 
 
-async def _nobody_is_late(loss: Loss, *, jobs: int, per_second: int) -> None:
+async def _nobody_is_late(loss: Loss, late_s: float, *, jobs: int, per_second: int) -> None:
     """Jobs come one by one through one broker, to a worker that idles at the other, watched at both."""
     random = seeded(f"lossy {loss.value}")
     async with AsyncExitStack() as stack:
@@ -72,8 +74,8 @@ async def _nobody_is_late(loss: Loss, *, jobs: int, per_second: int) -> None:
         assert settled_counts.completed_total == jobs
         assert not [job for job, n in Counter(event.job for event in log.history.starts).items() if n > 1]
         assert all(proxy.messages_lost and proxy.replies_lost for proxy in proxies), "the test lost nothing"
-        assert max(late_starts) <= LATE_S
-        assert max(seen.ends_late_s) <= LATE_S
+        assert max(late_starts) <= late_s
+        assert max(seen.ends_late_s) <= late_s
 
 
 async def _life_of(job: str, ms: int, producer: Producer, watched_at: tuple[Api, Api], seen: Seen) -> None:
