@@ -479,6 +479,7 @@ class Model:
         self.ended[job.state].remove(raw_id)
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
+        job.sections.pop("progress", None)
         job.alone = job.cancel_requested = job.cancel_delivered = False
         self._wait(raw_id)
         return "OK", "WAITING"

@@ -124,6 +124,14 @@ async def test_a_retried_job_waits_at_the_end_with_all_its_attempts_before_it(q:
     assert heard.events == [("a", "WAITING")]
 
 
+async def test_a_retried_job_begins_without_the_progress_of_before(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    await q.turn("P", "a", token, 5001, b"note")
+    await q.fail("a", token, permanent=True)
+    await q.store.retry(b"a")
+    assert (await q.state()).jobs["a"] == JobView("WAITING", ended="FAIL", sections={"failure": b"why"})
+
+
 async def test_a_retry_makes_a_poisonous_job_innocent(q: QueueLab) -> None:
     await bring(q, "ALONE")
     await q.attach("z")

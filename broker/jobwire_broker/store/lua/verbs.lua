@@ -34,8 +34,10 @@ local function retry_job(ctx, id, j)
   if j.state == STATE.ACTIVE or j.state == STATE.COMPLETED then return 'WRONG_STATE' end
   leave_index(ctx, id, j)
   if j.ended == END.NONE then j.ended = END.CANCEL end
+  -- The header will say that there is no progress, so its section goes as well: the next lease looks no further than the header.
+  local stale = j.progress ~= NO_PROGRESS and { [TAG_PROGRESS] = '' } or nil
   j.attempt, j.losses, j.flags, j.returns, j.progress, j.order = 0, 0, 0, 0, NO_PROGRESS, next_number(ctx)
-  move_to_waiting(ctx, id, j)
+  move_to_waiting(ctx, id, j, stale)
   return 'OK'
 end
 
