@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import hiredis
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -21,6 +20,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionEr
 
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnavailable
+from jobwire_broker.store.connections import Connections, packing_in_c
 from jobwire_broker.store.functions import library
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class StoreClient:
         self._namespace = config.namespace
         self._redis = self._connect(CALL_TIMEOUT_S)
         self._command: Any = self._redis.execute_command
+        self._calls = Connections(self._redis.connection_pool)
         # WAITAOF blocks its connection, so it has its own.
         self._fence_redis = self._connect(DISK_TIMEOUT_S)
         self._version, self._source = library()
@@ -60,6 +61,7 @@ class StoreClient:
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._fence = _Fence(self)
+        self._syncing: set[asyncio.Future[None]] = set()
         self.available = False
         self.product = ""
         self.disk_durability = False
@@ -80,7 +82,7 @@ class StoreClient:
             driver_info=None,
             max_connections=MAX_CONNECTIONS,
         )
-        pool.connection_class = _packing_in_c(pool.connection_class)
+        pool.connection_class = packing_in_c(pool.connection_class)
         return redis.Redis.from_pool(pool)
 
     # Life ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -101,6 +103,7 @@ class StoreClient:
                 task.cancel()
                 await asyncio.wait([task])
         self._probe = self._ping = None
+        await self._calls.close()
         await self._redis.aclose()
         await self._fence_redis.aclose()
 
@@ -159,7 +162,7 @@ class StoreClient:
             self._ping = asyncio.create_task(self._check(error))
 
     async def _check(self, error: BaseException) -> None:
-        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        await self._drop_idle()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._command("PING")
@@ -172,13 +175,20 @@ class StoreClient:
         was_available, self.available = self.available, False
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._watch_for_return())
+        for gone in self._syncing:
+            if not gone.done():
+                gone.set_result(None)
         if was_available:
             for callback in self.on_change:
                 callback(False)
 
-    async def _watch_for_return(self) -> None:
-        # Every idle connection is suspect after one of them failed.
+    async def _drop_idle(self) -> None:
+        """Every idle connection is suspect after one of them failed."""
+        await self._calls.close()
         await self._redis.connection_pool.disconnect(inuse_connections=False)
+
+    async def _watch_for_return(self) -> None:
+        await self._drop_idle()
         while not self.available:
             await asyncio.sleep(PROBE_INTERVAL_S)
             with contextlib.suppress(RedisError, OSError):
@@ -199,12 +209,12 @@ class StoreClient:
         name = self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
         try:
             try:
-                return await self._command("FCALL", name, 1, meta_key, *args)
+                return await self._calls.call("FCALL", name, 1, meta_key, *args)
             except ResponseError as error:
                 if "Function not found" not in str(error):
                     raise
                 await self._load()
-                return await self._command("FCALL", name, 1, meta_key, *args)
+                return await self._calls.call("FCALL", name, 1, meta_key, *args)
         except RedisError as error:
             raise self._translate(error) from error
 
@@ -253,7 +263,17 @@ class StoreClient:
 
     async def sync_to_disk(self) -> None:
         """Return when all that was written before is on disk. Raises Precondition and StoreUnavailable; paid once for all who wait."""
-        await self._fence.wait()
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._syncing.add(gone)
+        synced = asyncio.ensure_future(self._fence.wait())
+        try:
+            await asyncio.wait([synced, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not synced.done():
+                raise StoreUnavailable("the store went away before it had confirmed the write to disk", accepted="unknown")
+            synced.result()
+        finally:
+            self._syncing.discard(gone)
+            synced.cancel()
 
     def check_disk_durability(self) -> None:
         """Raises Precondition when the store can't promise it, before anything is done."""
@@ -277,16 +297,6 @@ class StoreClient:
             if isinstance(error, ResponseError):
                 raise Precondition(f"the store can't sync to disk: {error}") from error
             raise StoreUnavailable("the store did not confirm the write to disk", accepted="unknown") from error
-
-
-def _packing_in_c(connection_class: type[Any]) -> type[Any]:
-    """The same connection, with hiredis packing its commands: the asyncio client packs in Python, which cost as much as all of our own work on a call."""
-
-    class PackingConnection(connection_class):  # type: ignore[misc]  # its base is known at run time alone
-        def pack_command(self, *args: Any) -> list[bytes]:
-            return [hiredis.pack_command(args)]
-
-    return PackingConnection
 
 
 class _Fence:

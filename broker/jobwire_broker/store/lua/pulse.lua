@@ -91,9 +91,9 @@ end
 local function undelivered_cancels(ctx, sids)
   local out = {}
   local pending = redis.call('HGETALL', ctx.base .. 'k')
-  for i = 1, math.min(#pending, 2 * LIMIT), 2 do
+  for i = 1, #pending, 2 do
     local at = sids[string.sub(pending[i + 1], 1, 4)]
-    if at then
+    if at and #out < 4 * LIMIT then
       local token = string.sub(pending[i + 1], 5)
       local deadline = tonumber(redis.call('ZSCORE', ctx.base .. 't', 'J' .. token .. pending[i])) or ctx.clock
       local p = #out

@@ -86,6 +86,13 @@ local function lease_fitting(ctx, sid, bytes, out)
   return bytes - #payload
 end
 
+-- There was less than a session has room for: whoever adds a job is to tell all brokers.
+local function ask_for_wake(ctx)
+  if ctx.hungry then return end
+  ctx.hungry = true
+  set_meta(ctx, 'hungry', '1')
+end
+
 -- Lease up to `count` jobs to one session, `bytes` of payload in all, or (-1) about LEASE_BYTES. Answers { word, id, token, record, id … }.
 local function lease_to(ctx, session, epoch, count, bytes)
   local row = redis.call('HGET', ctx.base .. 's', session)
@@ -100,7 +107,10 @@ local function lease_to(ctx, session, epoch, count, bytes)
   end
   while bytes >= 0 and count > 0 do
     bytes = lease_fitting(ctx, sid, bytes, out)
-    if bytes < 0 then return out end
+    if bytes < 0 then
+      if redis.call('EXISTS', ctx.base .. 'w') == 0 then ask_for_wake(ctx) end
+      return out
+    end
     count = count - 1
   end
   local spent = 0
@@ -112,10 +122,7 @@ local function lease_to(ctx, session, epoch, count, bytes)
     spent = spent + lease_popped(ctx, sid, popped, out)
     count = count - #popped / 2
   end
-  if count > 0 and spent < LEASE_BYTES and not ctx.hungry then
-    ctx.hungry = true
-    set_meta(ctx, 'hungry', '1')
-  end
+  if count > 0 and spent < LEASE_BYTES then ask_for_wake(ctx) end
   return out
 end
 
