@@ -93,6 +93,13 @@ class StoreFull(BrokerError):
     retry_after_s = 5.0
 
 
+class TooManyTopics(BrokerError):
+    """Raised when one Subscribe stream has as many topics as it may have."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_TOPICS"
+
+
 class StoreFault(Exception):
     """Raised when a function of the store failed in a way that it should not. Not an answer to anybody: who called decides what it means."""
 

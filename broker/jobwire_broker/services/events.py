@@ -11,7 +11,7 @@ import grpc
 from jobwire.v1 import event_service_pb2 as pb
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer
 
-from jobwire_broker.errors import BrokerError, InvalidField, StoreUnavailable
+from jobwire_broker.errors import BrokerError, StoreUnavailable, TooManyTopics
 from jobwire_broker.names import parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Queue, Registry
@@ -79,7 +79,7 @@ class Subscription:
     def add(self, topic: str, field: str) -> None:
         """Add a topic; it is confirmed when it is live. Raises InvalidField."""
         if self._topics.total() >= MAX_TOPICS:
-            raise InvalidField(f"{field}: a stream may have {MAX_TOPICS} topics", field=field)
+            raise TooManyTopics(f"{field}: a stream may have {MAX_TOPICS} topics: open another", field=field)
         if topic != "queues":
             parse_queue(topic, field) if topic.count("/") == 1 else parse_job(topic, field)
         self._topics[topic] += 1

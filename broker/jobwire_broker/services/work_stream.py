@@ -16,7 +16,7 @@ from jobwire.v1 import admin_service_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import BrokerError, SessionMoved, ShuttingDown, StoreFull, StoreUnavailable
+from jobwire_broker.errors import BrokerError, Precondition, SessionMoved, ShuttingDown, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import SILENT, verdict_of
 from jobwire_broker.rules.registry import Registry
@@ -125,6 +125,9 @@ class WorkStream:
         while True:
             await asyncio.sleep(interval)
             silent = time.monotonic() - self.work.last_received
+            if self.work.phase is Phase.NEW and silent > self._session_s:
+                self.end(Precondition("the stream began without `hello`", reason="PROTOCOL_VIOLATION"))
+                return
             # While it attaches, the stream is not read: a store that is away for long must not end it.
             if self.work.phase is Phase.LIVE:
                 # Frozen or cut off, most likely: what it holds may come back to life, but it gets nothing more.

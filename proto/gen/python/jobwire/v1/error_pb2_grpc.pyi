@@ -23,6 +23,7 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   SHUTTING_DOWN          UNAVAILABLE          the broker is ending → repeat elsewhere, or after RetryInfo.
   STORE_FAULT            INTERNAL             a function of the store failed; the broker's log says how → report it.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
+  TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another.
   WAIT_TIMEOUT           DEADLINE_EXCEEDED    the job did not end in the time given → wait again.
 """
 
