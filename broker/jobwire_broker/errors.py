@@ -8,7 +8,9 @@ BrokerError
 ├── Precondition          what was asked for can't be had here
 ├── StoreUnavailable      the store is away
 ├── StoreFull             the store is at its memory limit
+├── TooManyTopics         one stream follows as much as it may
 ├── ShuttingDown          the broker is ending
+├── SessionMoved          a newer stream of the session has taken over
 └── WaitTimeout           the job did not end in the time given
 """
 
