@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.contenders import Contender, Rig
+from bench.driver import DriverError
 from bench.machine import CpuUse, cpu_between, read_cpu
 
 SETTLE_S = 0.5
@@ -148,6 +149,8 @@ async def sustained(contender: Contender[Any], sizes: Sizes) -> Readings:
             await asyncio.sleep(sizes.sustain_s - 0.2)
             end = totals.latest
             jobs[0] = end[1] - begin[1]
+            if not jobs[0]:
+                raise DriverError(f"{contender.name} handled no job in {sizes.sustain_s:.0f} s; {await rig.counts()}")
         readings.figures["sustained_per_s"] = jobs[0] / (end[0] - begin[0])
         spent = rig.store.time_spent().since(store_before)
         readings.figures["store_sustained_us"] = spent.top_level_us / jobs[0]

@@ -1,11 +1,13 @@
 """What a long queue costs Jobwire: the same work with a million jobs waiting and with a thousand, turn by turn."""
 
+import asyncio
 from contextlib import AsyncExitStack
 
 from bench.contenders import Jobwire, Rig
 from bench.figures import BATCH, Sizes
 
 SMALL = 1_000
+SETTLE_S = 5.0
 
 
 async def scale(contender: Jobwire, sizes: Sizes) -> dict[str, dict[str, list[float]]]:
@@ -15,6 +17,7 @@ async def scale(contender: Jobwire, sizes: Sizes) -> dict[str, dict[str, list[fl
         rigs = {name: await stack.enter_async_context(contender.rig(contender.settings)) for name in figures}
         await fill(rigs["large"], sizes.scale_waiting)
         await fill(rigs["small"], SMALL)
+        await asyncio.gather(*(settled(rig) for rig in rigs.values()))
         for _ in range(sizes.scale_runs):
             for name, rig in rigs.items():
                 for key, value in (await one_run(rig, sizes.scale_jobs)).items():
@@ -25,6 +28,12 @@ async def scale(contender: Jobwire, sizes: Sizes) -> dict[str, dict[str, list[fl
 async def fill(rig: Rig, jobs: int) -> None:
     """Let this many jobs wait."""
     await rig.producer.ask("bulk", count=jobs, batch=BATCH, calls=2)
+
+
+async def settled(rig: Rig) -> None:
+    """Wait until the disk has what was written and nothing but time passes: the filling must not be paid for by what comes after it."""
+    await asyncio.to_thread(rig.store.client.execute_command, "WAITAOF", 1, 0, 20_000)
+    await asyncio.sleep(SETTLE_S)
 
 
 async def one_run(rig: Rig, jobs: int) -> dict[str, float]:
