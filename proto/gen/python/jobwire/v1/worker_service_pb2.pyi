@@ -876,7 +876,7 @@ Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 @_typing.final
 class Cancel(_message.Message):
     """An attempt to give up. After STALE_LEASE the worker forgets the job and sends nothing more of it. After REQUESTED it sends a receipt, and its handler gives
-    way by ending in any way: a complete still counts, and fail, snooze and release all end the job as CANCELLED, with the verdict OK.
+    way by ending in any way: a complete still counts, and fail, snooze and release all end the job as CANCELLED, which is also their verdict.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
