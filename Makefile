@@ -9,8 +9,8 @@ help: ## say what there is
 demo: venv ## make thumbnails of photographs and watch (PHOTOS=DIR: your own; OUT=DIR: where to; ONCE=1: end when done)
 	@exec .venv/bin/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
 
-test: venv ## run the tests (ARGS="-k name" for some of them)
-	@.venv/bin/python -m pytest $(ARGS)
+test: venv ## run the tests (ARGS="-k name": some of them; JOBS=1: in one process)
+	@.ci/test $(ARGS)
 
 check: venv ## lint, types, contract, generated code: all that needs no running system
 	@.ci/tools npm

@@ -129,7 +129,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for line in outcomes.lines:
             terminalreporter.write_line(line)
         terminalreporter.write_line(f"{outcomes.kills} processes were killed with -9; JOBWIRE_SEED={SEED} repeats the random choices")
-    for program, tests in needs.left_out.items():
+    for program, tests in needs.left_out(terminalreporter.stats.get("skipped", [])).items():
         terminalreporter.write_line("")
         terminalreporter.write_line(f"LEFT OUT: {len(tests)} tests, because {program} is not on this machine:", red=True, bold=True)
         for test in sorted(tests):

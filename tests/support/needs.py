@@ -1,11 +1,19 @@
 """Programs that a machine may lack. A test that needs one is left out, loudly; with JOBWIRE_REQUIRE_ALL=1 it fails."""
 
-import os
-import shutil
-from pathlib import Path
+from __future__ import annotations
 
-# What was left out, and the tests that were; conftest prints it at the end of the run.
-left_out: dict[str, set[str]] = {}
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+_REASON = re.compile(r"Skipped: (\S+) is not on this machine")
 
 
 def need(program: str) -> Path:
@@ -18,5 +26,19 @@ def need(program: str) -> Path:
     reason = f"{program} is not on this machine"
     if os.environ.get("JOBWIRE_REQUIRE_ALL") == "1":
         pytest.fail(f"{reason}, and JOBWIRE_REQUIRE_ALL=1 leaves nothing out")
-    left_out.setdefault(program, set()).add(os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0])
     raise pytest.skip.Exception(reason)
+
+
+def left_out(skipped: Iterable[pytest.TestReport]) -> dict[str, list[str]]:
+    """The tests that were left out, by the program that each lacked. From the reports, which tell also of tests in another process (pytest-xdist).
+
+    With JOBWIRE_LEFT_OUT=FILE the next run of pytest with the same file tells of this one's, too: so the last of several runs says it all.
+    """
+    file = Path(os.environ.get("JOBWIRE_LEFT_OUT") or os.devnull)
+    found: dict[str, list[str]] = json.loads(file.read_text() or "{}")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if match := _REASON.match(reason):
+            found.setdefault(match[1], []).append(report.nodeid)
+    file.write_text(json.dumps(found))
+    return found
