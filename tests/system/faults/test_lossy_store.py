@@ -24,8 +24,9 @@ from tests.support.worker import WorkerProcess
 
 QUEUE = "q"
 LATE_S = 2.0
-# An answer that never comes costs the broker's patience with the store, and a lease may lose its answer twice.
-PATIENCE_S = 1.2
+# An answer that never comes costs the broker's patience with the store, 1.2 s, and all that waits for the same call waits as long; a lease and the repair after it
+# may each lose theirs. So there the two seconds hold for nineteen of twenty, and five such waits are the bound for all.
+SWALLOWED_LATE_S = 6.0
 
 
 @dataclass
@@ -42,8 +43,8 @@ async def test_lost_messages_and_answers_lost_with_their_connection_make_nobody_
 
 
 @meanwhile
-async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds_and_a_timeout() -> None:
-    await _nobody_is_late(Loss.STALL, LATE_S + PATIENCE_S, jobs=150, per_second=15)
+async def test_lost_messages_and_answers_that_never_come_delay_few_by_two_seconds_and_none_by_six() -> None:
+    await _nobody_is_late(Loss.STALL, SWALLOWED_LATE_S, jobs=150, per_second=15)
 
 
 async def _nobody_is_late(loss: Loss, late_s: float, *, jobs: int, per_second: int) -> None:
@@ -76,6 +77,8 @@ async def _nobody_is_late(loss: Loss, late_s: float, *, jobs: int, per_second: i
         assert all(proxy.messages_lost and proxy.replies_lost for proxy in proxies), "the test lost nothing"
         assert max(late_starts) <= late_s
         assert max(seen.ends_late_s) <= late_s
+        assert sorted(late_starts)[jobs * 19 // 20] <= LATE_S
+        assert sorted(seen.ends_late_s)[jobs * 2 * 19 // 20] <= LATE_S
 
 
 async def _life_of(job: str, ms: int, producer: Producer, watched_at: tuple[Api, Api], seen: Seen) -> None:

@@ -1,6 +1,7 @@
 """A process is read, killed, frozen and cleaned up as the tests rely on."""
 
 import asyncio
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -54,6 +55,7 @@ async def test_a_process_that_ignores_the_request_to_end_is_killed_and_the_test_
 async def test_a_frozen_process_is_taken_away_all_the_same() -> None:
     async with Script(WAITING) as script:
         script.freeze()
+        os.waitid(os.P_PID, script.pid, os.WSTOPPED | os.WNOWAIT)
         assert psutil.Process(script.pid).status() == psutil.STATUS_STOPPED
     assert not psutil.pid_exists(script.pid)
 
