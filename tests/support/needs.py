@@ -38,7 +38,8 @@ def left_out(skipped: Iterable[pytest.TestReport]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = json.loads(file.read_text() or "{}")
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        if match := _REASON.match(reason):
-            found.setdefault(match[1], []).append(report.nodeid)
+        # A process of pytest-xdist writes its own part, and the one above it all.
+        if (match := _REASON.match(reason)) and report.nodeid not in found.setdefault(match[1], []):
+            found[match[1]].append(report.nodeid)
     file.write_text(json.dumps(found))
     return found
