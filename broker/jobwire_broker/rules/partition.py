@@ -119,6 +119,7 @@ class Partition:
         )
         self._turn_lane = Lane(prepare=self._prepare_turn, send=self._send_turn, note=self._note_report, done=self._turn_done, failed=self._turn_failed)
         self._dry = False
+        self._behind = 0
         client.on_change.append(self._store_changed)
 
     # In -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -138,6 +139,17 @@ class Partition:
         """Run the turn lane when there is something to do for it."""
         if self._entries or self._wants_leases():
             self._turn_lane.run()
+
+    def pulsed(self, seq: int, waiting: int) -> None:
+        """The pulse saw so many waiting. A store that is behind twice in a row has lost something, and is believed."""
+        if self._is_news(seq, waiting):
+            self._behind = 0
+        else:
+            self._behind += 1
+            if self._behind > 1:
+                self.seq, self.waiting, self._behind = seq, waiting, 0
+        if self.waiting:
+            self.wake()
 
     def wake(self) -> None:
         """Jobs may wait that this broker has not heard of."""
@@ -307,9 +319,16 @@ class Partition:
         return requests
 
     def _note_report(self, call: _EnqueueCall | _TurnCall, report: TurnReport) -> None:
-        self.waiting, self.seq = report.waiting, report.seq
-        # Paused, or kept free for a job that goes alone: to ask again at once would bring nothing.
-        self._dry = bool(call.requests) and not any(lease.jobs for lease in report.leases)
+        if self._is_news(report.seq, report.waiting):
+            # Paused, or kept free for a job that goes alone: to ask again at once would bring nothing.
+            self._dry = bool(call.requests) and not any(lease.jobs for lease in report.leases)
+
+    def _is_news(self, seq: int, waiting: int) -> bool:
+        """Take the count of what waits, unless a later one is known: answers on different connections may overtake each other."""
+        if seq < self.seq:
+            return False
+        self.seq, self.waiting = seq, waiting
+        return True
 
     def _take_leases(self, requests: list[LeaseRequest], report: TurnReport) -> None:
         for request, lease in zip(requests, report.leases, strict=True):

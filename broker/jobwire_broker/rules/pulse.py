@@ -122,9 +122,7 @@ class Pulse:
             work = streams[cancel.at].work
             work.cancel(self.partition.queue, id_to_text(cancel.raw_id), cancel.token, pb.CANCEL_REASON_REQUESTED, cancel.grace_ms)
             streams[cancel.at].wake_writer()
-        self.partition.waiting = report.waiting
-        if report.waiting:
-            self.partition.wake()
+        self.partition.pulsed(report.seq, report.waiting)
         return self._next_delay(report)
 
     def _renewal(self, stream: Stream, now: float) -> Renewal:
