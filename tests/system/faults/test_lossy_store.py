@@ -24,8 +24,8 @@ from tests.support.worker import WorkerProcess
 
 QUEUE = "q"
 LATE_S = 2.0
-# An answer that never comes costs the broker's patience with the store, 1.2 s, and all that waits for the same call waits as long; a lease and the repair after it
-# may each lose theirs. So there the two seconds hold for nineteen of twenty, and five such waits are the bound for all.
+# An answer that never comes costs the broker's patience with the store, 1.2 s, and all that waits for the same call waits as long; a lease and the
+# repair after it may each lose theirs. So there the two seconds hold for nineteen of twenty, and five such waits are the bound for all.
 SWALLOWED_LATE_S = 6.0
 
 
