@@ -32,6 +32,12 @@ def test_every_rpc_that_is_served_is_in_the_page_of_grpcurl() -> None:
     assert [rpc for rpc in _served_rpcs() if rpc not in page] == []
 
 
+def test_every_reason_of_the_contract_is_in_the_page_of_the_protocol() -> None:
+    contract = (REPOSITORY / "proto" / "jobwire" / "v1" / "error.proto").read_text()
+    page = (REPOSITORY / "docs" / "protocol.md").read_text()
+    assert set(re.findall(r"^//   ([A-Z_]+) +[A-Z_]+ ", contract, re.MULTILINE)) == set(re.findall(r"^\| `([A-Z_]+)` \| [A-Z_]+ \|", page, re.MULTILINE))
+
+
 def test_output_is_compared_loosely() -> None:
     assert matches('{"id": "…", "n": 1}', 'before {"id": "abc",\n  "n": 1} after')
     assert not matches('{"n": 1}', '{"n": 2}')
