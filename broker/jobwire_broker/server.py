@@ -51,7 +51,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_RECEIVE_BYTES),
     # Two processes on one port would both seem to work (RULES 8).
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_metadata_size", 16384),
 )

@@ -196,6 +196,7 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "SHUTTING_DOWN": QueueUnavailable,
     "STORE_FAULT": ServerError,
     "STORE_FULL": StoreFull,
+    "TOO_MANY_TOPICS": ServerError,
     "WAIT_TIMEOUT": WaitTimeout,
 }
 """ErrorInfo.reason and its class. PROTOCOL_VIOLATION and SESSION_MOVED are for workers; no call of this client gets them."""
