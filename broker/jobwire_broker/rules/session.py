@@ -26,6 +26,8 @@ MAX_CREDIT = 1 << 40
 MAX_QUEUES = 100
 MAX_LABELS = 32
 MAX_FRAME_BYTES = 3 << 20
+#: Nothing more is leased to a stream that this much waits for: its reader is slow. Less than that is what gathers while a frame is on its way.
+MAX_BACKLOG_BYTES = 256 << 10
 
 
 class Phase(Enum):
@@ -161,7 +163,7 @@ class WorkSession:
 
     def free(self, queue: str) -> int:
         """How many jobs of `queue` may be leased now."""
-        if self.phase is not Phase.LIVE or self.draining or self.is_silent or self._unsent:
+        if self.phase is not Phase.LIVE or self.draining or self.is_silent or self._full or self._wire_bytes > MAX_BACKLOG_BYTES:
             return 0
         # With a limit on bytes, one call at a time: two would lease against the same bytes.
         if queue in self._suspended or (self._bytes_credit and (self._reserved or self._bytes_sent >= self._bytes_credit)):

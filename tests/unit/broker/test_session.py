@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import InvalidField, Precondition
-from jobwire_broker.rules.session import MAX_CREDIT, MAX_FRAME_BYTES, Phase, WorkSession
+from jobwire_broker.rules.session import MAX_BACKLOG_BYTES, MAX_CREDIT, MAX_FRAME_BYTES, Phase, WorkSession
 from jobwire_broker.store import codec
 
 SESSION = bytes(range(16))
@@ -118,12 +118,14 @@ def test_a_queue_may_have_less_of_it() -> None:
     assert (session.free("q"), session.free("r")) == (1, 1)
 
 
-def test_nothing_is_leased_while_jobs_wait_to_be_written() -> None:
+def test_nothing_is_leased_while_much_waits_to_be_written() -> None:
     session = live(jobs=5)
     session.deliver("q", b"a", 7, record())
+    assert session.free("q") == 4
+    session.deliver("q", b"b", 8, record() + b"x" * MAX_BACKLOG_BYTES)
     assert session.free("q") == 0
     session.take_frame()
-    assert session.free("q") == 4
+    assert session.free("q") == 3
 
 
 @pytest.mark.parametrize("stop", [pb.WorkRequest(draining=pb.Draining()), pb.WorkRequest(goodbye=pb.Goodbye())])
