@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from jobwire.v1 import error_pb2 as _error_pb2
 from jobwire.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -233,6 +234,106 @@ class EnqueueBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnqueueBatchResponse: _TypeAlias = EnqueueBatchResponse  # noqa: Y015
+
+@_typing.final
+class EnqueueStreamRequest(_message.Message):
+    """Jobs to be made together. Equal on the wire to EnqueueBatchRequest, but for its number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    durability: _job_pb2.Durability.ValueType
+    """How long the answer waits, for all of them. Default STORE."""
+    number: _builtins.int
+    """What the answer is to be known by. The caller's choice; the broker only repeats it."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
+        """1 to 1,000 jobs; all together at most 16 MiB."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_job_pb2.JobSpec] | None = ...,
+        durability: _job_pb2.Durability.ValueType = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "jobs", b"jobs", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueStreamRequest: _TypeAlias = EnqueueStreamRequest  # noqa: Y015
+
+@_typing.final
+class EnqueueStreamResponse(_message.Message):
+    """What became of the jobs of one message. A job that no item names was MADE, under the id that it came with; so when all went well the number is all there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One job of which there is more to say."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AT_FIELD_NUMBER: _builtins.int
+        ID_FIELD_NUMBER: _builtins.int
+        VERDICT_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        at: _builtins.int
+        """Which job of the message, from 0."""
+        id: _builtins.str
+        """The id in its queue. Empty when REFUSED before one was minted."""
+        verdict: Global___EnqueueVerdict.ValueType
+        """What became of it. MADE: it came without an id, and has got this one."""
+        @_builtins.property
+        def error(self) -> Global___ItemError:
+            """Why it was refused. Only with REFUSED."""
+
+        def __init__(
+            self,
+            *,
+            at: _builtins.int = ...,
+            id: _builtins.str = ...,
+            verdict: Global___EnqueueVerdict.ValueType = ...,
+            error: Global___ItemError | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "error", b"error", "id", b"id", "verdict", b"verdict"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number of the message that this answers."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnqueueStreamResponse.Item]:
+        """In the order of the message. None with `error`."""
+
+    @_builtins.property
+    def error(self) -> _error_pb2.ErrorStatus:
+        """Why the message as a whole got no verdicts: with the code, ErrorInfo, BadRequest and RetryInfo that EnqueueBatch would have failed with."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        items: _abc.Iterable[Global___EnqueueStreamResponse.Item] | None = ...,
+        error: _error_pb2.ErrorStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "items", b"items", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueStreamResponse: _TypeAlias = EnqueueStreamResponse  # noqa: Y015
 
 @_typing.final
 class ItemError(_message.Message):

@@ -45,6 +45,11 @@ class JobServiceStub(object):
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchResponse.FromString,
                 _registered_method=True)
+        self.EnqueueStream = channel.stream_stream(
+                '/jobwire.v1.JobService/EnqueueStream',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/jobwire.v1.JobService/GetJob',
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
@@ -127,6 +132,21 @@ class JobServiceServicer(object):
         INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
         FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
         UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnqueueStream(self, request_iterator, context):
+        """Makes jobs, a message at a time, for a caller that has more of them soon: a message costs a fifth of a call. Each message is what a call of EnqueueBatch
+        is, and gets one answer, which repeats its number. Answers may come out of order. What is wrong with one message is said in its answer (`error`), and the
+        stream goes on. The broker has at most 16 messages, or 16 MiB of them, of one stream in its hands, and reads no further until it has answered one.
+        Close the sending side when there is nothing more to send: the stream then ends, as OK, after the last answer.
+
+        Errors: in `error` of an answer, those of EnqueueBatch. The stream itself ends with:
+        INVALID_ARGUMENT: a message is no EnqueueStreamRequest → mend the caller.
+        UNAVAILABLE / SHUTTING_DOWN: the broker is ending. Metadata `accepted` speaks of every message that was not answered → repeat those elsewhere, with the
+        same ids. A stream that breaks without it leaves them unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,6 +281,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchResponse.SerializeToString,
             ),
+            'EnqueueStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EnqueueStream,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=jobwire_dot_v1_dot_job__service__pb2.GetJobRequest.FromString,
@@ -372,6 +397,33 @@ class JobService(object):
             '/jobwire.v1.JobService/EnqueueBatch',
             jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchRequest.SerializeToString,
             jobwire_dot_v1_dot_job__service__pb2.EnqueueBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnqueueStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/jobwire.v1.JobService/EnqueueStream',
+            jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.EnqueueStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,17 @@ class JobServiceStub:
       FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
       UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
     """
+    EnqueueStream: _grpc.StreamStreamMultiCallable[_job_service_pb2.EnqueueStreamRequest, _job_service_pb2.EnqueueStreamResponse]
+    """Makes jobs, a message at a time, for a caller that has more of them soon: a message costs a fifth of a call. Each message is what a call of EnqueueBatch
+    is, and gets one answer, which repeats its number. Answers may come out of order. What is wrong with one message is said in its answer (`error`), and the
+    stream goes on. The broker has at most 16 messages, or 16 MiB of them, of one stream in its hands, and reads no further until it has answered one.
+    Close the sending side when there is nothing more to send: the stream then ends, as OK, after the last answer.
+
+    Errors: in `error` of an answer, those of EnqueueBatch. The stream itself ends with:
+      INVALID_ARGUMENT: a message is no EnqueueStreamRequest → mend the caller.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending. Metadata `accepted` speaks of every message that was not answered → repeat those elsewhere, with the
+        same ids. A stream that breaks without it leaves them unknown.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """Reads one job, payload and all.
 
@@ -146,6 +157,17 @@ class JobServiceAsyncStub(JobServiceStub):
       INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
       FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
       UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
+    """
+    EnqueueStream: _aio.StreamStreamMultiCallable[_job_service_pb2.EnqueueStreamRequest, _job_service_pb2.EnqueueStreamResponse]  # type: ignore[assignment]
+    """Makes jobs, a message at a time, for a caller that has more of them soon: a message costs a fifth of a call. Each message is what a call of EnqueueBatch
+    is, and gets one answer, which repeats its number. Answers may come out of order. What is wrong with one message is said in its answer (`error`), and the
+    stream goes on. The broker has at most 16 messages, or 16 MiB of them, of one stream in its hands, and reads no further until it has answered one.
+    Close the sending side when there is nothing more to send: the stream then ends, as OK, after the last answer.
+
+    Errors: in `error` of an answer, those of EnqueueBatch. The stream itself ends with:
+      INVALID_ARGUMENT: a message is no EnqueueStreamRequest → mend the caller.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending. Metadata `accepted` speaks of every message that was not answered → repeat those elsewhere, with the
+        same ids. A stream that breaks without it leaves them unknown.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """Reads one job, payload and all.
@@ -251,6 +273,23 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
           FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
           UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
+        """
+
+    @_abc_1.abstractmethod
+    def EnqueueStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_service_pb2.EnqueueStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.EnqueueStreamResponse], _abc.AsyncIterator[_job_service_pb2.EnqueueStreamResponse]]:
+        """Makes jobs, a message at a time, for a caller that has more of them soon: a message costs a fifth of a call. Each message is what a call of EnqueueBatch
+        is, and gets one answer, which repeats its number. Answers may come out of order. What is wrong with one message is said in its answer (`error`), and the
+        stream goes on. The broker has at most 16 messages, or 16 MiB of them, of one stream in its hands, and reads no further until it has answered one.
+        Close the sending side when there is nothing more to send: the stream then ends, as OK, after the last answer.
+
+        Errors: in `error` of an answer, those of EnqueueBatch. The stream itself ends with:
+          INVALID_ARGUMENT: a message is no EnqueueStreamRequest → mend the caller.
+          UNAVAILABLE / SHUTTING_DOWN: the broker is ending. Metadata `accepted` speaks of every message that was not answered → repeat those elsewhere, with the
+            same ids. A stream that breaks without it leaves them unknown.
         """
 
     @_abc_1.abstractmethod
