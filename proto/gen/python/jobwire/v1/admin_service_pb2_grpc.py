@@ -55,6 +55,21 @@ class AdminServiceStub(object):
                 request_serializer=jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyResponse.FromString,
                 _registered_method=True)
+        self.GetIdentity = channel.unary_unary(
+                '/jobwire.v1.AdminService/GetIdentity',
+                request_serializer=jobwire_dot_v1_dot_admin__service__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_admin__service__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
+        self.CreateWatchToken = channel.unary_unary(
+                '/jobwire.v1.AdminService/CreateWatchToken',
+                request_serializer=jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenResponse.FromString,
+                _registered_method=True)
+        self.CreateSessionToken = channel.unary_unary(
+                '/jobwire.v1.AdminService/CreateSessionToken',
+                request_serializer=jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -100,6 +115,41 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetIdentity(self, request, context):
+        """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
+
+        Errors:
+        UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateWatchToken(self, request, context):
+        """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
+        A token never outlives the credentials that made it.
+
+        Errors:
+        INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+        PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+        UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSessionToken(self, request, context):
+        """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
+
+        Errors:
+        INVALID_ARGUMENT: a lifetime out of bounds.
+        FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
+        UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +172,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CheckConsistency,
                     request_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyResponse.SerializeToString,
+            ),
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=jobwire_dot_v1_dot_admin__service__pb2.GetIdentityRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_admin__service__pb2.GetIdentityResponse.SerializeToString,
+            ),
+            'CreateWatchToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWatchToken,
+                    request_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenResponse.SerializeToString,
+            ),
+            'CreateSessionToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSessionToken,
+                    request_deserializer=jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -233,6 +298,87 @@ class AdminService(object):
             '/jobwire.v1.AdminService/CheckConsistency',
             jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyRequest.SerializeToString,
             jobwire_dot_v1_dot_admin__service__pb2.CheckConsistencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.AdminService/GetIdentity',
+            jobwire_dot_v1_dot_admin__service__pb2.GetIdentityRequest.SerializeToString,
+            jobwire_dot_v1_dot_admin__service__pb2.GetIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWatchToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.AdminService/CreateWatchToken',
+            jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenRequest.SerializeToString,
+            jobwire_dot_v1_dot_admin__service__pb2.CreateWatchTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSessionToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.AdminService/CreateSessionToken',
+            jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenRequest.SerializeToString,
+            jobwire_dot_v1_dot_admin__service__pb2.CreateSessionTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

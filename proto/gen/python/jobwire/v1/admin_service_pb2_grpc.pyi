@@ -56,6 +56,29 @@ class AdminServiceStub:
     Errors:
       UNIMPLEMENTED: always.
     """
+    GetIdentity: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetIdentityRequest, _admin_service_pb2.GetIdentityResponse]
+    """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
+
+    Errors:
+      UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+    """
+    CreateWatchToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateWatchTokenRequest, _admin_service_pb2.CreateWatchTokenResponse]
+    """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
+    A token never outlives the credentials that made it.
+
+    Errors:
+      INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+      UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
+    """
+    CreateSessionToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateSessionTokenRequest, _admin_service_pb2.CreateSessionTokenResponse]
+    """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
+
+    Errors:
+      INVALID_ARGUMENT: a lifetime out of bounds.
+      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
+      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -84,6 +107,29 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Errors:
       UNIMPLEMENTED: always.
+    """
+    GetIdentity: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetIdentityRequest, _admin_service_pb2.GetIdentityResponse]  # type: ignore[assignment]
+    """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
+
+    Errors:
+      UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+    """
+    CreateWatchToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateWatchTokenRequest, _admin_service_pb2.CreateWatchTokenResponse]  # type: ignore[assignment]
+    """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
+    A token never outlives the credentials that made it.
+
+    Errors:
+      INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+      UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
+    """
+    CreateSessionToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateSessionTokenRequest, _admin_service_pb2.CreateSessionTokenResponse]  # type: ignore[assignment]
+    """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
+
+    Errors:
+      INVALID_ARGUMENT: a lifetime out of bounds.
+      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
+      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -134,6 +180,47 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           UNIMPLEMENTED: always.
+        """
+
+    @_abc_1.abstractmethod
+    def GetIdentity(
+        self,
+        request: _admin_service_pb2.GetIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetIdentityResponse, _abc.Awaitable[_admin_service_pb2.GetIdentityResponse]]:
+        """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
+
+        Errors:
+          UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateWatchToken(
+        self,
+        request: _admin_service_pb2.CreateWatchTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateWatchTokenResponse, _abc.Awaitable[_admin_service_pb2.CreateWatchTokenResponse]]:
+        """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
+        A token never outlives the credentials that made it.
+
+        Errors:
+          INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+          PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+          UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSessionToken(
+        self,
+        request: _admin_service_pb2.CreateSessionTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateSessionTokenResponse, _abc.Awaitable[_admin_service_pb2.CreateSessionTokenResponse]]:
+        """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
+
+        Errors:
+          INVALID_ARGUMENT: a lifetime out of bounds.
+          FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
+          UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
