@@ -113,8 +113,8 @@ class ShuttingDown(BrokerError):
     reason = "SHUTTING_DOWN"
     retry_after_s = 0.5
 
-    def __init__(self, message: str = "this broker is ending") -> None:
-        super().__init__(message, metadata={"accepted": "no"})
+    def __init__(self, message: str = "this broker is ending", *, accepted: str = "no") -> None:
+        super().__init__(message, metadata={"accepted": accepted})
 
 
 class SessionMoved(BrokerError):

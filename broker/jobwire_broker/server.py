@@ -30,7 +30,7 @@ from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.admin import AdminService
 from jobwire_broker.services.events import EventService
-from jobwire_broker.services.jobs import JobService
+from jobwire_broker.services.jobs import JobService, enqueue_handler
 from jobwire_broker.services.queues import QueueService
 from jobwire_broker.services.reflection import add_reflection
 from jobwire_broker.services.workers import WorkerService, work_handler
@@ -70,6 +70,7 @@ class Broker:
         self.address = config.grpc
         self._client = StoreClient(config)
         self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
+        self._jobs = JobService(self._registry)
         self._workers = WorkerService(self._registry, config, self.broker_id)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # the module sets it at run time
         self._server: grpc.aio.Server | None = None
@@ -93,9 +94,9 @@ class Broker:
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=_OPTIONS)
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(self._registry), server)
-        # Before the generated handlers, whose serializer takes messages alone: the first that knows a method serves it.
-        server.add_generic_rpc_handlers((work_handler(self._workers),))
+        # Before the generated handlers, whose serializers take messages alone: the first that knows a method serves it.
+        server.add_generic_rpc_handlers((enqueue_handler(self._jobs), work_handler(self._workers)))
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, server)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueService(self._registry), server)
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self._registry), server)
@@ -121,6 +122,8 @@ class Broker:
             await self._health.enter_graceful_shutdown()
             # Workers close their streams, connect elsewhere and keep their jobs.
             await self._workers.go_away()
+            # Callers get their answers, and enqueue elsewhere.
+            self._jobs.streams.go_away()
             await self._wait_for_streams(grace_s)
             # What still runs may end within the rest of the grace.
             await self._server.stop(min(grace_s, 1.0))
@@ -133,6 +136,7 @@ class Broker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._workers.all_closed()
+                await self._jobs.streams.all_closed()
 
 
 async def serve(config: BrokerConfig) -> int:

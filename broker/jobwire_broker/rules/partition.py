@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from jobwire.v1 import job_pb2
@@ -28,6 +29,7 @@ _DELAYED = job_pb2.JOB_STATE_DELAYED
 _REPEAT_S = 0.1
 #: The overhead of an item beside its body, for the bound on bytes.
 _ITEM_OVERHEAD = 100
+_due = itemgetter(JobItem._fields.index("due"))
 
 
 class Stream(Protocol):
@@ -71,28 +73,42 @@ SILENT = Silent()
 _TurnEntry = tuple[TurnItem, str, Sink]
 
 
+Results = list[str | BrokerError]
+
+
 class Ticket:
-    """The verdicts on jobs that were enqueued together; each a word or an error."""
+    """The verdicts on jobs that were enqueued together, each a word or an error. When the last of them is there, `tell` is called with all."""
 
-    def __init__(self, size: int) -> None:
-        self.results: list[str | BrokerError] = [""] * size
+    def __init__(self, size: int, tell: Callable[[Results], None]) -> None:
+        self._results: Results = [""] * size
         self._missing = size
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tell = tell
 
-    def set(self, index: int, result: str | BrokerError) -> None:
-        """Note one verdict."""
-        self.results[index] = result
-        self._missing -= 1
-        if not self._missing and not self.done.done():
-            self.done.set_result(None)
+    def settle(self, places: Sequence[int], results: Sequence[str | BrokerError]) -> None:
+        """Note the verdicts on the jobs at these places."""
+        for place, result in zip(places, results, strict=True):
+            self._results[place] = result
+        self._missing -= len(places)
+        if not self._missing:
+            self._tell(self._results)
 
 
-_Enqueue = tuple[JobItem, Ticket, int]
+class _Piece(NamedTuple):
+    """Jobs of one ticket that go with one call, and their places in it."""
+
+    items: Sequence[JobItem]
+    places: Sequence[int]
+    ticket: Ticket
+    size: int
 
 
 class _EnqueueCall(NamedTuple):
-    chunk: list[_Enqueue]
+    pieces: list[_Piece]
     requests: list[LeaseRequest]
+
+    def items(self) -> Sequence[JobItem]:
+        """All of them, in order."""
+        return self.pieces[0].items if len(self.pieces) == 1 else [item for piece in self.pieces for item in piece.items]
 
 
 class _TurnCall(NamedTuple):
@@ -111,7 +127,7 @@ class Partition:
         self.seq = 0
         self.on_delayed: Callable[[], None] = lambda: None
         self._client = client
-        self._enqueues: deque[_Enqueue] = deque()
+        self._enqueues: deque[_Piece] = deque()
         self._entries: deque[_TurnEntry] = deque()
         self._parked: list[_TurnEntry] = []
         self._enqueue_lane = Lane(
@@ -124,9 +140,14 @@ class Partition:
 
     # In -----------------------------------------------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, item: JobItem, ticket: Ticket, index: int) -> None:
-        """Make a job with the next call."""
-        self._enqueues.append((item, ticket, index))
+    def enqueue(self, items: Sequence[JobItem], places: Sequence[int], ticket: Ticket) -> None:
+        """Make jobs with the next calls; the ticket has these places for them."""
+        sizes = [len(item.body) for item in items]
+        total = sum(sizes) + _ITEM_OVERHEAD * len(items)
+        if len(items) <= MAX_ITEMS and total <= MAX_BYTES:
+            self._enqueues.append(_Piece(items, places, ticket, total))
+        else:
+            self._enqueue_in_pieces(items, places, ticket, sizes)
         self._enqueue_lane.run()
 
     def settle(self, item: TurnItem, text_id: str, sink: Sink) -> None:
@@ -186,40 +207,58 @@ class Partition:
 
     # The enqueue lane ---------------------------------------------------------------------------------------------------------------------------------
 
+    def _enqueue_in_pieces(self, items: Sequence[JobItem], places: Sequence[int], ticket: Ticket, sizes: Sequence[int]) -> None:
+        start = size = 0
+        for i, body in enumerate(sizes):
+            if i > start and (i - start == MAX_ITEMS or size + body + _ITEM_OVERHEAD > MAX_BYTES):
+                self._enqueues.append(_Piece(items[start:i], places[start:i], ticket, size))
+                start, size = i, 0
+            size += body + _ITEM_OVERHEAD
+        self._enqueues.append(_Piece(items[start:], places[start:], ticket, size))
+
     def _prepare_enqueue(self) -> _EnqueueCall | None:
         if not self._enqueues:
             return None
-        chunk: list[_Enqueue] = []
-        size = 0
-        while self._enqueues and len(chunk) < MAX_ITEMS:
-            size += len(self._enqueues[0][0].body) + _ITEM_OVERHEAD
-            if chunk and size > MAX_BYTES:
+        pieces: list[_Piece] = []
+        count = size = 0
+        while self._enqueues:
+            piece = self._enqueues[0]
+            count += len(piece.items)
+            size += piece.size
+            if pieces and (count > MAX_ITEMS or size > MAX_BYTES):
+                count -= len(piece.items)
                 break
-            chunk.append(self._enqueues.popleft())
-        return _EnqueueCall(chunk, self._plan_leases(len(chunk) + self.waiting))
+            pieces.append(self._enqueues.popleft())
+        return _EnqueueCall(pieces, self._plan_leases(count + self.waiting))
 
     async def _send_enqueue(self, call: _EnqueueCall) -> TurnReport:
-        return await self.store.enqueue([item for item, _, _ in call.chunk], call.requests)
+        return await self.store.enqueue(call.items(), call.requests)
 
     def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
-        for (_, ticket, index), word in zip(call.chunk, report.words, strict=True):
-            ticket.set(index, word)
-        if any(item.due for item, _, _ in call.chunk):
-            self.on_delayed()
+        words, at = report.words, 0
+        # A worker that has room waits for the job, its caller only for the answer.
         self._take_leases(call.requests, report)
+        for piece in call.pieces:
+            end = at + len(piece.items)
+            piece.ticket.settle(piece.places, words[at:end])
+            at = end
+        if any(map(_due, call.items())):
+            self.on_delayed()
 
     async def _enqueue_failed(self, call: _EnqueueCall, error: BrokerError | StoreFault) -> None:
         self._after_failed_leases(call.requests, error)
         if isinstance(error, BrokerError):
-            for _, ticket, index in call.chunk:
-                ticket.set(index, error)
-        elif len(call.chunk) == 1:
+            for piece in call.pieces:
+                piece.ticket.settle(piece.places, [error] * len(piece.items))
+        elif len(call.pieces) == 1 and len(call.pieces[0].items) == 1:
             log.error("partition.enqueue_failed queue=%s error=%s", self.queue, error)
-            call.chunk[0][1].set(call.chunk[0][2], BrokerError(f"the store could not make the job: {error}"))
+            (piece,) = call.pieces
+            piece.ticket.settle(piece.places, [BrokerError(f"the store could not make the job: {error}")])
         else:
             # The function raised, and some of the items may have been made: each is repeated by its identity, and alone (RULES 5).
-            for entry in call.chunk:
-                await self._enqueue_alone(_EnqueueCall([entry], []))
+            for piece in call.pieces:
+                for item, place in zip(piece.items, piece.places, strict=True):
+                    await self._enqueue_alone(_EnqueueCall([_Piece([item], [place], piece.ticket, 0)], []))
 
     async def _enqueue_alone(self, call: _EnqueueCall) -> None:
         try:

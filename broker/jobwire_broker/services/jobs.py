@@ -15,18 +15,18 @@ from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
 from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, WaitTimeout, WrongState
 from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
-from jobwire_broker.rules.partition import Ticket
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.rules.watching import gone_job
 from jobwire_broker.services.answers import job_without_payload, state_word, streaming, unary
+from jobwire_broker.services.batches import Maker, batch_of, item_error
+from jobwire_broker.services.enqueue_stream import EnqueueStreams
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
 from jobwire_broker.services.unserved import unserved
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Changed, Found, JobItem, Word
+from jobwire_broker.store.queue_store import Changed, Found, Word
 
-MAX_BATCH = 1000
 MAX_WATCHED = 100
 _DEFAULT_GRACE_MS = 30_000
 _MAX_GRACE_MS = 3_600_000
@@ -55,6 +55,8 @@ class JobService(JobServiceServicer):
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._maker = Maker(registry)
+        self.streams = EnqueueStreams(self._maker)
 
     # Enqueue ------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -67,68 +69,36 @@ class JobService(JobServiceServicer):
             queue, item = item_of(request.job)
         except InvalidField as error:
             raise error.under("job") from None
-        self._check_durability(request.durability)
-        (result,) = await self._make([(queue, item)])
+        self._maker.check_durability(request.durability)
+        (result,) = await self._maker.make([queue], [item], request.durability)
         if isinstance(result, BrokerError):
             raise result
         if result == Word.EXISTS:
             raise JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field="job.id")
-        await self._sync(request.durability)
         return pb.EnqueueResponse(name=job_path(queue, item.raw_id), id=id_to_text(item.raw_id), verdict=pb.ENQUEUE_VERDICT_MADE)
 
     @unary
     async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Context) -> pb.EnqueueBatchResponse:
         """Make many jobs, a verdict for each."""
-        if not 1 <= len(request.jobs) <= MAX_BATCH:
-            raise InvalidField(f"jobs may hold 1 to {MAX_BATCH}; it holds {len(request.jobs)}", field="jobs", reason="BATCH_TOO_LARGE")
-        self._check_durability(request.durability)
-        checked: list[tuple[str, JobItem] | BrokerError] = []
-        for i, spec in enumerate(request.jobs):
-            try:
-                checked.append(item_of(spec))
-            except InvalidField as error:
-                checked.append(error.under(f"jobs[{i}]"))
-        good = [entry for entry in checked if not isinstance(entry, BrokerError)]
-        results = iter(await self._make(good))
-        if good:
-            await self._sync(request.durability)
-        items = [self._verdict(i, entry, results) for i, entry in enumerate(checked)]
-        return pb.EnqueueBatchResponse(items=items)
+        batch = batch_of(request.jobs)
+        self._maker.check_durability(request.durability)
+        refused = batch.refusals(await self._maker.make(batch.queues, batch.items, request.durability))
+        ids = batch.ids()
+        item = pb.EnqueueBatchResponse.Item
+        return pb.EnqueueBatchResponse(
+            items=[
+                item(id=ids.get(i, ""), verdict=pb.ENQUEUE_VERDICT_REFUSED, error=item_error(refused[i]))
+                if i in refused
+                else item(id=ids[i], verdict=pb.ENQUEUE_VERDICT_MADE)
+                for i in range(batch.size)
+            ]
+        )
 
-    def _verdict(self, i: int, entry: tuple[str, JobItem] | BrokerError, results: Any) -> pb.EnqueueBatchResponse.Item:
-        if isinstance(entry, BrokerError):
-            return pb.EnqueueBatchResponse.Item(verdict=pb.ENQUEUE_VERDICT_REFUSED, error=_item_error(entry))
-        result = next(results)
-        text = id_to_text(entry[1].raw_id)
-        if isinstance(result, BrokerError):
-            # A batch whose outcome is unknown for one job is unknown as a whole: the caller repeats all of it, with the same ids.
-            raise result
-        if result == Word.EXISTS:
-            error = JobExists(f"the id {text} is taken by a job with other content: choose another id", field=f"jobs[{i}].id")
-            return pb.EnqueueBatchResponse.Item(id=text, verdict=pb.ENQUEUE_VERDICT_REFUSED, error=_item_error(error))
-        return pb.EnqueueBatchResponse.Item(id=text, verdict=pb.ENQUEUE_VERDICT_MADE)
-
-    async def _make(self, jobs: list[tuple[str, JobItem]]) -> list[str | BrokerError]:
-        if not jobs:
-            return []
-        for name in {queue for queue, _ in jobs}:
-            await self._registry.register(name)
-        ticket = Ticket(len(jobs))
-        queues = self._registry.queues
-        for index, (name, item) in enumerate(jobs):
-            queues[name].partition.enqueue(item, ticket, index)
-        await ticket.done
-        return ticket.results
-
-    def _check_durability(self, durability: job_pb2.Durability.ValueType) -> None:
-        if durability not in (job_pb2.DURABILITY_UNSPECIFIED, job_pb2.DURABILITY_STORE, job_pb2.DURABILITY_DISK):
-            raise InvalidField(f"durability {durability} is not known", field="durability")
-        if durability == job_pb2.DURABILITY_DISK:
-            self._registry.client.check_disk_durability()
-
-    async def _sync(self, durability: job_pb2.Durability.ValueType) -> None:
-        if durability == job_pb2.DURABILITY_DISK:
-            await self._registry.client.sync_to_disk()
+    async def EnqueueStream(  # type: ignore[override]  # it reads and writes itself, instead of being iterated
+        self, request_iterator: Any, context: Context
+    ) -> None:
+        """Make jobs as they come."""
+        await self.streams.serve(context)
 
     # Look ---------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -280,10 +250,6 @@ def _topics(names: list[str]) -> tuple[list[tuple[str, bytes]], list[str]]:
     return list(jobs), list(queues)
 
 
-def _item_error(error: BrokerError) -> pb.ItemError:
-    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message)
-
-
 def _not_found(queue: str, raw_id: bytes, state: int) -> NotFound:
     name = job_path(queue, raw_id)
     if state:
@@ -302,3 +268,11 @@ def _changed(queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.
     if not changed.record:
         return gone_job(queue, raw_id, Found(b"", b"", changed.state, 0))
     return job_without_payload(queue, raw_id, changed.record)
+
+
+def enqueue_handler(service: JobService) -> grpc.GenericRpcHandler:
+    """The stream of enqueues, whose messages are bytes both ways: they are read and made by hand (batch_bytes.py)."""
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+        service.EnqueueStream, request_deserializer=None, response_serializer=None
+    )
+    return grpc.method_handlers_generic_handler("jobwire.v1.JobService", {"EnqueueStream": method})

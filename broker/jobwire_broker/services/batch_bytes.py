@@ -1,0 +1,192 @@
+"""Reads an EnqueueStreamRequest off the wire. Most jobs have one plain form, which is read by hand: protobuf's objects cost three times as much.
+
+The plain form is what every encoder makes of a JobSpec with a queue, an id of ours, a job name and at most a payload, all in the order of their numbers and
+each once; queue and name must have been found right before. Everything else is read by protobuf, and so is every message that is not made of whole jobs. So
+both ways accept the same messages and make the same items of them, which tests/unit/broker compares.
+"""
+
+from __future__ import annotations
+
+from binascii import unhexlify
+from functools import lru_cache
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+from jobwire.v1 import job_pb2
+from jobwire.v1 import job_service_pb2 as pb
+
+from jobwire_broker.errors import InvalidField
+from jobwire_broker.services.batches import Batch
+from jobwire_broker.services.specs import DEFAULT_ATTEMPTS, DEFAULT_PRIORITY
+from jobwire_broker.store.codec import SECTION, TAG_PAYLOAD
+from jobwire_broker.store.queue_store import JobItem
+
+_JOBS, _DURABILITY, _NUMBER = 0x0A, 0x10, 0x18
+_NAME, _PAYLOAD = 0x1A, 0x22
+_JSON, _DATA = 0x0A, 0x12
+_ID_SIZE = 32
+_MAX_ENUM = (1 << 31) - 1
+_MAX_REMEMBERED = 10_000
+_make_item = tuple.__new__
+
+#: Fields `queue` and the head of `id`, and the name of the queue that they stand for.
+_queues: dict[bytes, str] = {}
+#: Field `job_name` without its tag: as it stands in a record, too.
+_names: set[bytes] = set()
+
+
+class Message(NamedTuple):
+    """One message of the stream. `error` says why `batch` can't be made."""
+
+    number: int
+    durability: int
+    batch: Batch
+    error: InvalidField | None
+
+
+class Malformed(Exception):
+    """Raised when bytes are no EnqueueStreamRequest."""
+
+
+def read(data: bytes) -> Message:
+    """Read and check one message. Raises Malformed."""
+    batch = Batch()
+    number = durability = at = 0
+    end = len(data)
+    try:
+        while at < end:
+            tag = data[at]
+            if tag == _JOBS:
+                size, start = _varint(data, at + 1)
+                at = start + size
+                if at > end:
+                    return _by_protobuf(data)
+                if not _plain(data, start, at, batch):
+                    _add(job_pb2.JobSpec.FromString(data[start:at]), batch)
+            elif tag == _NUMBER:
+                number, at = _varint(data, at + 1)
+            elif tag == _DURABILITY:
+                durability, at = _varint(data, at + 1)
+                if durability > _MAX_ENUM:
+                    return _by_protobuf(data)
+            else:
+                return _by_protobuf(data)
+    except (IndexError, DecodeError):
+        return _by_protobuf(data)
+    return _message(number, durability, batch)
+
+
+def _message(number: int, durability: int, batch: Batch) -> Message:
+    try:
+        return Message(number, durability, batch.close(), None)
+    except InvalidField as error:
+        return Message(number, durability, batch, error)
+
+
+def _by_protobuf(data: bytes) -> Message:
+    try:
+        request = pb.EnqueueStreamRequest.FromString(data)
+    except DecodeError as error:
+        raise Malformed(str(error)) from error
+    batch = Batch()
+    for spec in request.jobs:
+        batch.add(spec)
+    return _message(request.number, request.durability, batch)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at`, and where it ends. Those of more than 63 bits are left to protobuf."""
+    byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
+    number = byte & 0x7F
+    for shift in range(7, 63, 7):
+        at += 1
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at + 1
+    raise IndexError
+
+
+def _plain(data: bytes, start: int, stop: int, batch: Batch) -> bool:
+    """Add the job between `start` and `stop` when it has the plain form."""
+    at = start + 4 + data[start + 1]
+    queue = _queues.get(data[start:at])
+    if queue is None:
+        return False
+    name_at = at + _ID_SIZE + 1
+    text = data[at : name_at - 1]
+    end = name_at + 1 + data[name_at]
+    name = data[name_at:end]
+    if data[name_at - 1] != _NAME or name not in _names or text[0] not in b"01" or not text.islower():
+        return False
+    try:
+        raw_id = unhexlify(text)
+    except ValueError:
+        return False
+    if end != stop:
+        payload = _payload(data, end, stop)
+        if payload is None:
+            return False
+        name += payload
+    batch.queues.append(queue)
+    batch.items.append(_make_item(JobItem, (raw_id, "", DEFAULT_PRIORITY, DEFAULT_ATTEMPTS, name)))
+    batch.size += 1
+    return True
+
+
+def _payload(data: bytes, at: int, stop: int) -> bytes | None:
+    """The payload's section of the record, when it is all that is left."""
+    if data[at] != _PAYLOAD:
+        return None
+    size, start = _short(data, at + 1)
+    if start + size != stop or not size:
+        return None
+    kind = data[start]
+    size_within, at = _short(data, start + 1)
+    if at + size_within != stop:
+        return None
+    if kind == _JSON:
+        text = data[at:stop]
+        if not text.isascii() and not _is_utf8(text):
+            return None
+    elif kind != _DATA:
+        return None
+    return _section(size) + data[start:stop]
+
+
+def _short(data: bytes, at: int) -> tuple[int, int]:
+    """A number of one or two bytes, and where it ends; of a longer one, something that fits no size."""
+    byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
+    high = data[at + 1]
+    return (byte & 0x7F | high << 7, at + 2) if high < 0x80 else (1 << 40, at)
+
+
+@lru_cache(4096)
+def _section(size: int) -> bytes:
+    return SECTION.pack(TAG_PAYLOAD, size)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _add(spec: job_pb2.JobSpec, batch: Batch) -> None:
+    """Add a job of any form, and remember what those of its queue and name look like when it is right: there are few, and each comes with every job."""
+    batch.add(spec)
+    if batch.size - 1 in batch.refused:
+        return
+    if len(_queues) >= _MAX_REMEMBERED or len(_names) >= _MAX_REMEMBERED:
+        _queues.clear()
+        _names.clear()
+    queue, name = spec.queue.encode(), spec.job_name.encode()
+    _queues[b"\x0a" + bytes((len(queue),)) + queue + b"\x12" + bytes((_ID_SIZE,))] = spec.queue
+    if len(name) < 0x80:
+        _names.add(bytes((len(name),)) + name)

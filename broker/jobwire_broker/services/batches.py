@@ -1,0 +1,151 @@
+"""Jobs that came in one message, from their check to their verdicts: the half that the unary calls and the stream share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from jobwire.v1 import job_pb2
+from jobwire.v1 import job_service_pb2 as pb
+
+from jobwire_broker.errors import BrokerError, InvalidField, JobExists, StoreUnavailable
+from jobwire_broker.names import id_to_text
+from jobwire_broker.rules.partition import Ticket
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.services.specs import item_of
+from jobwire_broker.store.queue_store import JobItem, Word
+
+MAX_BATCH = 1000
+
+Results = Sequence[str | BrokerError]
+
+
+class Batch:
+    """The jobs of one message. Those that are right stand in `queues` and `items`; `places` says where in the message each of them was."""
+
+    __slots__ = ("items", "minted", "places", "queues", "refused", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.queues: list[str] = []
+        self.items: list[JobItem] = []
+        self.refused: dict[int, BrokerError] = {}
+        self.minted: list[int] = []
+        """Places of the jobs that came without an id."""
+        self.places: Sequence[int] = ()
+
+    def add(self, spec: job_pb2.JobSpec) -> None:
+        """Check one more job."""
+        try:
+            queue, item = item_of(spec)
+        except InvalidField as error:
+            self.refused[self.size] = error.under(f"jobs[{self.size}]")
+        else:
+            if not spec.id:
+                self.minted.append(self.size)
+            self.queues.append(queue)
+            self.items.append(item)
+        self.size += 1
+
+    def close(self) -> Batch:
+        """All jobs are there. Raises InvalidField when they are none, or too many."""
+        if not 1 <= self.size <= MAX_BATCH:
+            raise InvalidField(f"jobs may hold 1 to {MAX_BATCH}; it holds {self.size}", field="jobs", reason="BATCH_TOO_LARGE")
+        self.places = [i for i in range(self.size) if i not in self.refused] if self.refused else range(self.size)
+        return self
+
+    def refusals(self, results: Results) -> dict[int, BrokerError]:
+        """Why which jobs were not made, by their places. Raises the error of the whole batch when the caller has to repeat all of it."""
+        refused = dict(self.refused)
+        if results.count(Word.MADE) == len(results):
+            return refused
+        _raise_for_all(results)
+        for place, item, result in zip(self.places, self.items, results, strict=True):
+            if result == Word.EXISTS:
+                message = f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id"
+                refused[place] = JobExists(message, field=f"jobs[{place}].id")
+            elif isinstance(result, BrokerError):
+                refused[place] = result
+        return refused
+
+    def ids(self) -> dict[int, str]:
+        """The ids of the jobs that were right, by their places."""
+        return {place: id_to_text(item.raw_id) for place, item in zip(self.places, self.items, strict=True)}
+
+
+def batch_of(specs: Iterable[job_pb2.JobSpec]) -> Batch:
+    """Check all jobs. Raises InvalidField when they are none, or too many."""
+    batch = Batch()
+    for spec in specs:
+        batch.add(spec)
+    return batch.close()
+
+
+def _raise_for_all(results: Results) -> None:
+    """A batch whose outcome is unknown for one job is unknown as a whole: the caller repeats all of it, with the same ids."""
+    errors = [result for result in results if isinstance(result, BrokerError)]
+    away = [error for error in errors if isinstance(error, StoreUnavailable)]
+    if away:
+        nothing_made = len(away) == len(results) and all(error.accepted == "no" for error in away)
+        raise StoreUnavailable(away[0].message, accepted="no" if nothing_made else "unknown")
+    if len(errors) == len(results):
+        raise errors[0]
+
+
+def item_error(error: BrokerError) -> pb.ItemError:
+    """Why one job of several was refused."""
+    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message)
+
+
+class Maker:
+    """Makes batches of checked jobs."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def check_durability(self, durability: int) -> None:
+        """Raises InvalidField, and Precondition when the store can't promise it."""
+        if durability not in (job_pb2.DURABILITY_UNSPECIFIED, job_pb2.DURABILITY_STORE, job_pb2.DURABILITY_DISK):
+            raise InvalidField(f"durability {durability} is not known", field="durability")
+        if durability == job_pb2.DURABILITY_DISK:
+            self._registry.client.check_disk_durability()
+
+    async def make(self, queues: Sequence[str], items: Sequence[JobItem], durability: int) -> Results:
+        """Make the jobs, and wait as long as `durability` says. A word or an error for each. Raises StoreUnavailable."""
+        if not items:
+            return []
+        for name in set(queues):
+            await self._registry.register(name)
+        done: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
+
+        def tell(results: Results) -> None:
+            if not done.done():
+                done.set_result(results)
+
+        self._put(queues, items, tell)
+        results = await done
+        if durability == job_pb2.DURABILITY_DISK:
+            await self._registry.client.sync_to_disk()
+        return results
+
+    def make_soon(self, batch: Batch, tell: Callable[[Results], None]) -> bool:
+        """Make jobs of queues that are known to exist, without a task: `tell` is called with a word or an error for each. False: `make` is needed."""
+        known = self._registry.queues
+        for name in set(batch.queues):
+            queue = known.get(name)
+            if queue is None or not queue.is_registered:
+                return False
+        self._put(batch.queues, batch.items, tell)
+        return True
+
+    def _put(self, queues: Sequence[str], items: Sequence[JobItem], tell: Callable[[Results], None]) -> None:
+        ticket = Ticket(len(items), tell)
+        known = self._registry.queues
+        if len(set(queues)) == 1:
+            known[queues[0]].partition.enqueue(items, range(len(items)), ticket)
+            return
+        places: dict[str, list[int]] = {}
+        for i, name in enumerate(queues):
+            places.setdefault(name, []).append(i)
+        for name, own in places.items():
+            known[name].partition.enqueue([items[i] for i in own], own, ticket)
