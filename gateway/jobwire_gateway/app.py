@@ -1,7 +1,8 @@
 """The routes, and the parts that they share."""
 
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,24 @@ from starlette.types import ASGIApp
 
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.config import GatewayConfig
+from jobwire_gateway.docs_page import page as docs_page
 from jobwire_gateway.feed import Feed
 from jobwire_gateway.health import Health
 from jobwire_gateway.mailbox import Bounds
+from jobwire_gateway.openapi import document
+from jobwire_gateway.operations import Operation, verbs_of
+from jobwire_gateway.operations import routes as operation_routes
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.rest import Rest
 from jobwire_gateway.security import Security
 from jobwire_gateway.sse import EventsEndpoint, watch_job, watch_queue
 from jobwire_gateway.stats import Stats
 from jobwire_gateway.streams import Streams
+from jobwire_gateway.table import operations
 from jobwire_gateway.topics import Topics
+from jobwire_gateway.waits import Waits
 
 PAGE = Path(__file__).parent / "page"
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,30 +78,32 @@ def application(gateway: Gateway) -> ASGIApp:
         async with gateway.running():
             yield
 
-    handlers = {Problem: _show_problem, HTTPException: _show_http_exception, Exception: _show_bug}
-    app = Starlette(routes=routes(gateway), lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    calls = table(gateway)
+    handlers = {Problem: _show_problem, HTTPException: _http_exceptions(calls), Exception: _show_bug}
+    app = Starlette(routes=routes(calls, gateway.config.max_body_bytes), lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return Security(app, gateway.config.hosts)
 
 
-def routes(gateway: Gateway) -> list[BaseRoute]:
+def table(gateway: Gateway) -> Sequence[Operation]:
+    """Every call, with the parts that answer it."""
+    config, brokers = gateway.config, gateway.brokers
+    return operations(
+        brokers,
+        Rest(config, brokers, Waits(brokers, gateway.streams, config.max_wait.total_seconds())),
+        Stats(brokers, gateway.topics, gateway.streams),
+        Health(brokers, gateway.feed, gateway.streams),
+        job_events=EventsEndpoint(gateway.topics, gateway.streams, watch_job, ends=True),
+        queue_events=EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False),
+    )
+
+
+def routes(calls: Sequence[Operation], max_body: int) -> list[BaseRoute]:
     """Which path leads where."""
-    rest = Rest(gateway.config, gateway.brokers)
-    stats = Stats(gateway.brokers, gateway.topics, gateway.streams)
-    health = Health(gateway.brokers, gateway.feed, gateway.streams)
-    job_events = EventsEndpoint(gateway.topics, gateway.streams, watch_job, ends=True)
-    queue_events = EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False)
     return [
-        Route("/v1/queues/{queue}/jobs/{id}/events", job_events, methods=["GET"]),
-        Route("/v1/queues/{queue}/events", queue_events, methods=["GET"]),
-        Route("/v1/queues/{queue}/jobs/{id}", _by_method(get=rest.get, post=rest.act), methods=["GET", "POST"]),
-        Route("/v1/queues/{queue}/jobs", _by_method(get=rest.list_jobs, post=rest.enqueue), methods=["GET", "POST"]),
-        Route("/v1/queues", rest.list_queues),
-        Route("/v1/stats/stream", stats.stream),
-        Route("/v1/stats", stats.once),
-        Route("/livez", health.live),
-        Route("/readyz", health.ready),
-        Route("/health", health.health),
+        *operation_routes(calls, max_body),
+        Route("/openapi.json", _fixed(json.dumps(document(calls)).encode(), "application/json")),
+        Route("/docs", _fixed(docs_page(calls), "text/html; charset=utf-8")),
         Route("/", _page),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
@@ -110,9 +117,14 @@ async def _show_problem(request: Request, problem: Problem) -> Response:
     return problem.response(request.url.path)
 
 
-async def _show_http_exception(request: Request, error: HTTPException) -> Response:
-    problem = Problem(error.status_code, _SENTENCES.get(error.status_code, error.detail), headers=dict(error.headers or {}))
-    return problem.response(request.url.path)
+def _http_exceptions(calls: Sequence[Operation]) -> Callable[[Request, HTTPException], Awaitable[Response]]:
+    async def show(request: Request, error: HTTPException) -> Response:
+        detail, reason = _SENTENCES.get(error.status_code, error.detail), ""
+        if error.status_code == 405 and request.method == "POST" and (verbs := verbs_of(calls, request.url.path)):
+            detail, reason = f"There is no such verb here; there are {', '.join(verbs)}.", "NO_SUCH_VERB"
+        return Problem(error.status_code, detail, reason=reason, headers=dict(error.headers or {})).response(request.url.path)
+
+    return show
 
 
 async def _show_bug(request: Request, error: Exception) -> Response:
@@ -120,11 +132,11 @@ async def _show_bug(request: Request, error: Exception) -> Response:
     return Problem(500, "Something went wrong inside.").response(request.url.path)
 
 
-def _by_method(*, get: Handler, post: Handler) -> Handler:
-    """One path with two methods, so that a third is answered with both in `Allow`."""
+def _fixed(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that always answers the same."""
 
     async def endpoint(request: Request) -> Response:
-        return await (post if request.method == "POST" else get)(request)
+        return Response(content, headers={"Cache-Control": "no-cache"}, media_type=media_type)
 
     return endpoint
 

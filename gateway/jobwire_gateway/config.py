@@ -44,6 +44,12 @@ class GatewayConfig:
     max_body_bytes: int = 2 * 1024 * 1024
     """The largest request body."""
 
+    max_lines_bytes: int = 64 * 1024 * 1024
+    """The largest request body with a job in each line; a line may be as large as another body."""
+
+    max_wait: timedelta = timedelta(seconds=60)
+    """How long a request may wait for a job's end. Who asks for more waits this long."""
+
     max_header_bytes: int = 32 * 1024
     """The largest request head: the line and all headers together."""
 
@@ -65,7 +71,9 @@ class GatewayConfig:
             raise ConfigError("heartbeat: at least 1 s")
         if self.drain < timedelta(0) or self.retry < timedelta(0) or self.call_timeout <= timedelta(0):
             raise ConfigError("drain, retry and call_timeout: a length of time, not a negative one")
-        for bound in ("max_streams", "max_body_bytes", "max_header_bytes", "mailbox_frames", "mailbox_bytes"):
+        if self.max_wait < timedelta(0):
+            raise ConfigError("max_wait: a length of time, not a negative one")
+        for bound in ("max_streams", "max_body_bytes", "max_lines_bytes", "max_header_bytes", "mailbox_frames", "mailbox_bytes"):
             if getattr(self, bound) < 1:
                 raise ConfigError(f"{bound}: at least 1")
 

@@ -1,54 +1,105 @@
-"""The body of `POST /v1/queues/{queue}/jobs`, made into the broker's request.
+"""The body of `POST /v1/queues/{queue}/jobs`, made into the broker's requests.
 
     {"jobName": "thumbnail", "payload": {"path": "a.jpg"}, "id": "…", "priority": 5 | "HIGH", "delay": "5s", "delayUntil": "2030-01-01T00:00:00Z",
      "attempts": 3, "backoff": {"base": "2s", "factor": 2, "maxDelay": "3600s", "jitter": 0.1}, "durability": "store" | "disk"}
 
-`jobName` alone is needed. Lengths of time are proto JSON Durations: seconds with an `s` behind them. What is checked here is the form; the bounds
-are the broker's, but for lengths of time that are negative.
+or many of them: `{"jobs": [{"jobName": …}, …], "durability": …}`. `jobName` alone is needed. Lengths of time are proto JSON Durations: seconds with
+an `s` behind them. What is checked here is the form; the bounds are the broker's, but for lengths of time that are negative.
 """
 
+import hashlib
 import json
+import re
 import secrets
 import time
+from collections.abc import Callable, Mapping
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1.job_pb2 import Backoff, Durability, JobSpec, Payload
-from jobwire.v1.job_service_pb2 import EnqueueRequest
+from starlette.datastructures import Headers
 
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import invalid, refuse_unknown
 
-_FIELDS = ("attempts", "backoff", "delay", "delayUntil", "durability", "id", "jobName", "payload", "priority")
+_FIELDS = ("attempts", "backoff", "delay", "delayUntil", "id", "jobName", "payload", "priority")
 _BACKOFF_FIELDS = ("base", "factor", "jitter", "maxDelay")
 _PRIORITIES = {"CRITICAL": 0, "HIGH": 1, "NORMAL": 5, "MEDIUM": 5, "LOW": 10, "BATCH": 20}
 _DURABILITIES = {"store": Durability.DURABILITY_STORE, "disk": Durability.DURABILITY_DISK}
 _INT32 = range(-(2**31), 2**31)
 
 
-def enqueue_request(queue: str, body: dict[str, object]) -> EnqueueRequest:
-    """Make the request. The id is minted here when the body has none, so that the call may be repeated.
+MAX_JOBS = 1_000
+"""The contract's limit on one call."""
+
+_KEY = re.compile(r"[!-~]{1,255}")
+
+Mint = Callable[[int], str]
+"""Makes the id of the job at a place of the request, where the job brings none."""
+
+
+def job_spec(queue: str, members: Mapping[str, object], place: int, mint: Mint) -> JobSpec:
+    """One job. Its id is minted here when it has none, so that the call may be repeated.
 
     Raises:
-        Problem: 400, a field is unknown or is not what it should be.
+        Problem: 400, a member is unknown or is not what it should be.
     """
-    refuse_unknown(body, _FIELDS)
-    if "jobName" not in body:
+    refuse_unknown(members, _FIELDS)
+    if "jobName" not in members:
         raise invalid("jobName", "is required")
-    job = JobSpec(queue=queue, job_name=_text(body, "jobName"), id=_text(body, "id") if "id" in body else new_id())
-    if "payload" in body:
-        job.payload.CopyFrom(Payload(json=json.dumps(body["payload"], ensure_ascii=False, separators=(",", ":"))))
-    if "priority" in body:
-        job.priority = _priority(body["priority"])
-    if "delay" in body:
-        job.delay.CopyFrom(duration("delay", body["delay"]))
-    if "delayUntil" in body:
-        job.delay_until.CopyFrom(_date("delayUntil", body["delayUntil"]))
-    if "attempts" in body:
-        job.attempts = _attempts(body["attempts"])
-    if "backoff" in body:
-        job.backoff.CopyFrom(_backoff(body["backoff"]))
-    return EnqueueRequest(job=job, durability=_durability(body.get("durability", "store")))
+    job = JobSpec(queue=queue, job_name=_text(members, "jobName"), id=_text(members, "id") if "id" in members else mint(place))
+    if "payload" in members:
+        job.payload.CopyFrom(Payload(json=json.dumps(members["payload"], ensure_ascii=False, separators=(",", ":"))))
+    if "priority" in members:
+        job.priority = _priority(members["priority"])
+    if "delay" in members:
+        job.delay.CopyFrom(duration("delay", members["delay"]))
+    if "delayUntil" in members:
+        job.delay_until.CopyFrom(_date("delayUntil", members["delayUntil"]))
+    if "attempts" in members:
+        job.attempts = _attempts(members["attempts"])
+    if "backoff" in members:
+        job.backoff.CopyFrom(_backoff(members["backoff"]))
+    return job
+
+
+def job_members(body: Mapping[str, object]) -> list[object]:
+    """The `jobs` of a body that has many.
+
+    Raises:
+        Problem: 400, it holds something else as well, or too few or too many.
+    """
+    refuse_unknown(body, ("durability", "jobs"))
+    jobs = body["jobs"]
+    if not isinstance(jobs, list) or not 1 <= len(jobs) <= MAX_JOBS:
+        raise invalid("jobs", f"must be an array of 1 to {MAX_JOBS} jobs; more may be sent as application/x-ndjson, one in each line")
+    return jobs
+
+
+def durability_of(body: Mapping[str, object]) -> Durability.ValueType:
+    """How long the answer waits.
+
+    Raises:
+        Problem: 400, it is neither "store" nor "disk".
+    """
+    value = body.get("durability", "store")
+    if not isinstance(value, str) or value not in _DURABILITIES:
+        raise invalid("durability", 'must be "store" or "disk"')
+    return _DURABILITIES[value]
+
+
+def minting(queue: str, headers: Headers) -> Mint:
+    """How ids are made for this request: new ones, or with an `Idempotency-Key` always the same ones for the same key and queue.
+
+    Raises:
+        Problem: 400, the key is out of its bounds.
+    """
+    if "idempotency-key" not in headers:
+        return lambda place: new_id()
+    key = headers["idempotency-key"]
+    if not _KEY.fullmatch(key):
+        raise invalid("Idempotency-Key", "must be 1 to 255 visible characters of ASCII")
+    return lambda place: "key-" + hashlib.sha256(f"{queue}\0{key}\0{place}".encode()).hexdigest()[:32]
 
 
 def duration(field: str, value: object) -> Duration:
@@ -105,12 +156,6 @@ def _backoff(value: object) -> Backoff:
     return backoff
 
 
-def _durability(value: object) -> Durability.ValueType:
-    if not isinstance(value, str) or value not in _DURABILITIES:
-        raise invalid("durability", 'must be "store" or "disk"')
-    return _DURABILITIES[value]
-
-
 def _date(field: str, value: object) -> Timestamp:
     date = Timestamp()
     try:
@@ -120,8 +165,8 @@ def _date(field: str, value: object) -> Timestamp:
     return date
 
 
-def _text(body: dict[str, object], field: str) -> str:
-    text = _string(field, body[field])
+def _text(members: Mapping[str, object], field: str) -> str:
+    text = _string(field, members[field])
     if not text:
         raise invalid(field, "must not be empty")
     return text

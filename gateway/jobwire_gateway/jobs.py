@@ -14,6 +14,7 @@ import json
 from typing import NoReturn
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1.admin_service_pb2 import GetServerInfoResponse, Worker
 from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, LogLine, Payload, Progress
 from jobwire.v1.queue_service_pb2 import Queue
 
@@ -80,6 +81,32 @@ def job_json(job: Job) -> dict[str, object]:
 def queue_json(queue: Queue) -> dict[str, object]:
     """A queue's members."""
     return {"name": queue.name, "queue": queue.queue, "paused": queue.paused, "workers": queue.workers, "counts": counts_json(queue.counts)}
+
+
+def worker_json(worker: Worker) -> dict[str, object]:
+    """A worker session's members."""
+    members: dict[str, object] = {
+        "session": worker.session,
+        "instanceId": worker.instance_id,
+        "queues": list(worker.queues),
+        "active": worker.active,
+        "concurrency": worker.concurrency,
+        "sdk": worker.sdk,
+        "brokerId": worker.broker_id,
+    }
+    return members | ({"connectTime": worker.connect_time.ToJsonString()} if worker.HasField("connect_time") else {})
+
+
+def server_json(info: GetServerInfoResponse) -> dict[str, object]:
+    """A broker's members."""
+    return {
+        "brokerId": info.broker_id,
+        "version": info.version,
+        "storeAvailable": info.store_available,
+        "storeVersion": info.store_version,
+        "diskDurability": info.disk_durability,
+        "uptime": info.uptime.ToJsonString(),
+    }
 
 
 def counts_json(counts: JobCounts) -> dict[str, int]:

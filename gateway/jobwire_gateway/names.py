@@ -10,8 +10,12 @@ from jobwire_gateway.problems import Problem, Violation
 QUEUES = "queues"
 """The topic of all queues' counts."""
 
-_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}", re.ASCII)
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}", re.ASCII)
+QUEUE_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~-]{0,99}"
+JOB_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}"
+JOB_NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:/@+=-]{0,127}"
+
+_QUEUE = re.compile(QUEUE_PATTERN, re.ASCII)
+_JOB_ID = re.compile(JOB_ID_PATTERN, re.ASCII)
 
 
 def queue_name(queue: str) -> str:

@@ -6,6 +6,7 @@ else follows google.rpc's mapping, in which a failed precondition is 400.
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -36,6 +37,7 @@ _STATUS_OF = {
 }
 _STATUS_OF_REASON = {"PAYLOAD_TOO_LARGE": 413}
 _OURS = "jobwire"
+_SNAKE = re.compile("_([a-z0-9])")
 _RETRY_MS = 1_000
 """What `Retry-After` says when the broker itself could not be asked."""
 
@@ -128,10 +130,15 @@ def details_of(error: grpc.aio.AioRpcError) -> Details:
                     details.reason, details.metadata = info.reason, dict(info.metadata)
             case "google.rpc.BadRequest":
                 bad = BadRequest.FromString(detail.value)
-                details.violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
+                details.violations = tuple(Violation(json_path(v.field), v.description) for v in bad.field_violations)
             case "google.rpc.RetryInfo":
                 details.retry_after_ms = RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds()
     return details
+
+
+def json_path(path: str) -> str:
+    """A field's path as REST knows it: in proto JSON names, and of the job itself where the contract says `job`."""
+    return _SNAKE.sub(lambda match: match[1].upper(), path.removeprefix("job."))
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> ErrorStatus:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from collections.abc import Collection, Iterable
 from typing import NoReturn
 from urllib.parse import parse_qsl
@@ -13,8 +14,13 @@ from starlette.types import Scope
 
 from jobwire_gateway.problems import Problem, Violation
 
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
 BODY_S = 10.0
 """A body that takes longer to arrive is given up."""
+
+_WAIT = re.compile(r"\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*", re.IGNORECASE)
 
 
 def query_of(scope: Scope, allowed: Collection[str]) -> dict[str, str]:
@@ -39,20 +45,39 @@ def query_of(scope: Scope, allowed: Collection[str]) -> dict[str, str]:
     return query
 
 
+def media_type_of(headers: Headers) -> str:
+    """The media type of the body, without parameters; empty when none is given."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def wrong_media_type(headers: Headers, *wanted: str) -> Problem:
+    """A body that is something else than what is wanted."""
+    found = media_type_of(headers)
+    said = f"not {found[:60]!r}" if found else "and none was given"
+    return Problem(
+        415, f"The body's Content-Type must be {' or '.join(wanted)}, {said}.", reason="UNSUPPORTED_MEDIA_TYPE", headers={"Accept-Post": ", ".join(wanted)}
+    )
+
+
 async def json_body(request: Request, limit: int, *, optional: bool = False) -> dict[str, object]:
     """Read a body that is a JSON object. With `optional`, no body is an empty object.
 
     Raises:
         Problem: 400, 408, 413 or 415.
     """
-    content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        return _object(await _read(request, limit), optional=optional)
-    if optional and not content_type and not await _read(request, limit):
+    if media_type_of(request.headers) == JSON:
+        body = await _read(request, limit)
+        return {} if optional and not body else json_object(body, "body")
+    if optional and "content-type" not in request.headers and not await _read(request, limit):
         return {}
-    said = f"not {media_type[:60]!r}" if media_type else "and none was given"
-    raise Problem(415, f"The body's Content-Type must be application/json, {said}.", reason="UNSUPPORTED_MEDIA_TYPE")
+    raise wrong_media_type(request.headers, JSON)
+
+
+def preferred_wait(headers: Headers) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240). A preference that is not known, or makes no sense, is as none: the RFC wants it so."""
+    preferences = (part.partition(";")[0] for value in headers.getlist("prefer") for part in value.split(","))
+    found = next(filter(None, map(_WAIT.fullmatch, preferences)), None)
+    return float(found[1]) if found else None
 
 
 def refuse_unknown(members: Iterable[str], allowed: Collection[str]) -> None:
@@ -91,23 +116,30 @@ async def _read(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _object(body: bytes, *, optional: bool) -> dict[str, object]:
-    if optional and not body:
-        return {}
+def json_object(text: bytes, what: str) -> dict[str, object]:
+    """Read a JSON object strictly.
+
+    Raises:
+        Problem: 400, it is something else, or something that is no JSON. `what` is what the sentence calls it.
+    """
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise Problem(400, f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.", reason="MALFORMED_JSON") from None
+        raise _malformed(f"The {what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     except RecursionError:
-        raise Problem(400, "The body is nested too deeply.", reason="MALFORMED_JSON") from None
+        raise _malformed(f"The {what} is nested too deeply.") from None
     except UnicodeError:
-        raise Problem(400, "The body is not UTF-8, or has half a surrogate pair in it.", reason="MALFORMED_JSON") from None
+        raise _malformed(f"The {what} is not UTF-8, or has half a surrogate pair in it.") from None
     except ValueError as error:
-        raise Problem(400, f"The body is not JSON: {error}.", reason="MALFORMED_JSON") from None
+        raise _malformed(f"The {what} is not JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise Problem(400, "The body must be a JSON object.", reason="MALFORMED_JSON")
+        raise _malformed(f"The {what} must be a JSON object.")
     return value
+
+
+def _malformed(sentence: str) -> Problem:
+    return Problem(400, sentence, reason="MALFORMED_JSON")
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,115 +1,189 @@
-"""The REST endpoints of jobs and queues: each translates a request, asks the broker, and translates the answer."""
+"""The calls that do more than hand one request on to the broker: they enqueue, wait, compare revisions. The others stand in `table.py` alone."""
 
-from jobwire.v1.job_pb2 import Durability, JobState
-from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueVerdict, GetJobRequest, ListJobsRequest, RetryJobRequest
+import importlib.metadata
+
+from jobwire.v1.admin_service_pb2 import GetServerInfoRequest, ListWorkersRequest
+from jobwire.v1.job_pb2 import Durability, Job, JobSpec, JobState
+from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest, GetJobRequest, ListJobsRequest
 from jobwire.v1.queue_service_pb2 import ListQueuesRequest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from jobwire_gateway.batches import Batches, Refusal, enqueued, refusal
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.config import GatewayConfig
-from jobwire_gateway.enqueue import duration, enqueue_request
-from jobwire_gateway.jobs import STATES, job_json, queue_json, state_of
-from jobwire_gateway.names import job_name, queue_name
+from jobwire_gateway.enqueue import Mint, durability_of, duration, job_members, job_spec, minting
+from jobwire_gateway.jobs import STATES, job_json, server_json, state_of
+from jobwire_gateway.lines import LinesEnqueue
+from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.requests import invalid, json_body, query_of, refuse_unknown
+from jobwire_gateway.requests import JSON, NDJSON, invalid, json_body, media_type_of, preferred_wait, wrong_media_type
+from jobwire_gateway.waits import Waits
 
-_NO_STORE = {"Cache-Control": "no-store"}
-_VERDICT = "ENQUEUE_VERDICT_"
-_VERBS = ("cancel", "retry")
 _MAX_PAGE_TOKEN = 2048
+_VERSION = importlib.metadata.version("jobwire")
 
 
 class Rest:
-    """The endpoints."""
+    """The handlers."""
 
-    def __init__(self, config: GatewayConfig, brokers: Brokers) -> None:
+    def __init__(self, config: GatewayConfig, brokers: Brokers, waits: Waits) -> None:
+        self._config = config
         self._brokers = brokers
-        self._max_body = config.max_body_bytes
+        self._waits = waits
         self._disk_timeout_s = 2 * config.call_timeout.total_seconds()
+        self._batches = Batches(brokers, self._disk_timeout_s)
 
-    async def enqueue(self, request: Request) -> Response:
-        """`POST /v1/queues/{queue}/jobs`. 202: the job is there, and runs when a worker has room."""
-        queue = request.path_params["queue"]
-        queue_name(queue)
-        query_of(request.scope, ())
-        call = enqueue_request(queue, await json_body(request, self._max_body))
-        timeout_s = self._disk_timeout_s if call.durability == Durability.DURABILITY_DISK else None
+    # Enqueue ------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, asked: Asked) -> Response:
+        """Make one job, many, or very many: by the body's form."""
+        parent, request = asked.queue, asked.request
+        queue = parent.partition("/")[2]
+        mint = minting(queue, request.headers)
+        match media_type_of(request.headers):
+            case "application/json":
+                body = {**asked.query, **await json_body(request, self._config.max_body_bytes)}
+                if "jobs" in body:
+                    return await self._enqueue_many(queue, body, mint)
+                return await self._enqueue_one(request, queue, body, mint)
+            case "application/x-ndjson":
+                return await self._enqueue_lines(request, queue, asked, mint)
+            case _:
+                raise wrong_media_type(request.headers, JSON, NDJSON)
+
+    async def _enqueue_one(self, request: Request, queue: str, body: dict[str, object], mint: Mint) -> Response:
+        durability = durability_of(body)
+        if "id" in body and "idempotency-key" in request.headers:
+            raise invalid("id", "already makes the call safe to repeat, so it cannot stand beside the header Idempotency-Key")
+        call = EnqueueRequest(job=job_spec(queue, {name: body[name] for name in body if name != "durability"}, 0, mint), durability=durability)
+        timeout_s = self._disk_timeout_s if durability == Durability.DURABILITY_DISK else None
         answer = await self._brokers.call(lambda broker: broker.jobs.Enqueue, call, timeout_s=timeout_s)
-        url = f"/v1/{answer.name}"
-        verdict = EnqueueVerdict.Name(answer.verdict).removeprefix(_VERDICT).lower()
-        body = {"name": answer.name, "id": answer.id, "verdict": verdict, "eventsUrl": f"{url}/events"}
-        return JSONResponse(body, 202, {**_NO_STORE, "Location": url})
+        shown = enqueued(answer.name, answer.id, answer.verdict)
+        headers = {**NO_STORE, "Location": f"/v1/{answer.name}"}
+        if (wait_s := self._wait_s(request, headers)) is None:
+            return JSONResponse(shown, 202, headers)
+        ended = await self._ended(request, answer.name, wait_s)
+        return JSONResponse(shown, 202, headers) if ended is None else JSONResponse({**shown, "job": job_json(ended)}, 200, headers)
 
-    async def get(self, request: Request) -> Response:
-        """`GET /v1/queues/{queue}/jobs/{id}`, payload and all."""
-        name = job_name(request.path_params["queue"], request.path_params["id"])
-        query_of(request.scope, ())
-        answer = await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=name))
-        return JSONResponse(job_json(answer.job), headers=_NO_STORE)
+    async def _enqueue_many(self, queue: str, body: dict[str, object], mint: Mint) -> Response:
+        entries = [_entry(queue, members, place, mint) for place, members in enumerate(job_members(body))]
+        verdicts = await self._batches.make(queue, entries, durability_of(body))
+        refused = sum(verdict["verdict"] == "refused" for verdict in verdicts)
+        return JSONResponse({"jobs": verdicts, "refused": refused}, 202, NO_STORE)
 
-    async def list_jobs(self, request: Request) -> Response:
-        """`GET /v1/queues/{queue}/jobs?state=…`, without payloads."""
-        parent = queue_name(request.path_params["queue"])
-        query = query_of(request.scope, ("pageSize", "pageToken", "state"))
-        state = _state(query)
-        page = ListJobsRequest(parent=parent, state=state, page_size=_page_size(query), page_token=_page_token(query))
-        answer = await self._brokers.call(lambda broker: broker.jobs.ListJobs, page)
-        return _page("jobs", [job_json(job) for job in answer.jobs], answer.next_page_token)
+    async def _enqueue_lines(self, request: Request, queue: str, asked: Asked, mint: Mint) -> Response:
+        durability = durability_of(asked.query)
+        bounds = {"max_line": self._config.max_body_bytes, "max_body": self._config.max_lines_bytes}
+        content = await LinesEnqueue(self._batches, queue, durability, mint, **bounds).run(request)
+        return Response(content, 200, NO_STORE, NDJSON)
 
-    async def list_queues(self, request: Request) -> Response:
-        """`GET /v1/queues`."""
-        query = query_of(request.scope, ("pageSize", "pageToken"))
-        page = ListQueuesRequest(page_size=_page_size(query), page_token=_page_token(query))
-        answer = await self._brokers.call(lambda broker: broker.queues.ListQueues, page)
-        return _page("queues", [queue_json(queue) for queue in answer.queues], answer.next_page_token)
+    # Look ---------------------------------------------------------------------------------------------------------------------------------------------
 
-    async def act(self, request: Request) -> Response:
-        """`POST /v1/queues/{queue}/jobs/{id}:cancel` and `:retry`. Answers with the job after the call."""
-        job_id, _, verb = request.path_params["id"].rpartition(":")
-        if verb not in _VERBS:
-            raise Problem(404, "There is no such verb; a job has :cancel and :retry.", reason="NO_SUCH_VERB")
-        name = job_name(request.path_params["queue"], job_id)
-        query_of(request.scope, ())
-        body = await json_body(request, self._max_body, optional=True)
-        job = await (self._cancel(name, body) if verb == "cancel" else self._retry(name, body))
-        return JSONResponse(job, headers=_NO_STORE)
+    async def get(self, asked: Asked) -> Response:
+        """One job, payload and all."""
+        # Its revision is its version; the private cache of a browser may keep it, and must ask whether it still holds.
+        headers = {"Cache-Control": "private, no-cache"}
+        wait_s = self._wait_s(asked.request, headers)
+        job = None if wait_s is None else await self._ended(asked.request, asked.job, wait_s)
+        if job is None:
+            job = (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=asked.job))).job
+        headers["ETag"] = f'W/"{job.revision}"'
+        if _matches(asked.request.headers.get("if-none-match", ""), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return JSONResponse(job_json(job), headers=headers)
 
-    async def _cancel(self, name: str, body: dict[str, object]) -> dict[str, object]:
-        refuse_unknown(body, ("grace",))
-        request = CancelJobRequest(name=name)
-        if "grace" in body:
-            request.grace.CopyFrom(duration("grace", body["grace"]))
-        return job_json((await self._brokers.call(lambda broker: broker.jobs.CancelJob, request)).job)
+    async def server(self, asked: Asked) -> Response:
+        """The broker that answers, and this gateway."""
+        info = await self._brokers.call(lambda broker: broker.admin.GetServerInfo, GetServerInfoRequest())
+        return JSONResponse({**server_json(info), "gatewayVersion": _VERSION}, headers=NO_STORE)
 
-    async def _retry(self, name: str, body: dict[str, object]) -> dict[str, object]:
-        refuse_unknown(body, ())
-        return job_json((await self._brokers.call(lambda broker: broker.jobs.RetryJob, RetryJobRequest(name=name))).job)
+    # Wait ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _wait_s(self, request: Request, headers: dict[str, str]) -> float | None:
+        """How long to wait; the answer's headers then say that it was done."""
+        wanted = preferred_wait(request.headers)
+        if wanted is None:
+            return None
+        wait_s = min(wanted, self._waits.longest_s)
+        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+        return wait_s
+
+    async def _ended(self, request: Request, name: str, wait_s: float) -> Job | None:
+        """The job at its end, payload and all, where it is still kept."""
+        end = await self._waits.end_of(request, name, wait_s)
+        if end is None:
+            return None
+        try:
+            return (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=name))).job
+        except Problem as problem:
+            if problem.status != 404:
+                raise
+            return end
 
 
-def _state(query: dict[str, str]) -> JobState.ValueType:
-    state = state_of(query.get("state", ""))
+def cancel_request(asked: Asked) -> CancelJobRequest:
+    """Which job to cancel, and with what grace."""
+    request = CancelJobRequest(name=asked.job)
+    if "grace" in asked.body:
+        request.grace.CopyFrom(duration("grace", asked.body["grace"]))
+    return request
+
+
+def list_request(asked: Asked) -> ListJobsRequest:
+    """Which jobs to list."""
+    size, token = page_of(asked)
+    return ListJobsRequest(parent=asked.queue, state=_state(asked.query.get("state", "")), page_size=size, page_token=token)
+
+
+def queues_request(asked: Asked) -> ListQueuesRequest:
+    """Which queues to list."""
+    size, token = page_of(asked)
+    return ListQueuesRequest(page_size=size, page_token=token)
+
+
+def workers_request(asked: Asked) -> ListWorkersRequest:
+    """Which workers to list."""
+    size, token = page_of(asked)
+    return ListWorkersRequest(page_size=size, page_token=token)
+
+
+def page_of(asked: Asked) -> tuple[int, str]:
+    """The size and the token of the page that is asked for, as the contract's lists take them.
+
+    Raises:
+        Problem: 400, its size or token is out of its bounds.
+    """
+    size, token = asked.query.get("pageSize", ""), asked.query.get("pageToken", "")
+    if "pageSize" in asked.query and not (size.isascii() and size.isdigit() and len(size) <= 4 and 1 <= int(size) <= 1_000):
+        raise invalid("pageSize", "must be a whole number from 1 to 1000")
+    if len(token) > _MAX_PAGE_TOKEN:
+        raise invalid("pageToken", "is not one of this list")
+    return int(size or 0), token
+
+
+def page_json(name: str, items: list[dict[str, object]], next_page_token: str) -> dict[str, object]:
+    """One page of a list."""
+    return {name: items, "nextPageToken": next_page_token} if next_page_token else {name: items}
+
+
+def _entry(queue: str, members: object, place: int, mint: Mint) -> JobSpec | Refusal:
+    try:
+        if not isinstance(members, dict):
+            raise invalid(f"jobs[{place}]", "must be an object")
+        return job_spec(queue, members, place, mint)
+    except Problem as problem:
+        return refusal(problem)
+
+
+def _state(word: str) -> JobState.ValueType:
+    state = state_of(word)
     if state is None:
         raise invalid("state", f"must be one of {', '.join(STATES)}")
     return state
 
 
-def _page_size(query: dict[str, str]) -> int:
-    text = query.get("pageSize", "0")
-    if not (text.isascii() and text.isdigit() and int(text[:9]) <= 1_000 and len(text) < 9) or ("pageSize" in query and int(text) == 0):
-        raise invalid("pageSize", "must be a whole number from 1 to 1000")
-    return int(text)
-
-
-def _page_token(query: dict[str, str]) -> str:
-    token = query.get("pageToken", "")
-    if len(token) > _MAX_PAGE_TOKEN:
-        raise invalid("pageToken", "is not one of this list")
-    return token
-
-
-def _page(name: str, items: list[dict[str, object]], next_page_token: str) -> Response:
-    body: dict[str, object] = {name: items}
-    if next_page_token:
-        body["nextPageToken"] = next_page_token
-    return JSONResponse(body, headers=_NO_STORE)
+def _matches(header: str, etag: str) -> bool:
+    """Whether If-None-Match names this version. It is compared weakly, as RFC 9110 has it for this header."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return etag.removeprefix("W/") in tags or "*" in tags

@@ -150,13 +150,19 @@ async def test_a_bad_enqueue_is_refused_and_makes_nothing(http: httpx.AsyncClien
         ("GET", "/v1/queues/a%2Fb/jobs/x", 404),
         ("GET", "/v1/nothing", 404),
         ("GET", "/page/../app.py", 404),
-        ("DELETE", "/v1/queues/{queue}/jobs/x", 405),
+        ("PATCH", "/v1/queues/{queue}/jobs/x", 405),
+        ("DELETE", "/v1/queues/{queue}/jobs/nope", 404),
+        ("GET", "/v1/queues/{queue}", 404),
+        ("GET", "/v1/queues/{queue}/stats", 404),
+        ("POST", "/v1/queues/-bad:pause", 400),
+        ("GET", "/v1/workers?pageSize=0", 400),
         ("POST", "/v1/stats", 405),
         ("POST", "/v1/queues/{queue}/jobs/x/events", 405),
         ("POST", "/v1/queues/{queue}/jobs/nope:cancel", 404),
         ("POST", "/v1/queues/{queue}/jobs/nope:retry", 404),
-        ("POST", "/v1/queues/{queue}/jobs/nope:explode", 404),
-        ("POST", "/v1/queues/{queue}/jobs/nope", 404),
+        ("POST", "/v1/queues/{queue}/jobs/nope:promote", 404),
+        ("POST", "/v1/queues/{queue}/jobs/nope:explode", 405),
+        ("POST", "/v1/queues/{queue}/jobs/nope", 405),
     ],
 )
 async def test_what_cannot_be_answered_is_a_problem(http: httpx.AsyncClient, queue: str, method: str, path: str, status: int) -> None:
@@ -165,8 +171,174 @@ async def test_what_cannot_be_answered_is_a_problem(http: httpx.AsyncClient, que
 
 
 async def test_405_names_the_methods_that_there_are(http: httpx.AsyncClient, queue: str) -> None:
-    allowed = (await http.delete(f"/v1/queues/{queue}/jobs/x")).headers["allow"]
-    assert {method.strip() for method in allowed.split(",")} == {"GET", "HEAD", "POST"}
+    allowed = (await http.patch(f"/v1/queues/{queue}/jobs/x")).headers["allow"]
+    assert {method.strip() for method in allowed.split(",")} == {"DELETE", "GET", "HEAD"}
+
+
+async def test_a_verb_that_there_is_not_is_told_those_that_there_are(http: httpx.AsyncClient, queue: str) -> None:
+    problem = await refused(await http.post(f"/v1/queues/{queue}/jobs/x:explode"), 405, "NO_SUCH_VERB")
+    assert ":cancel, :retry, :promote" in str(problem["detail"])
+    problem = await refused(await http.post(f"/v1/queues/{queue}:drain"), 405, "NO_SUCH_VERB")
+    assert ":pause, :resume" in str(problem["detail"])
+
+
+async def test_an_id_that_ends_like_a_verb_is_still_an_id(http: httpx.AsyncClient, queue: str) -> None:
+    await enqueue(http, queue, id="x:cancel")
+    assert (await http.get(f"/v1/queues/{queue}/jobs/x:cancel")).json()["id"] == "x:cancel"
+    assert (await http.post(f"/v1/queues/{queue}/jobs/x:cancel:cancel")).json()["state"] == "cancelled"
+
+
+async def test_a_delayed_job_can_be_promoted_and_a_job_deleted(http: httpx.AsyncClient, queue: str) -> None:
+    job = await enqueue(http, queue, delay="3600s")
+    assert (await http.post(f"/v1/{job['name']}:promote")).json()["state"] == "waiting"
+    gone = await http.delete(f"/v1/{job['name']}")
+    assert (gone.status_code, gone.content) == (204, b"")
+    await refused(await http.get(f"/v1/{job['name']}"), 404, "JOB_NOT_FOUND")
+    await refused(await http.delete(f"/v1/{job['name']}"), 404, "JOB_NOT_FOUND")
+
+
+async def test_a_queue_can_be_read_paused_and_resumed(http: httpx.AsyncClient, queue: str) -> None:
+    await enqueue(http, queue)
+    read = (await http.get(f"/v1/queues/{queue}")).json()
+    assert (read["name"], read["paused"], read["workers"], read["counts"]["waiting"]) == (f"queues/{queue}", False, 0, 1)
+    assert (await http.get(f"/v1/queues/{queue}/stats")).json() == read["counts"]
+    assert (await http.post(f"/v1/queues/{queue}:pause")).json()["paused"] is True
+    assert (await http.post(f"/v1/queues/{queue}:pause", json={})).json()["paused"] is True
+    assert (await http.post(f"/v1/queues/{queue}:resume")).json()["paused"] is False
+    await refused(await http.post(f"/v1/queues/{queue}:pause", json={"for": "1h"}), 400, "INVALID_FIELD")
+
+
+async def test_workers_and_the_server_can_be_read(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    await enqueue(http, queue)
+    await lease(worker, queue)
+    (found,) = [entry for entry in (await http.get("/v1/workers?pageSize=1000")).json()["workers"] if queue in entry["queues"]]
+    assert (found["instanceId"], found["active"], len(found["session"])) == ("single calls", 1, 32)
+    server = (await http.get("/v1/server")).json()
+    assert server["storeAvailable"] is True
+    assert server["version"] == server["gatewayVersion"]
+    assert server["uptime"].endswith("s")
+
+
+async def test_a_repeat_with_the_same_idempotency_key_makes_no_second_job(http: httpx.AsyncClient, queue: str) -> None:
+    key = {"Idempotency-Key": "order-17"}
+    first, again = [(await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "payload": 1}, headers=key)).json() for _ in range(2)]
+    assert first == again
+    await refused(await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "payload": 2}, headers=key), 409, "JOB_EXISTS")
+    await refused(await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "id": "x"}, headers=key), 400, "INVALID_FIELD")
+    many = [(await http.post(f"/v1/queues/{queue}/jobs", json={"jobs": [{"jobName": "t"}] * 3}, headers={"Idempotency-Key": "k2"})).json() for _ in range(2)]
+    assert many[0] == many[1]
+    assert len({job["id"] for job in many[0]["jobs"]}) == 3
+    assert (await http.get("/v1/stats")).json()["queues"][queue]["waiting"] == 4
+
+
+async def test_many_jobs_in_one_request_each_get_a_verdict(http: httpx.AsyncClient, queue: str) -> None:
+    await enqueue(http, queue, id="taken", payload=1)
+    jobs: list[object] = [
+        {"jobName": "t", "id": "a", "payload": [1]},
+        {"jobName": "t", "delay": "-1s"},
+        {"jobName": "t", "id": "taken"},
+        {"jobName": "t", "backoff": {"maxDelay": "99999999s"}},
+        "no object",
+        {"jobName": "t", "priority": "LOW"},
+    ]
+    answer = await http.post(f"/v1/queues/{queue}/jobs", json={"jobs": jobs, "durability": "disk"})
+    assert answer.status_code == 202
+    body = answer.json()
+    assert [job["verdict"] for job in body["jobs"]] == ["made", "refused", "refused", "refused", "refused", "made"]
+    assert body["refused"] == 4
+    assert [job["error"].get("field") for job in body["jobs"] if job["verdict"] == "refused"] == ["delay", "id", "backoff.maxDelay", "jobs[4]"]
+    assert body["jobs"][2]["error"]["reason"] == "JOB_EXISTS"
+    assert (await http.get(body["jobs"][0]["eventsUrl"].removesuffix("/events"))).json()["payload"] == [1]
+
+
+@pytest.mark.parametrize("body", [{"jobs": []}, {"jobs": [{"jobName": "t"}] * 1001}, {"jobs": 1}, {"jobs": [{"jobName": "t"}], "jobName": "t"}])
+async def test_a_batch_out_of_its_bounds_is_refused_whole(http: httpx.AsyncClient, queue: str, body: object) -> None:
+    await refused(await http.post(f"/v1/queues/{queue}/jobs", json=body), 400, "INVALID_FIELD")
+    assert queue not in (await http.get("/v1/stats")).json()["queues"]
+
+
+async def post_lines(http: httpx.AsyncClient, queue: str, lines: list[str], **headers: str) -> list[dict[str, object]]:
+    content = "\n".join(lines).encode()
+    sent = {"Content-Type": "application/x-ndjson", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    answer = await http.post(f"/v1/queues/{queue}/jobs", content=content, headers=sent)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_very_many_jobs_are_sent_as_lines_and_each_line_is_answered(http: httpx.AsyncClient, queue: str) -> None:
+    lines = [json.dumps({"jobName": "t", "payload": n}) for n in range(2_500)]
+    lines[3], lines[1_700] = "{", '{"jobName":"t","attempts":0}'
+    *verdicts, summary = await post_lines(http, queue, lines)
+    assert [verdict["line"] for verdict in verdicts] == list(range(1, 2_501))
+    assert [n for n, verdict in enumerate(verdicts) if verdict["verdict"] != "made"] == [3, 1_700]
+    assert summary == {"lines": 2_500, "made": 2_498, "found": 0, "replaced": 0, "refused": 2, "complete": True}
+    assert (await http.get(f"/v1/queues/{queue}")).json()["counts"]["waiting"] == 2_498
+
+
+async def test_lines_with_an_idempotency_key_can_be_sent_again(http: httpx.AsyncClient, queue: str) -> None:
+    lines = [json.dumps({"jobName": "t", "payload": n}) for n in range(20)]
+    first = await post_lines(http, queue, [*lines, ""], idempotency_key="import-1")
+    assert await post_lines(http, queue, lines, idempotency_key="import-1") == first
+    assert (await http.get(f"/v1/queues/{queue}")).json()["counts"]["waiting"] == 20
+
+
+async def test_a_line_over_its_bound_ends_the_reading_and_the_answer_says_so(http: httpx.AsyncClient, queue: str) -> None:
+    good = json.dumps({"jobName": "t"})
+    *verdicts, summary = await post_lines(http, queue, [*[good] * 1_200, json.dumps({"jobName": "t", "payload": "x" * 3_000_000}), good])
+    assert (len(verdicts), summary["made"], summary["complete"]) == (1_000, 1_000, False)
+    assert isinstance(problem := summary["problem"], dict)
+    assert (problem["status"], problem["reason"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_lines_of_which_nothing_could_be_made_are_a_problem(http: httpx.AsyncClient, queue: str) -> None:
+    answer = await http.post(f"/v1/queues/{queue}/jobs", content=b'"' + b"x" * 3_000_000, headers={"Content-Type": "application/x-ndjson"})
+    await refused(answer, 413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_415_says_what_to_send(http: httpx.AsyncClient, queue: str) -> None:
+    answer = await http.post(f"/v1/queues/{queue}/jobs", content=b"jobName=t", headers={"Content-Type": "text/csv"})
+    problem = await refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert "application/json or application/x-ndjson, not 'text/csv'" in str(problem["detail"])
+    assert answer.headers["accept-post"] == "application/json, application/x-ndjson"
+
+
+async def test_an_enqueue_can_wait_for_the_jobs_end(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    asked = asyncio.create_task(http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "payload": 7}, headers={"Prefer": "wait=15"}))
+    await complete(worker, await lease(worker, queue), '{"sum":7}')
+    answer = await asked
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=15")
+    job = answer.json()["job"]
+    assert (job["state"], job["result"], job["payload"], job["name"]) == ("completed", {"sum": 7}, 7, answer.json()["name"])
+
+
+async def test_a_wait_that_is_over_before_the_job_answers_with_what_there_is(http: httpx.AsyncClient, queue: str) -> None:
+    answer = await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t"}, headers={"Prefer": "wait=0"})
+    assert (answer.status_code, answer.headers["preference-applied"], "job" in answer.json()) == (202, "wait=0", False)
+    waited = await http.get(f"/v1/{answer.json()['name']}", headers={"Prefer": "respond-async, wait=1"})
+    assert (waited.status_code, waited.json()["state"]) == (200, "waiting")
+    assert "preference-applied" not in (await http.get(f"/v1/{answer.json()['name']}")).headers
+
+
+async def test_a_get_can_wait_for_the_end_of_a_job_and_learns_at_once_that_there_is_none(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    asked = asyncio.create_task(http.get(f"/v1/{job['name']}", headers={"Prefer": "wait=60"}))
+    await fail(worker, await lease(worker, queue), "no picture")
+    read = (await asked).json()
+    assert (read["state"], read["failure"]["message"]) == ("failed", "no picture")
+    await refused(await http.get(f"/v1/queues/{queue}/jobs/nope", headers={"Prefer": "wait=60"}), 404, "JOB_NOT_FOUND")
+
+
+async def test_a_job_that_has_not_changed_is_304(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    first = await http.get(f"/v1/{job['name']}")
+    tag = first.headers["etag"]
+    assert tag == f'W/"{first.json()["revision"]}"'
+    for header in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+        same = await http.get(f"/v1/{job['name']}", headers={"If-None-Match": header})
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    await complete(worker, await lease(worker, queue))
+    changed = await http.get(f"/v1/{job['name']}", headers={"If-None-Match": tag})
+    assert (changed.status_code, changed.json()["state"]) == (200, "completed")
 
 
 async def test_a_page_token_of_another_list_is_refused(http: httpx.AsyncClient, queue: str) -> None:

@@ -25,7 +25,7 @@ def test_details_travel_into_the_problem() -> None:
             grpc.StatusCode.INVALID_ARGUMENT,
             "priority is out of its bounds",
             ErrorInfo(reason="INVALID_FIELD", domain="jobwire", metadata={"limit": "5"}),
-            BadRequest(field_violations=[BadRequest.FieldViolation(field="job.priority", description="at most 5")]),
+            BadRequest(field_violations=[BadRequest.FieldViolation(field="job.delay_until", description="at most 5")]),
         )
     )
     body = problem.body("/v1/queues/q/jobs")
@@ -38,7 +38,7 @@ def test_details_travel_into_the_problem() -> None:
         "code": "invalid_argument",
         "reason": "INVALID_FIELD",
         "metadata": {"limit": "5"},
-        "violations": [{"field": "job.priority", "description": "at most 5"}],
+        "violations": [{"field": "delayUntil", "description": "at most 5"}],
     }
 
 

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from jobwire.v1.job_pb2 import Durability
-from jobwire_gateway.enqueue import enqueue_request, new_id
+from jobwire.v1.job_pb2 import Durability, JobSpec
+from jobwire_gateway.enqueue import durability_of, job_members, job_spec, minting, new_id
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.requests import json_body, query_of
+from jobwire_gateway.requests import json_body, preferred_wait, query_of
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -81,32 +82,84 @@ def test_a_query_that_is_not_known_whole_is_400(query: bytes) -> None:
     assert caught.value.status == 400
 
 
+def spec(**members: Any) -> JobSpec:
+    return job_spec("q", members, 0, minting("q", Headers()))
+
+
 def test_all_fields_of_an_enqueue_arrive() -> None:
-    body: dict[str, Any] = {
-        "jobName": "thumbnail",
-        "payload": {"big": 12345678901234567890123, "text": "ü"},
-        "id": "a:b",
-        "priority": "HIGH",
-        "delay": "1.5s",
-        "attempts": 7,
-        "backoff": {"base": "0s", "factor": 1, "maxDelay": "60s", "jitter": 0},
-        "durability": "disk",
-    }
-    call = enqueue_request("q", body)
-    assert call.durability == Durability.DURABILITY_DISK
-    assert call.job.payload.json == '{"big":12345678901234567890123,"text":"ü"}'
-    assert (call.job.queue, call.job.id, call.job.job_name, call.job.priority, call.job.attempts) == ("q", "a:b", "thumbnail", 1, 7)
-    assert call.job.delay.ToTimedelta().total_seconds() == 1.5
-    assert call.job.backoff.HasField("base")
-    assert call.job.backoff.HasField("jitter")
-    assert (call.job.backoff.jitter, call.job.backoff.factor, call.job.backoff.max_delay.seconds) == (0, 1, 60)
+    job = spec(
+        jobName="thumbnail",
+        payload={"big": 12345678901234567890123, "text": "ü"},
+        id="a:b",
+        priority="HIGH",
+        delay="1.5s",
+        attempts=7,
+        backoff={"base": "0s", "factor": 1, "maxDelay": "60s", "jitter": 0},
+    )
+    assert job.payload.json == '{"big":12345678901234567890123,"text":"ü"}'
+    assert (job.queue, job.id, job.job_name, job.priority, job.attempts) == ("q", "a:b", "thumbnail", 1, 7)
+    assert job.delay.ToTimedelta().total_seconds() == 1.5
+    assert job.backoff.HasField("base")
+    assert job.backoff.HasField("jitter")
+    assert (job.backoff.jitter, job.backoff.factor, job.backoff.max_delay.seconds) == (0, 1, 60)
+
+
+def test_an_answer_waits_for_the_store_unless_the_disk_is_asked_for() -> None:
+    assert durability_of({}) == durability_of({"durability": "store"}) == Durability.DURABILITY_STORE
+    assert durability_of({"durability": "disk"}) == Durability.DURABILITY_DISK
+
+
+@pytest.mark.parametrize("value", ["memory", 1, None])
+def test_another_durability_is_400(value: object) -> None:
+    with pytest.raises(Problem, match="durability"):
+        durability_of({"durability": value})
 
 
 def test_an_enqueue_without_an_id_gets_one_that_sorts_by_time() -> None:
-    ids = [enqueue_request("q", {"jobName": "t"}).job.id for _ in range(50)]
+    ids = [spec(jobName="t").id for _ in range(50)]
     assert len(set(ids)) == 50
     assert all(len(job_id) == 32 and int(job_id, 16) and job_id[12] == "7" and job_id[16] in "89ab" for job_id in ids)
     assert new_id()[:11] >= ids[0][:11]
+
+
+def test_an_idempotency_key_gives_each_place_of_each_queue_an_id_of_its_own_that_stays() -> None:
+    key = Headers({"Idempotency-Key": '"order-17"'})
+    once, again, other = minting("q", key), minting("q", key), minting("r", key)
+    assert [once(0), once(1)] == [again(0), again(1)]
+    assert len({once(0), once(1), other(0), minting("q", Headers({"Idempotency-Key": "order-17"}))(0)}) == 4
+    job_name("q", once(0))
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "ü", "a b"])
+def test_an_idempotency_key_out_of_its_bounds_is_400(key: str) -> None:
+    with pytest.raises(Problem, match="Idempotency-Key"):
+        minting("q", Headers(raw=[(b"idempotency-key", key.encode("latin-1"))]))
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        ("wait=5", 5),
+        ("respond-async, wait=10", 10),
+        ('WAIT = "7"', 7),
+        ("wait=3; strict", 3),
+        ("wait=5, wait=9", 5),
+        ("wait", None),
+        ("wait=-1", None),
+        ("wait=soon", None),
+        ("wait=1.5", None),
+        ("awaited=5", None),
+        ("", None),
+    ],
+)
+def test_a_preference_is_taken_as_rfc_7240_has_it_and_one_that_makes_no_sense_as_none(value: str, wait_s: float | None) -> None:
+    assert preferred_wait(Headers({"Prefer": value})) == wait_s
+
+
+@pytest.mark.parametrize("jobs", [[], [{}] * 1001, {}, "x", None])
+def test_a_body_of_many_holds_1_to_1000_jobs(jobs: object) -> None:
+    with pytest.raises(Problem, match="jobs must be an array"):
+        job_members({"jobs": jobs})
 
 
 @pytest.mark.parametrize(
@@ -133,22 +186,20 @@ def test_an_enqueue_without_an_id_gets_one_that_sorts_by_time() -> None:
         ("backoff", {"factor": "2"}),
         ("backoff", {"factor": 10**400}),
         ("backoff", {"speed": 2}),
-        ("durability", "memory"),
-        ("durability", 1),
         ("prority", 1),
         ("queue", "other"),
     ],
 )
 def test_a_field_that_is_wrong_is_named(field: str, value: object) -> None:
     with pytest.raises(Problem) as caught:
-        enqueue_request("q", {"jobName": "t", field: value})
+        spec(**{"jobName": "t", field: value})
     assert caught.value.status == 400
     assert caught.value.violations
 
 
 def test_a_job_without_a_handlers_name_is_refused() -> None:
     with pytest.raises(Problem, match="jobName is required"):
-        enqueue_request("q", {})
+        spec()
 
 
 @pytest.mark.parametrize("queue", ["", " ", ".q", "q" * 101, "a b", "a/b", "ü", "a\n", "a:b", "-q", "{q}"])
