@@ -34,6 +34,7 @@ class LossyStore(Relay):
         self.messages_lost = 0
         self.replies = 0
         self.replies_lost = 0
+        self.lost = asyncio.Event()
         self._random = random.Random(seed)
         self._message_share = message_share
         self._reply_every = reply_every
@@ -71,6 +72,7 @@ class LossyStore(Relay):
             self.replies += 1
             if self._reply_every and self.replies % self._reply_every == 0:
                 self.replies_lost += 1
+                self.lost.set()
                 await self._lose(link)
                 return False
         writer.write(value)

@@ -24,7 +24,7 @@ INTERVAL_S = 1.0
 SWEEP_S = 4.0
 #: How far one pulse moves the clock at most (lua/pulse.lua): 2 s, or this share of a shorter session time. A beat takes half of that.
 MAX_STEP_S, STEP_SHARE = 2.0, 5
-RETRY_S = 0.1
+RETRY_S = 0.05
 #: A pulse never follows another sooner.
 MIN_GAP_S = 0.005
 

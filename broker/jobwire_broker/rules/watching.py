@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: How long the pulse may be ahead of the events before what is watched is read again.
 LAG_S = 0.25
-_RETRY_S = 0.5
+_RETRY_S = 0.1
 
 
 def decode_events(message: bytes) -> tuple[int, int, list[tuple[bytes, bytes]]]:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _FINISHES = frozenset("CFSR")
-_RETRY_S = 0.3
+#: How soon a call is repeated whose outcome is unknown, and how often a store that is away is asked again.
+_REPEAT_S, _RETRY_S = 0.02, 0.3
 #: A stream on which nothing came for this share of a session time gets no more leases.
 _QUIET_SESSIONS = 0.6
 #: A stream on which nothing came for this many session times is ended.
@@ -186,7 +187,7 @@ class WorkStream:
             try:
                 return await call(name)
             except StoreUnavailable:
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(_REPEAT_S if self._registry.client.available else _RETRY_S)
 
     async def _attach(self, name: str) -> list[pb.Ack]:
         """Attach in one queue; a verdict for each job that the session holds no more."""

@@ -20,17 +20,17 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionEr
 
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnavailable
-from jobwire_broker.store.connections import Connections, packing_in_c
+from jobwire_broker.store.call_watch import AnswerLost
+from jobwire_broker.store.connections import Connections, NotSent, connection_for_calls
 from jobwire_broker.store.functions import library
 
 log = logging.getLogger(__name__)
 
-#: A call to the store is given up after these, so that a caller hears of it within 2 s.
+#: A call to a store that does not answer is given up after these, so that a caller hears of it within 2 s. One whose answer alone is lost: call_watch.py.
 CONNECT_TIMEOUT_S = 0.6
 CALL_TIMEOUT_S = 1.2
 #: How often an absent store is asked whether it is back.
 PROBE_INTERVAL_S = 0.5
-MAX_CONNECTIONS = 64
 DISK_TIMEOUT_S = 6.0
 _EVICTING = ("allkeys-", "volatile-")
 
@@ -52,8 +52,8 @@ class StoreClient:
         self._config = config
         self._namespace = config.namespace
         self._redis = self._connect(CALL_TIMEOUT_S)
-        self._command: Any = self._redis.execute_command
-        self._calls = Connections(self._redis.connection_pool)
+        self._calls = Connections(self._redis.connection_pool, CALL_TIMEOUT_S)
+        self._command = self._calls.call
         # WAITAOF blocks its connection, so it has its own.
         self._fence_redis = self._connect(DISK_TIMEOUT_S)
         self._version, self._source = library()
@@ -80,9 +80,8 @@ class StoreClient:
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             protocol=2,
             driver_info=None,
-            max_connections=MAX_CONNECTIONS,
         )
-        pool.connection_class = packing_in_c(pool.connection_class)
+        pool.connection_class = connection_for_calls(pool.connection_class)
         return redis.Redis.from_pool(pool)
 
     # Life ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ class StoreClient:
         await self._drop_idle()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._command("PING")
+                await self._calls.ping()
         except (RedisError, OSError, builtins.TimeoutError):
             self._lost(error)
 
@@ -184,7 +183,7 @@ class StoreClient:
 
     async def _drop_idle(self) -> None:
         """Every idle connection is suspect after one of them failed."""
-        await self._calls.close()
+        await self._calls.close_idle()
         await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def _watch_for_return(self) -> None:
@@ -224,10 +223,12 @@ class StoreClient:
         if isinstance(error, (BusyLoadingError, ReadOnlyError, AuthenticationError)) or "MASTERDOWN" in str(error):
             self._lost(error)
             return StoreUnavailable(f"the store does not take writes now: {error}", accepted="no")
+        if isinstance(error, AnswerLost):
+            # The store is there: nobody has to wait until that is found out.
+            return StoreUnavailable("the store's answer was lost", accepted="unknown")
         if isinstance(error, (ConnectionError, TimeoutError)):
             self._suspect(error)
-            refused = "connecting" in str(error).lower()
-            return StoreUnavailable("the store does not answer", accepted="no" if refused else "unknown")
+            return StoreUnavailable("the store does not answer", accepted="no" if isinstance(error, NotSent) else "unknown")
         return StoreFault(str(error))
 
     async def _must_be_there(self) -> None:

@@ -24,9 +24,6 @@ from tests.support.worker import WorkerProcess
 
 QUEUE = "q"
 LATE_S = 2.0
-# An answer that never comes costs the broker's patience with the store, 1.2 s, and all that waits for the same call waits as long; a lease and the
-# repair after it may each lose theirs. So there the two seconds hold for nineteen of twenty, and five such waits are the bound for all.
-SWALLOWED_LATE_S = 6.0
 
 
 @dataclass
@@ -39,15 +36,15 @@ class Seen:
 
 @meanwhile
 async def test_lost_messages_and_answers_lost_with_their_connection_make_nobody_later_than_two_seconds() -> None:
-    await _nobody_is_late(Loss.CUT, LATE_S, jobs=400, per_second=40)
+    await _nobody_is_late(Loss.CUT, jobs=400, per_second=40)
 
 
 @meanwhile
-async def test_lost_messages_and_answers_that_never_come_delay_few_by_two_seconds_and_none_by_six() -> None:
-    await _nobody_is_late(Loss.STALL, SWALLOWED_LATE_S, jobs=150, per_second=15)
+async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds() -> None:
+    await _nobody_is_late(Loss.STALL, jobs=400, per_second=40)
 
 
-async def _nobody_is_late(loss: Loss, late_s: float, *, jobs: int, per_second: int) -> None:
+async def _nobody_is_late(loss: Loss, *, jobs: int, per_second: int) -> None:
     """Jobs come one by one through one broker, to a worker that idles at the other, watched at both."""
     random = seeded(f"lossy {loss.value}")
     async with AsyncExitStack() as stack:
@@ -68,17 +65,21 @@ async def _nobody_is_late(loss: Loss, late_s: float, *, jobs: int, per_second: i
         wall_s = time.time() - time.monotonic()
         late_starts = [event.at_s + wall_s - seen.made_s[event.job] for event in log.history.starts]
         lost = f"{sum(p.messages_lost for p in proxies)} messages and {sum(p.replies_lost for p in proxies)} answers lost"
-        late = f"starts at most {max(late_starts):.2f} s late, ends seen at most {max(seen.ends_late_s):.2f} s late"
+        late = f"starts late by {_spread(late_starts)}, ends seen late by {_spread(seen.ends_late_s)}"
         outcomes.tell(f"lossy store, {loss.value}", f"{verdict}; {lost}; {late}")
         assert verdict.valid, verdict
         assert not verdict.duplicated, verdict
         assert settled_counts.completed_total == jobs
         assert not [job for job, n in Counter(event.job for event in log.history.starts).items() if n > 1]
         assert all(proxy.messages_lost and proxy.replies_lost for proxy in proxies), "the test lost nothing"
-        assert max(late_starts) <= late_s
-        assert max(seen.ends_late_s) <= late_s
-        assert sorted(late_starts)[jobs * 19 // 20] <= LATE_S
-        assert sorted(seen.ends_late_s)[jobs * 2 * 19 // 20] <= LATE_S
+        assert max(late_starts) <= LATE_S
+        assert max(seen.ends_late_s) <= LATE_S
+
+
+def _spread(late_s: list[float]) -> str:
+    """Half, nineteen of twenty, and all of them by at most so many seconds."""
+    ordered = sorted(late_s)
+    return " / ".join(f"{ordered[int(share * (len(ordered) - 1))]:.2f}" for share in (0.5, 0.95, 1)) + " s"
 
 
 async def _life_of(job: str, ms: int, producer: Producer, watched_at: tuple[Api, Api], seen: Seen) -> None:
