@@ -27,7 +27,7 @@ from jobwire_gateway.operations import routes as operation_routes
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.rest import Rest
 from jobwire_gateway.security import Security
-from jobwire_gateway.sse import EventsEndpoint, watch_job, watch_queue
+from jobwire_gateway.sse import EventsEndpoint, ManyEventsEndpoint, watch_job, watch_queue
 from jobwire_gateway.stats import Stats
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.table import operations
@@ -95,6 +95,7 @@ def table(gateway: Gateway) -> Sequence[Operation]:
         Health(brokers, gateway.feed, gateway.streams),
         job_events=EventsEndpoint(gateway.topics, gateway.streams, watch_job, ends=True),
         queue_events=EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False),
+        many_events=ManyEventsEndpoint(gateway.topics, gateway.streams, config.max_topics),
     )
 
 

@@ -72,9 +72,14 @@ def _call(operation: Operation) -> Iterator[str]:
     yield "</section>\n"
 
 
+def _sample(schema: Schema) -> str:
+    """A value that a required parameter may have."""
+    return str(schema["enum"][1] if "enum" in schema else _sample(schema["items"]) if "items" in schema else schema["examples"][0])
+
+
 def _curl(operation: Operation) -> str:
     path = operation.path.format(**{name: _EXAMPLES[name] for name in path_names(operation)})
-    query = "&".join(f"{parameter.name}={parameter.schema['enum'][1]}" for parameter in operation.parameters if parameter.required)
+    query = "&".join(f"{parameter.name}={_sample(parameter.schema)}" for parameter in operation.parameters if parameter.required)
     method = [] if operation.method == "GET" else ["-X", operation.method]
     stream = ["-N"] if "text/event-stream" in [returns.media_type for returns in operation.returns.values()] else []
     body = ["--json", f"'{json.dumps(operation.example)}'"] if operation.example is not None else []

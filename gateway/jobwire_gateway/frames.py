@@ -12,12 +12,10 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
     drain      {reconnectMs}                   this gateway ends; reconnect
     error      {name, reason, detail}          trouble of the stream, never of the job
 
-Ids are `{revision}` and, where nothing comes after, `{revision}.end`: digits, letters and a full stop alone, so that no browser drops them and a
-reconnect across origins needs no preflight. They mean the same to every gateway, before and after a restart.
+Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets an id of that stream (cursors.py).
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,10 +28,13 @@ from jobwire_gateway.jobs import job_json, line_json, queue_json
 HEARTBEAT = b":\n\n"
 """A comment: keeps proxies and half-open connections honest, and fires no event."""
 
+_DATA = b"data: "
+
+MISSING = "0.end"
+"""The id of an `error`: there is no such job, and a reconnect learns no more."""
+
 MAX_FRAME_BYTES = 64 * 1024
 """A job that is larger comes without its result and its failure's stack, with `truncated` and the address of the whole."""
-
-_CURSOR = re.compile(r"(\d{1,19})(\.end)?", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     DEGRADED = "degraded"
     DRAIN = "drain"
     LOG = "log"
+    UNSUBSCRIBED = "unsubscribed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,24 +59,21 @@ class Frame:
     data: bytes
     name: str = ""
     """The job that it is about."""
-    revision: int = 0
+    id: str = ""
+    """What a reader of its topic alone has seen with it."""
     mark: tuple[object, ...] | None = None
     """Of two frames with the same name and equal marks the later says everything. Of an update it is all but its progress; None: nothing can
     take its place."""
 
+    @property
+    def json(self) -> bytes:
+        """What the frame says, without its form."""
+        return self.data[self.data.index(_DATA) + len(_DATA) : -2]
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """What a reader saw last, as its `Last-Event-ID` says."""
-
-    revision: int
-    end: bool
-
-
-def cursor_of(text: str) -> Cursor | None:
-    """Read a `Last-Event-ID`. None for none, and for one that no gateway ever sent."""
-    match = _CURSOR.fullmatch(text)
-    return Cursor(int(match[1]), match[2] is not None) if match else None
+    def with_id(self, event_id: str) -> bytes:
+        """The same with another id. Whatever stands before the data, but for an id, stays."""
+        head = b"" if self.id else self.data[: self.data.index(_DATA)]
+        return b"%sid: %s\n%s" % (head, event_id.encode(), self.data[self.data.index(_DATA) :])
 
 
 def connected(name: str, *, resumed: bool, heartbeat_ms: int) -> Frame:
@@ -85,12 +84,14 @@ def connected(name: str, *, resumed: bool, heartbeat_ms: int) -> Frame:
 def update(job: Job) -> Frame:
     """A job as it is now."""
     mark = (job.state, job.attempt, job.token, job.cancel_requested, job.cancel_delivered, job.losses)
-    return Frame(Kind.UPDATE, _job(Kind.UPDATE, job, str(job.revision)), job.name, job.revision, mark)
+    event_id = str(job.revision)
+    return Frame(Kind.UPDATE, _job(Kind.UPDATE, job, event_id), job.name, event_id, mark)
 
 
 def final(job: Job) -> Frame:
     """A job at its end."""
-    return Frame(Kind.FINAL, _job(Kind.FINAL, job, f"{job.revision}.end"), job.name, job.revision)
+    event_id = f"{job.revision}.end"
+    return Frame(Kind.FINAL, _job(Kind.FINAL, job, event_id), job.name, event_id)
 
 
 def log(job: Job, lines: Iterable[LogLine]) -> Frame:
@@ -121,7 +122,17 @@ def drain(reconnect_ms: int) -> Frame:
 
 def error(name: str, reason: str, detail: str) -> Frame:
     """The stream has no more to say, and a reconnect neither."""
-    return Frame(Kind.ERROR, _encode(Kind.ERROR, {"name": name, "reason": reason, "detail": detail}, "0.end"), name)
+    return Frame(Kind.ERROR, _encode(Kind.ERROR, {"name": name, "reason": reason, "detail": detail}, MISSING), name, MISSING)
+
+
+def unsubscribed(name: str) -> Frame:
+    """Nothing more comes of a topic, as its reader wished. Over WebSocket alone."""
+    return _control(Kind.UNSUBSCRIBED, {"name": name})
+
+
+def cursor(event_id: str) -> bytes:
+    """An id alone: moves what the browser will send as `Last-Event-ID`, and fires no event."""
+    return b"id: %s\n\n" % event_id.encode()
 
 
 def retry(milliseconds: int) -> bytes:

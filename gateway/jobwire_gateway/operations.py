@@ -160,8 +160,8 @@ def routes(operations: Sequence[Operation], max_body: int) -> list[Route]:
 def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
     (first, *others) = methods.values()
     if first.app is not None:
-        assert not others, f"{path}: a stream shares its path with no other call"
-        return Route(path, first.app, methods=[first.method])
+        assert all(other.app is first.app for other in others), f"{path}: a stream shares its path with no other call"
+        return Route(path, first.app, methods=list(methods))
 
     async def endpoint(request: Request) -> Response:
         operation = methods["GET" if request.method == "HEAD" else request.method]

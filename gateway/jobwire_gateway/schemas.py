@@ -66,6 +66,7 @@ def listing(name: str, item: object) -> dict[str, object]:
 QUEUE = text("The queue's name.", pattern=f"^{QUEUE_PATTERN}$", examples=["thumbnails"])
 JOB_ID = text("The job's id, unique in its queue.", pattern=f"^{JOB_ID_PATTERN}$", examples=["photo-17"])
 NO_MEMBERS = closed({})
+TOPICS = closed({"topics": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100}}, required=("topics",))
 CANCEL = closed({"grace": length("How long a running handler may take to give way. Default 30 s; at most an hour; 0 ends it at once.", _ONE_HOUR)})
 
 _BACKOFF = closed(

@@ -1,68 +1,79 @@
-"""Event streams of jobs and queues, which there may be many thousands of: a lean ASGI endpoint that hands bytes straight to `send`.
+"""Event streams of jobs and queues, which there may be many thousands of: lean ASGI endpoints that hand bytes straight to `send`.
 
 An idle stream is one task that waits for the reader to go away. Writing is done by a second task that lives from the first waiting frame to the
 last, so all that waits goes out in one write, and a reader that does not read holds up that task alone.
 
 To an EventSource (`Accept: text/event-stream`) any status but 200 and 204 is the end for ever, so trouble is told in its own language: 200, a
-`retry:`, and a close. Anyone else gets a problem with its status: so the answer begins only when the job is known to exist.
+`retry:`, and a close. Anyone else gets a problem with its status: so the answer begins only when something is known to be there.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from jobwire_gateway import frames
-from jobwire_gateway.frames import HEARTBEAT, Cursor, cursor_of
+from jobwire_gateway.cursors import Cursor, cursor_of, place_of
+from jobwire_gateway.frames import HEARTBEAT
+from jobwire_gateway.many import ManyReader
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.requests import query_of, wants_events
+from jobwire_gateway.readers import OneReader, Reader
+from jobwire_gateway.requests import json_body, query_of, refuse_unknown, wants_events
 from jobwire_gateway.streams import Streams
-from jobwire_gateway.topics import AnyWatch, Topics
+from jobwire_gateway.topic_names import CURSOR_PARAMETERS, topic_names, topics_of_query
+from jobwire_gateway.topics import Topics
 
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
 
 _SETTLE_S = 2.0
-"""How long one who is no EventSource waits at most for the job's first word before the answer begins."""
+"""How long one who is no EventSource waits at most for the first word before the answer begins, and one who comes back for the last of its topics."""
 
-_CURSOR_PARAMETERS = ("last_event_id", "lastEventId")
+_CURSOR_EVERY = 4
+"""Of so many heartbeats one moves the browser's `Last-Event-ID`."""
 
+_MAX_BODY = 64 * 1024
 
-Begin = Callable[[Topics, dict[str, str], Cursor | None, Callable[[], None]], AnyWatch]
-"""How a kind of stream begins: what its path names is watched."""
+OnReady = Callable[[], None]
+
+Begin = Callable[[Topics, dict[str, str], Cursor | None, OnReady], Reader]
+"""How a stream of one topic begins: what its path names is watched."""
 
 
 class EventStream:
     """One open stream."""
 
-    __slots__ = ("_beat", "_finished", "_pump", "_send", "last_write", "watch")
+    __slots__ = ("_beating", "_beats", "_finished", "_pump", "_send", "last_write", "reader")
 
     def __init__(self, send: Send) -> None:
-        self.watch: AnyWatch | None = None
+        self.reader: Reader | None = None
         self.last_write = asyncio.get_running_loop().time()
         self._send = send
         self._pump: asyncio.Task[None] | None = None
-        self._beat = False
+        self._beating = False
+        self._beats = 0
         self._finished = False
 
     def wake(self) -> None:
         """Write what waits."""
-        if self._pump is None and self.watch is not None and not self._finished:
+        if self._pump is None and self.reader is not None and not self._finished:
             self._pump = asyncio.get_running_loop().create_task(self._write())
 
     def heartbeat(self) -> None:
-        self._beat = True
+        self._beating = True
         self.wake()
 
     def drain(self, reconnect_ms: int) -> None:
-        if self.watch is not None:
-            self.watch.put(frames.drain(reconnect_ms))
-            self.watch.end()
+        if self.reader is not None:
+            self.reader.put(frames.drain(reconnect_ms))
+            self.reader.end()
 
     def close(self) -> None:
-        if self.watch is not None:
-            self.watch.end()
+        if self.reader is not None:
+            self.reader.end()
 
     async def settled(self) -> None:
         """Wait until nothing is being written."""
@@ -70,31 +81,42 @@ class EventStream:
             await asyncio.wait((self._pump,))
 
     async def _write(self) -> None:
-        assert self.watch is not None
+        assert self.reader is not None
         try:
-            while data := self._take(self.watch):
+            while data := self._take(self.reader):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
                 self.last_write = asyncio.get_running_loop().time()
-            if self.watch.ended:
+            if self.reader.ended:
                 self._finished = True
                 await _finish(self._send)
         finally:
             # Between the last take and this line nobody else ran, so no frame waits unseen.
             self._pump = None
 
-    def _take(self, watch: AnyWatch) -> bytes:
-        beat, self._beat = self._beat, False
-        return watch.take() or (HEARTBEAT if beat and not watch.ended else b"")
+    def _take(self, reader: Reader) -> bytes:
+        beating, self._beating = self._beating, False
+        data = reader.take()
+        if data or not beating or reader.ended:
+            return data
+        self._beats += 1
+        return (reader.cursor() if self._beats % _CURSOR_EVERY == 0 else b"") or HEARTBEAT
 
 
-class EventsEndpoint:
-    """The ASGI endpoint. `begin` says what is watched; `ends` whether a cursor may say that there is nothing more to come."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for."""
 
-    def __init__(self, topics: Topics, streams: Streams, begin: Begin, *, ends: bool) -> None:
+    begin: Callable[[OnReady], Reader]
+    over: bool
+    """Whether its cursor says that there is nothing more to come."""
+
+
+class _Endpoint:
+    """The ASGI endpoint, whatever is asked for."""
+
+    def __init__(self, topics: Topics, streams: Streams) -> None:
         self._topics = topics
         self._streams = streams
-        self._begin = begin
-        self._ends = ends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
@@ -104,8 +126,8 @@ class EventsEndpoint:
         """
         headers = Headers(scope=scope)
         is_event_source = wants_events(headers)
-        cursor = _cursor(scope, headers)
-        if self._ends and cursor is not None and cursor.end:
+        asked = await self._read(scope, receive, headers)
+        if asked.over:
             await _answer_no_content(send)
         elif scope["method"] == "HEAD":
             await _start(send)
@@ -113,37 +135,41 @@ class EventsEndpoint:
         elif self._streams.full:
             await self._turn_away(send, is_event_source)
         else:
-            await self._serve(scope, receive, send, cursor, is_event_source)
+            await self._serve(receive, send, asked, is_event_source)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, cursor: Cursor | None, is_event_source: bool) -> None:
+    async def _read(self, scope: Scope, receive: Receive, headers: Headers) -> Asked:
+        raise TypeError(f"{type(self).__name__} asks for nothing")
+
+    async def _serve(self, receive: Receive, send: Send, asked: Asked, is_event_source: bool) -> None:
         stream = EventStream(send)
         spoken = asyncio.Event()
-        watch = self._begin(self._topics, scope["path_params"], cursor, stream.wake if is_event_source else spoken.set)
+        reader = asked.begin(stream.wake if is_event_source else spoken.set)
         self._streams.add(stream)
+        settling = asyncio.get_running_loop().call_later(_SETTLE_S, reader.settle) if reader.holding else None
         try:
             if not is_event_source:
-                await self._first_word(watch, spoken)
-                watch.on_ready = stream.wake
+                await self._first_word(reader, spoken)
+                reader.on_ready = stream.wake
             await _start(send)
             await send({"type": "http.response.body", "body": self._streams.retry_line(), "more_body": True})
-            stream.watch = watch
+            stream.reader = reader
             stream.wake()
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:
-            self._topics.leave(watch)
+            if settling is not None:
+                settling.cancel()
+            reader.leave()
             self._streams.remove(stream)
         await stream.settled()
 
-    async def _first_word(self, watch: AnyWatch, spoken: asyncio.Event) -> None:
+    async def _first_word(self, reader: Reader, spoken: asyncio.Event) -> None:
         try:
             await asyncio.wait_for(spoken.wait(), _SETTLE_S)
         except TimeoutError:
             raise Problem(503, "The broker does not answer.", reason="BROKER_UNAVAILABLE", retry_after_ms=1_000) from None
-        if getattr(watch, "missing", False):
-            raise Problem(404, "There is no such job, or it is gone.", reason="JOB_NOT_FOUND", code="not_found")
-        if not watch.started:
-            raise Problem(503, "The gateway is cut off.", reason=(self._topics.trouble or "broker_unavailable").upper(), retry_after_ms=1_000)
+        if (problem := reader.problem()) is not None:
+            raise problem
 
     async def _turn_away(self, send: Send, is_event_source: bool) -> None:
         if not is_event_source:
@@ -155,20 +181,52 @@ class EventsEndpoint:
         await _finish(send)
 
 
-def watch_job(topics: Topics, params: dict[str, str], cursor: Cursor | None, on_ready: Callable[[], None]) -> AnyWatch:
+class EventsEndpoint(_Endpoint):
+    """What the path names, alone. `begin` says what is watched; `ends` whether a cursor may say that there is nothing more to come."""
+
+    def __init__(self, topics: Topics, streams: Streams, begin: Begin, *, ends: bool) -> None:
+        super().__init__(topics, streams)
+        self._begin = begin
+        self._ends = ends
+
+    async def _read(self, scope: Scope, receive: Receive, headers: Headers) -> Asked:
+        query = query_of(scope, CURSOR_PARAMETERS)
+        cursor = cursor_of(headers.get("last-event-id") or next(iter(query.values()), ""))
+        params = scope["path_params"]
+        return Asked(lambda on_ready: self._begin(self._topics, params, cursor, on_ready), self._ends and cursor is not None and cursor.end)
+
+
+class ManyEventsEndpoint(_Endpoint):
+    """`GET /v1/events?topic=…&topic=…`, and `POST /v1/events` with `{"topics": […]}` for lists that no address can hold."""
+
+    def __init__(self, topics: Topics, streams: Streams, max_topics: int) -> None:
+        super().__init__(topics, streams)
+        self._max_topics = max_topics
+
+    async def _read(self, scope: Scope, receive: Receive, headers: Headers) -> Asked:
+        if scope["method"] == "POST":
+            names, said = await self._read_body(scope, receive)
+        else:
+            names, said = topics_of_query(scope, self._max_topics)
+        place = place_of(headers.get("last-event-id") or said)
+        return Asked(lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> tuple[list[str], str]:
+        query = query_of(scope, CURSOR_PARAMETERS)
+        body = await json_body(Request(scope, receive), _MAX_BODY)
+        refuse_unknown(body, ("topics",))
+        texts = body.get("topics")
+        return topic_names(texts if isinstance(texts, list) else [], self._max_topics), next(iter(query.values()), "")
+
+
+def watch_job(topics: Topics, params: dict[str, str], cursor: Cursor | None, on_ready: OnReady) -> Reader:
     """Watch the job that the path names."""
-    return topics.watch_job(job_name(params["queue"], params["id"]), cursor, on_ready)
+    return OneReader.of_job(topics, job_name(params["queue"], params["id"]), cursor, on_ready)
 
 
-def watch_queue(topics: Topics, params: dict[str, str], cursor: Cursor | None, on_ready: Callable[[], None]) -> AnyWatch:
+def watch_queue(topics: Topics, params: dict[str, str], cursor: Cursor | None, on_ready: OnReady) -> Reader:
     """Watch the queue that the path names."""
-    return topics.watch_queue(queue_name(params["queue"]), cursor, on_ready)
-
-
-def _cursor(scope: Scope, headers: Headers) -> Cursor | None:
-    query = query_of(scope, _CURSOR_PARAMETERS)
-    text = headers.get("last-event-id") or next(iter(query.values()), "")
-    return cursor_of(text)
+    return OneReader.of_queue(topics, queue_name(params["queue"]), cursor, on_ready)
 
 
 async def _start(send: Send) -> None:

@@ -15,10 +15,13 @@ from jobwire_gateway import frames
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.jobs import counts_json
+from jobwire_gateway.mailbox import GATEWAY
+from jobwire_gateway.names import QUEUES
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import query_of, wants_events
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topics import Topics
+from jobwire_gateway.watches import OverviewWatch
 
 _SNAPSHOT_S = 0.5
 """How long after `connected` an overview without a queue is taken for one that has none."""
@@ -36,14 +39,15 @@ class OverviewStream:
         self._streams = streams
         self._ready = asyncio.Event()
         self._beat = False
-        self._watch = topics.watch_overview(self._ready.set)
+        self._watch = OverviewWatch(QUEUES, self._ready.set, topics.heartbeat_ms)
+        topics.join(self._watch)
 
     def heartbeat(self) -> None:
         self._beat = True
         self._ready.set()
 
     def drain(self, reconnect_ms: int) -> None:
-        self._watch.put(frames.drain(reconnect_ms))
+        self._watch.put(GATEWAY, frames.drain(reconnect_ms))
         self._watch.end()
 
     def close(self) -> None:

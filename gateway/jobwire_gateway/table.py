@@ -13,7 +13,7 @@ from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, work
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
 from jobwire_gateway.requests import JSON, NDJSON
 from jobwire_gateway.rest import Rest, cancel_request, list_request, page_json, queues_request, workers_request
-from jobwire_gateway.schemas import CANCEL, NO_MEMBERS, ref
+from jobwire_gateway.schemas import CANCEL, NO_MEMBERS, TOPICS, ref
 from jobwire_gateway.stats import Stats
 
 JOBS, QUEUES, SYSTEM, STREAMS = "Jobs", "Queues", "System", "Streams"
@@ -54,6 +54,12 @@ _CURSOR = (
     Parameter(name="last_event_id", description="The last event that was seen, for who cannot set the header `Last-Event-ID`."),
     Parameter(name="lastEventId", description="The same under the name that some libraries use."),
 )
+_TOPIC = Parameter(
+    name="topic",
+    description="`queues/QUEUE` or `queues/QUEUE/jobs/ID`; may be there up to 100 times.",
+    schema={"type": "array", "items": {"type": "string", "examples": ["queues/thumbnails"]}, "minItems": 1, "maxItems": 100},
+    required=True,
+)
 
 _ENQUEUE = (
     "The answer says that the job is there; it runs when a worker has room. A body with `jobs` makes up to 1,000, with a verdict for each: one that is refused "
@@ -65,9 +71,11 @@ _WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`), or something 
 _JOB_LINKS = {"getJob": {"queue": "$request.path.queue", "id": "$response.body#/id"}, "cancelJob": {"queue": "$request.path.queue", "id": "$response.body#/id"}}
 
 
-def operations(brokers: Brokers, rest: Rest, stats: Stats, health: Health, *, job_events: ASGIApp, queue_events: ASGIApp) -> Sequence[Operation]:
+def operations(
+    brokers: Brokers, rest: Rest, stats: Stats, health: Health, *, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp
+) -> Sequence[Operation]:
     """All of them."""
-    return [*_jobs(brokers, rest), *_queues(brokers), *_streams(stats, job_events, queue_events), *_system(brokers, rest, stats, health)]
+    return [*_jobs(brokers, rest), *_queues(brokers), *_streams(stats, job_events, queue_events, many_events), *_system(brokers, rest, stats, health)]
 
 
 def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
@@ -241,7 +249,7 @@ def _queues(brokers: Brokers) -> list[Operation]:
     ]
 
 
-def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp) -> list[Operation]:
+def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp) -> list[Operation]:
     frames = {200: Returns(description="Server-sent events: `id` and `data` lines.", schema={"type": "string"}, media_type="text/event-stream")}
     return [
         Operation(
@@ -263,6 +271,30 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp) -> list[O
             summary="Follow all jobs of a queue",
             app=queue_events,
             parameters=_CURSOR,
+        Operation(
+            method="GET",
+            path="/v1/events",
+            id="watchMany",
+            tag=STREAMS,
+            summary="Follow many jobs and queues on one stream",
+            description="Each topic begins with a `connected` of its own. The stream ends when it is of jobs alone, and all of them have ended.",
+            app=many_events,
+            parameters=(_TOPIC, *_CURSOR),
+            returns={**frames, 204: Returns(description="After the end: there is nothing more to come.")},
+        ),
+        Operation(
+            method="POST",
+            path="/v1/events",
+            id="watchManyOfBody",
+            tag=STREAMS,
+            summary="The same for lists of topics that no address can hold",
+            app=many_events,
+            parameters=_CURSOR,
+            reads=Reads.OBJECT,
+            body={JSON: TOPICS},
+            example={"topics": ["queues/thumbnails", "queues/mail/jobs/welcome-17"]},
+            returns={**frames, 204: Returns(description="After the end: there is nothing more to come.")},
+        ),
             returns=frames,
         ),
         Operation(

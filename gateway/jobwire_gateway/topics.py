@@ -18,10 +18,9 @@ from jobwire.v1.job_service_pb2 import ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
 
 from jobwire_gateway import frames
-from jobwire_gateway.frames import Cursor
-from jobwire_gateway.mailbox import Bounds
+from jobwire_gateway.mailbox import GATEWAY, Bounds
 from jobwire_gateway.names import QUEUES, queue_of
-from jobwire_gateway.watches import JobWatch, OverviewWatch, QueueWatch, Seen
+from jobwire_gateway.watches import JobWatch, Outlet, OverviewWatch, QueueWatch, Seen
 
 _YIELD_EVERY = 250
 """After so many mailboxes the event loop gets a turn."""
@@ -169,6 +168,9 @@ class OverviewTopic:
         yield from _spread(self.watches, lambda watch: watch.changed(changed))
 
 
+_Topic = TypeVar("_Topic", "JobTopic", "QueueTopic", "OverviewTopic")
+_Reader = TypeVar("_Reader")
+
 AnyTopic = JobTopic | QueueTopic | OverviewTopic
 AnyWatch = JobWatch | QueueWatch | OverviewWatch
 
@@ -179,44 +181,28 @@ class Topics:
     def __init__(self, bounds: Bounds, heartbeat_ms: int) -> None:
         self.on_demand: Callable[[], None] = _nothing
         self.trouble: str | None = None
-        self._bounds = bounds
-        self._heartbeat_ms = heartbeat_ms
+        self.bounds = bounds
+        self.heartbeat_ms = heartbeat_ms
         self._topics: dict[str, AnyTopic] = {}
         # Topics that the broker has been asked for on the feed that is open now, and those of them that it has not confirmed.
         self._asked: set[str] = set()
         self._unconfirmed: set[str] = set()
         self._changed: set[str] = set()
 
-    def watch_job(self, name: str, cursor: Cursor | None, on_ready: Callable[[], None]) -> JobWatch:
-        """Begin to watch one job, after what `cursor` says has been seen."""
-        watch = JobWatch(name, cursor, self._bounds, on_ready, self._heartbeat_ms)
-        topic = self._topics.get(name) or self._new(JobTopic(name))
-        assert isinstance(topic, JobTopic)
-        self._greet(watch)
-        topic.join(watch)
-        return watch
-
-    def watch_queue(self, name: str, cursor: Cursor | None, on_ready: Callable[[], None]) -> QueueWatch:
-        """Begin to watch all changes in one queue. With a cursor, a gap is told."""
-        watch = QueueWatch(name, cursor, self._bounds, on_ready, self._heartbeat_ms)
-        topic = self._topics.get(name) or self._new(QueueTopic(name))
-        assert isinstance(topic, QueueTopic)
-        self._greet(watch)
-        topic.join(watch)
-        return watch
-
-    def watch_overview(self, on_ready: Callable[[], None]) -> OverviewWatch:
-        """Begin to watch the counts of all queues."""
-        watch = OverviewWatch(QUEUES, on_ready, self._heartbeat_ms)
-        topic = self._topics.get(QUEUES) or self._new(OverviewTopic())
-        assert isinstance(topic, OverviewTopic)
-        self._greet(watch)
-        topic.join(watch)
-        return watch
+    def join(self, watch: AnyWatch) -> None:
+        """Begin to watch."""
+        if self.trouble is not None:
+            watch.outlet.put(GATEWAY, frames.degraded(True, self.trouble))
+        match watch, self._topics.get(watch.topic):
+            case JobWatch(), JobTopic() | None as topic:
+                (topic or self._new(JobTopic(watch.topic))).join(watch)
+            case QueueWatch(), QueueTopic() | None as topic:
+                (topic or self._new(QueueTopic(watch.topic))).join(watch)
+            case OverviewWatch(), OverviewTopic() | None as topic:
+                (topic or self._new(OverviewTopic())).join(watch)
 
     def leave(self, watch: AnyWatch) -> None:
         """Watch no more. To leave twice is no error."""
-        watch.end()
         topic = self._topics.get(watch.topic)
         if topic is None:
             return
@@ -313,7 +299,7 @@ class Topics:
         self._asked.clear()
         self._unconfirmed.clear()
 
-    def _new(self, topic: AnyTopic) -> AnyTopic:
+    def _new(self, topic: _Topic) -> _Topic:
         self._topics[topic.name] = topic
         self._change(topic.name)
         return topic
@@ -322,26 +308,19 @@ class Topics:
         self._changed.add(name)
         self.on_demand()
 
-    def _greet(self, watch: AnyWatch) -> None:
-        if self.trouble is not None:
-            watch.put(frames.degraded(True, self.trouble))
-
     def _say_trouble(self, trouble: str | None) -> Iterator[None]:
         if trouble == self.trouble:
             return
         frame = frames.degraded(trouble is not None, trouble or self.trouble or "")
         self.trouble = trouble
-        watches: list[AnyWatch] = [watch for topic in self._topics.values() for watch in topic.watches]
-        yield from _spread(watches, lambda watch: watch.put(frame))
+        outlets: set[Outlet] = {watch.outlet for topic in self._topics.values() for watch in topic.watches}
+        yield from _spread(outlets, lambda outlet: outlet.put(GATEWAY, frame))
 
 
-_Watch = TypeVar("_Watch")
-
-
-def _spread(watches: Collection[_Watch], show: Callable[[_Watch], None]) -> Iterator[None]:
-    # A copy, because readers come and go during the yields; one that has left takes nothing in.
-    for count, watch in enumerate(list(watches), 1):
-        show(watch)
+def _spread(readers: Collection[_Reader], show: Callable[[_Reader], None]) -> Iterator[None]:
+    # A copy, because readers come and go during the yields; what is shown to one that has left goes nowhere.
+    for count, reader in enumerate(list(readers), 1):
+        show(reader)
         if count % _YIELD_EVERY == 0:
             yield
 

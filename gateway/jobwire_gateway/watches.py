@@ -7,13 +7,14 @@ A reader of one job sees this and nothing else, each revision later than the one
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol
 
 from jobwire.v1.job_pb2 import Job, JobState
 
 from jobwire_gateway import frames
-from jobwire_gateway.frames import Cursor, Frame
+from jobwire_gateway.cursors import Cursor
+from jobwire_gateway.frames import Frame
 from jobwire_gateway.jobs import FINAL_STATES
-from jobwire_gateway.mailbox import Bounds, Mailbox
 
 
 class Seen:
@@ -23,6 +24,11 @@ class Seen:
         self.job = job
         self.revision = job.revision
         self.ended = job.state in FINAL_STATES
+
+    @property
+    def id(self) -> str:
+        """What one who has seen all of it has seen last."""
+        return f"{self.revision}.end" if self.ended else str(self.revision)
 
     @cached_property
     def update(self) -> Frame:
@@ -40,123 +46,149 @@ class Seen:
         return self.final if self.ended else self.update
 
 
-class _MailboxWatch:
-    """What every reader is to the one who writes to it."""
+class Outlet(Protocol):
+    """Where a watch puts its frames: a mailbox, or what shares one among many watches."""
 
-    __slots__ = ("_connected", "mailbox", "started", "topic")
+    def put(self, topic: str, frame: Frame) -> None:
+        """Show a frame of a topic."""
 
-    def __init__(self, topic: str, bounds: Bounds, on_ready: Callable[[], None], heartbeat_ms: int) -> None:
+    def over(self, topic: str) -> None:
+        """Nothing more comes of it."""
+
+
+class JobWatch:
+    """A reader of one job.
+
+    With `on_heard` it shows nothing at first, and only keeps what it would begin with; `on_heard` is called as soon as it has that, and `release`
+    lets it begin.
+    """
+
+    __slots__ = ("_cursor", "_heartbeat_ms", "_on_heard", "ended", "heard", "missing", "newest", "outlet", "started", "topic")
+
+    def __init__(self, topic: str, cursor: Cursor | None, outlet: Outlet, heartbeat_ms: int, on_heard: Callable[[], None] | None = None) -> None:
         self.topic = topic
+        self.outlet = outlet
         self.started = False
-        self.mailbox = Mailbox(topic, bounds, on_ready)
-        self._connected = heartbeat_ms
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing comes after what can be taken now."""
-        return self.mailbox.ended
-
-    def take(self) -> bytes:
-        """Take all that waits, as one write. Empty when nothing does."""
-        return self.mailbox.take()
-
-    def put(self, frame: Frame) -> None:
-        """Show a frame, for example one that is not of the topic: `degraded`, `drain`."""
-        self.mailbox.put(frame)
-
-    def end(self) -> None:
-        """Let nothing more come."""
-        self.mailbox.end()
-
-    @property
-    def on_ready(self) -> Callable[[], None]:
-        """Whom to call when there is something to take."""
-        return self.mailbox.on_ready
-
-    @on_ready.setter
-    def on_ready(self, on_ready: Callable[[], None]) -> None:
-        self.mailbox.on_ready = on_ready
-
-    def _start(self, *, resumed: bool) -> None:
-        self.started = True
-        self.mailbox.put(frames.connected(self.topic, resumed=resumed, heartbeat_ms=self._connected))
-
-
-class JobWatch(_MailboxWatch):
-    """A reader of one job."""
-
-    __slots__ = ("_cursor", "missing")
-
-    def __init__(self, topic: str, cursor: Cursor | None, bounds: Bounds, on_ready: Callable[[], None], heartbeat_ms: int) -> None:
-        super().__init__(topic, bounds, on_ready, heartbeat_ms)
-        # The revision that the reader has; 0 for none.
-        self._cursor = cursor.revision if cursor else 0
+        self.ended = False
         self.missing = False
+        self.heard = False
+        self.newest: Seen | None = None
+        # The revision that the reader has; 0 for none, -1 for one that nobody knows.
+        self._cursor = cursor.revision if cursor else 0
+        self._heartbeat_ms = heartbeat_ms
+        self._on_heard = on_heard
 
     def snapshot(self, seen: Seen, reason: str) -> None:
         """Show the job as it is, when the watch begins and whenever changes may have been missed; `reason` is then the gap's."""
+        if self._on_heard is not None:
+            self._hear(seen, self._on_heard)
+            return
         first = not self.started
         if first:
             self._start(resumed=self._cursor == seen.revision)
         if seen.revision > self._cursor or (first and seen.revision != self._cursor):
             if self._cursor:
-                self.put(frames.gap(self.topic, "resumed" if first else reason))
+                self._put(frames.gap(self.topic, "resumed" if first else reason))
             self._cursor = seen.revision
-            self.put(seen.update)
+            self._put(seen.update)
         if seen.ended and seen.revision == self._cursor:
-            self.put(seen.final)
-            self.end()
+            self._put(seen.final)
+            self._end()
 
     def change(self, seen: Seen) -> None:
         """Show a change that has just happened."""
+        if self.heard and self._on_heard is not None:
+            self.newest = seen
         if not self.started or seen.revision <= self._cursor:
             return
         self._cursor = seen.revision
-        self.put(seen.newest)
+        self._put(seen.newest)
         if seen.ended:
-            self.end()
+            self._end()
 
     def gone(self) -> None:
         """There is no such job. One that the reader has seen was removed; any other never was."""
-        if self._cursor:
+        if self._on_heard is not None:
+            self._hear(None, self._on_heard)
+        elif self._cursor > 0:
             _, queue, _, job_id = self.topic.split("/")
             removed = Seen(Job(name=self.topic, queue=queue, id=job_id, state=JobState.JOB_STATE_REMOVED, revision=self._cursor))
             if not self.started:
                 self._start(resumed=True)
-            self.put(removed.final)
+            self._put(removed.final)
+            self._end()
         else:
             self.missing = True
-            self.put(frames.error(self.topic, "JOB_NOT_FOUND", "There is no such job, or it is gone."))
-        self.end()
+            self._put(frames.error(self.topic, "JOB_NOT_FOUND", "There is no such job, or it is gone."))
+            self._end()
+
+    def release(self, *, resumed: bool) -> None:
+        """Begin with what was heard, if anything was. `resumed`: the reader has it."""
+        self._on_heard = None
+        if not self.heard:
+            return
+        if resumed:
+            self._cursor = self.newest.revision if self.newest else 0
+            if self.newest is None or self.newest.ended:
+                self._end()
+                return
+        if self.newest is None:
+            self.gone()
+        else:
+            self.snapshot(self.newest, "resumed")
+        self.newest = None
 
     def log(self, frame: Frame) -> None:
         """Show lines that the handler logged."""
         if self.started:
-            self.put(frame)
+            self._put(frame)
+
+    def _hear(self, newest: Seen | None, on_heard: Callable[[], None]) -> None:
+        self.newest = newest
+        self.heard = True
+        on_heard()
+
+    def _start(self, *, resumed: bool) -> None:
+        self.started = True
+        self._put(frames.connected(self.topic, resumed=resumed, heartbeat_ms=self._heartbeat_ms))
+
+    def _put(self, frame: Frame) -> None:
+        self.outlet.put(self.topic, frame)
+
+    def _end(self) -> None:
+        self.ended = True
+        self.outlet.over(self.topic)
 
 
-class QueueWatch(_MailboxWatch):
+class QueueWatch:
     """A reader of all changes in one queue. It begins without a snapshot: whoever wants one lists the jobs after `connected` and after every `gap`."""
 
-    __slots__ = ("_resuming",)
+    __slots__ = ("_heartbeat_ms", "_resuming", "outlet", "started", "topic")
 
-    def __init__(self, topic: str, cursor: Cursor | None, bounds: Bounds, on_ready: Callable[[], None], heartbeat_ms: int) -> None:
-        super().__init__(topic, bounds, on_ready, heartbeat_ms)
-        self._resuming = cursor is not None
+    ended = False
+    missing = False
+
+    def __init__(self, topic: str, outlet: Outlet, heartbeat_ms: int, *, resuming: bool) -> None:
+        self.topic = topic
+        self.outlet = outlet
+        self.started = False
+        self._resuming = resuming
+        self._heartbeat_ms = heartbeat_ms
 
     def live(self, reason: str) -> None:
         """The topic is heard from here on, for the first time or again."""
-        if not self.started:
-            self._start(resumed=False)
-            if self._resuming:
-                self.put(frames.gap(self.topic, "resumed"))
-        else:
-            self.put(frames.gap(self.topic, reason))
+        if self.started:
+            self.outlet.put(self.topic, frames.gap(self.topic, reason))
+            return
+        self.started = True
+        self.outlet.put(self.topic, frames.connected(self.topic, resumed=False, heartbeat_ms=self._heartbeat_ms))
+        if self._resuming:
+            self.outlet.put(self.topic, frames.gap(self.topic, "resumed"))
 
     def change(self, seen: Seen) -> None:
         """Show a change of one job."""
         if self.started:
-            self.put(seen.newest)
+            self.outlet.put(self.topic, seen.newest)
 
 
 class OverviewWatch:
@@ -184,7 +216,7 @@ class OverviewWatch:
         """Show all queues, when the watch begins and when it is heard again."""
         if not self.started:
             self.started = True
-            self.put(frames.connected(self.topic, resumed=False, heartbeat_ms=self._heartbeat_ms))
+            self.put(self.topic, frames.connected(self.topic, resumed=False, heartbeat_ms=self._heartbeat_ms))
         self.expecting = not fragments
         self._snapshot = bool(fragments)
         self._pending.update(fragments)
@@ -202,10 +234,19 @@ class OverviewWatch:
             self._pending.update(fragments)
             self.on_ready()
 
-    def put(self, frame: Frame) -> None:
+    @property
+    def outlet(self) -> "OverviewWatch":
+        """It is its own mailbox."""
+        return self
+
+    def put(self, topic: str, frame: Frame) -> None:
+        """Show a frame that is not of a queue."""
         if not self.ended:
             self._control[frame.kind] = frame.data
             self.on_ready()
+
+    def over(self, topic: str) -> None:
+        self.end()
 
     def end(self) -> None:
         if not self.ended:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, Payload, Progress
 from jobwire.v1.queue_service_pb2 import Queue
 from jobwire_gateway import frames
-from jobwire_gateway.frames import Cursor, cursor_of
+from jobwire_gateway.cursors import UNKNOWN, Cursor, cursor_of
 from jobwire_gateway.jobs import STATES, job_json, queue_json, state_of
 
 from .reading import events, job
@@ -28,9 +28,16 @@ def test_ids_need_no_preflight_and_come_back_as_they_went() -> None:
         assert cursor_of(event.id) == cursor
 
 
-@pytest.mark.parametrize("text", ["", "abc", "-5", "5.", "5.fin", "5\n", "9" * 20, "٣", "5 ", "01a2:5"])
-def test_an_id_that_no_gateway_sent_is_none(text: str) -> None:
-    assert cursor_of(text) is None
+@pytest.mark.parametrize("text", ["abc", "-5", "5.", "5.fin", "5\n", "9" * 20, "٣", "5 ", "01a2:5"])
+def test_an_id_that_no_gateway_sent_is_known_as_such(text: str) -> None:
+    assert cursor_of(text) == UNKNOWN
+    assert cursor_of("") is None
+
+
+def test_the_json_of_a_frame_is_what_stands_in_its_data() -> None:
+    frame = frames.update(job(42))
+    assert frame.data == b"id: 42\ndata: " + frame.json + b"\n\n"
+    assert frame.with_id("7-00") == b"id: 7-00\ndata: " + frame.json + b"\n\n"
 
 
 @given(st.text(), st.text())

@@ -10,10 +10,11 @@ from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job, JobState, LogLine
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
-from jobwire_gateway.frames import Cursor
+from jobwire_gateway.cursors import Cursor
 from jobwire_gateway.mailbox import Bounds
-from jobwire_gateway.topics import AnyWatch, Topics
-from jobwire_gateway.watches import JobWatch
+from jobwire_gateway.readers import OneReader
+from jobwire_gateway.topics import Topics
+from jobwire_gateway.watches import OverviewWatch
 
 from .reading import events, job, types
 
@@ -34,8 +35,18 @@ def topics_on_a_feed() -> Topics:
     return topics
 
 
-def watch(topics: Topics, cursor: Cursor | None = None) -> JobWatch:
-    return topics.watch_job(NAME, cursor, lambda: None)
+def watch(topics: Topics, cursor: Cursor | None = None) -> OneReader:
+    return OneReader.of_job(topics, NAME, cursor, lambda: None)
+
+
+def watch_queue(topics: Topics, cursor: Cursor | None = None) -> OneReader:
+    return OneReader.of_queue(topics, "queues/q", cursor, lambda: None)
+
+
+def watch_overview(topics: Topics) -> OverviewWatch:
+    reader = OverviewWatch("queues", lambda: None, 15_000)
+    topics.join(reader)
+    return reader
 
 
 def say(topics: Topics, *changes: JobChange, added: tuple[str, ...] = (), queues: tuple[Queue, ...] = ()) -> None:
@@ -79,10 +90,10 @@ def test_a_topic_is_removed_when_the_last_reader_has_left() -> None:
     topics = topics_on_a_feed()
     first, second = watch(topics), watch(topics)
     topics.demand()
-    topics.leave(first)
+    first.leave()
     assert topics.demand() == ([], [])
-    topics.leave(second)
-    topics.leave(second)
+    second.leave()
+    second.leave()
     say(topics, added=(NAME,))
     assert topics.demand() == ([], [NAME])
     assert len(topics) == 0
@@ -93,7 +104,7 @@ def test_a_topic_that_is_wanted_again_before_its_removal_went_out_stays() -> Non
     first = watch(topics)
     topics.demand()
     say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
-    topics.leave(first)
+    first.leave()
     second = watch(topics)
     assert topics.demand() == ([], [])
     assert types(second.take()) == ["connected", "update"]
@@ -101,10 +112,10 @@ def test_a_topic_that_is_wanted_again_before_its_removal_went_out_stays() -> Non
 
 def test_a_topic_is_removed_only_after_it_was_confirmed() -> None:
     topics = topics_on_a_feed()
-    topics.leave(watch(topics))
+    watch(topics).leave()
     first = watch(topics)
     assert topics.demand() == ([NAME], [])
-    topics.leave(first)
+    first.leave()
     assert topics.demand() == ([], [])
     say(topics, change(SNAPSHOT, job(1)), added=(NAME,))
     assert topics.demand() == ([], [NAME])
@@ -115,7 +126,7 @@ def test_what_is_left_of_an_earlier_adding_is_not_taken_for_the_answer_to_the_pr
     first = watch(topics)
     topics.demand()
     say(topics, added=(NAME,))
-    topics.leave(first)
+    first.leave()
     topics.demand()
     reader = watch(topics)
     assert topics.demand() == ([NAME], [])
@@ -170,7 +181,7 @@ def test_an_unknown_job_gives_an_error_and_ends() -> None:
     say(topics, JobChange(type=NOT_FOUND, job=Job(name=NAME)), added=(NAME,))
     (error,) = events(reader.take())
     assert (error.type, error.data["reason"], error.id) == ("error", "JOB_NOT_FOUND", "0.end")
-    assert reader.missing
+    assert reader.watch.missing
     assert reader.ended
     late = watch(topics)
     assert types(late.take()) == ["error"]
@@ -185,7 +196,7 @@ def test_a_job_that_was_seen_and_is_gone_ends_as_removed() -> None:
         seen = events(reader.take())
         assert [event.type for event in seen] == ["connected", "final"]
         assert (seen[-1].data["state"], seen[-1].data["id"], seen[-1].id) == ("removed", "j", "3.end")
-        topics.leave(reader)
+        reader.leave()
         topics.demand()
 
 
@@ -231,7 +242,7 @@ def test_a_store_that_is_away_is_said_once() -> None:
 
 def test_a_queue_reader_sees_each_change_of_its_jobs_once_and_no_log() -> None:
     topics = topics_on_a_feed()
-    reader = topics.watch_queue("queues/q", None, lambda: None)
+    reader = watch_queue(topics)
     topics.demand()
     say(topics, added=("queues/q",))
     say(topics, change(UPDATE, job(1, job_id="a")), change(UPDATE, job(2, job_id="b")), change(UPDATE, job(1, job_id="a")))
@@ -241,7 +252,7 @@ def test_a_queue_reader_sees_each_change_of_its_jobs_once_and_no_log() -> None:
 
 def test_a_queue_reader_is_told_of_gaps() -> None:
     topics = topics_on_a_feed()
-    reader = topics.watch_queue("queues/q", Cursor(1, end=False), lambda: None)
+    reader = watch_queue(topics, Cursor(1))
     topics.demand()
     say(topics, added=("queues/q",))
     say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")))
@@ -255,19 +266,19 @@ def test_a_queue_reader_is_told_of_gaps() -> None:
 
 def test_one_encoding_is_shared_by_all_who_watch_the_job_and_its_queue() -> None:
     topics = topics_on_a_feed()
-    readers = [watch(topics), watch(topics), topics.watch_queue("queues/q", None, lambda: None)]
+    readers = [watch(topics), watch(topics), watch_queue(topics)]
     topics.demand()
     say(topics, change(SNAPSHOT, job(1)), added=(NAME, "queues/q"))
     for reader in readers:
         reader.take()
     say(topics, change(UPDATE, job(2)))
-    data = {id(frame.data) for reader in readers for frame in reader.mailbox._pending.values()}
+    data = {id(frame.data) for reader in readers for frame in reader.mailbox.take()}
     assert len(data) == 1
 
 
 def test_the_overview_begins_with_all_queues_and_conflates_by_queue() -> None:
     topics = topics_on_a_feed()
-    reader = topics.watch_overview(lambda: None)
+    reader = watch_overview(topics)
     topics.demand()
     say(topics, added=("queues",), queues=(Queue(name="queues/a", queue="a"), Queue(name="queues/b", queue="b")))
     seen = events(reader.take())
@@ -277,13 +288,13 @@ def test_the_overview_begins_with_all_queues_and_conflates_by_queue() -> None:
         say(topics, queues=(Queue(name="queues/a", queue="a", workers=workers),))
     (latest,) = events(reader.take())
     assert [(queue["queue"], queue["workers"]) for queue in latest.data["queues"]] == [("a", 4)]
-    late = topics.watch_overview(lambda: None)
+    late = watch_overview(topics)
     assert len(events(late.take())[1].data["queues"]) == 2
 
 
 def test_an_overview_without_queues_says_so() -> None:
     topics = topics_on_a_feed()
-    reader = topics.watch_overview(lambda: None)
+    reader = watch_overview(topics)
     topics.demand()
     say(topics, added=("queues",))
     assert types(reader.take()) == ["connected"]
@@ -294,7 +305,7 @@ def test_an_overview_without_queues_says_so() -> None:
 
 def test_queues_that_come_after_the_confirmation_are_the_first_update() -> None:
     topics = topics_on_a_feed()
-    reader = topics.watch_overview(lambda: None)
+    reader = watch_overview(topics)
     topics.demand()
     say(topics, added=("queues",))
     say(topics, queues=(Queue(name="queues/a", queue="a"),))
@@ -322,8 +333,8 @@ class FanOut(RuleBasedStateMachine):
         self.wire: deque[SubscribeResponse] = deque()
         self.counted = 0
         self.plugged = False
-        self.readers: dict[JobWatch, bytes] = {}
-        self.cursors: dict[JobWatch, int] = {}
+        self.readers: dict[OneReader, bytes] = {}
+        self.cursors: dict[OneReader, int] = {}
 
     @rule(state=st.sampled_from((WAITING, ACTIVE, ACTIVE, ACTIVE, DELAYED)), percent=st.integers(0, 99))
     def change(self, state: JobState.ValueType, percent: int) -> None:
@@ -346,7 +357,7 @@ class FanOut(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         reader = data.draw(st.sampled_from(list(self.readers)))
-        self.topics.leave(reader)
+        reader.leave()
         del self.readers[reader]
 
     @precondition(lambda self: self.readers)
@@ -404,7 +415,7 @@ class FanOut(RuleBasedStateMachine):
         if self.counted:
             self.wire.append(SubscribeResponse(changes=[change(FINAL if now.state == COMPLETED else UPDATE, now)]))
 
-    def _check(self, reader: AnyWatch, seen: list) -> None:  # type: ignore[type-arg]
+    def _check(self, reader: OneReader, seen: list) -> None:  # type: ignore[type-arg]
         kinds = [event.type for event in seen if event.type != "degraded"]
         assert kinds[0] == "connected"
         assert kinds.count("connected") == 1
