@@ -30,6 +30,7 @@ from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.admin import AdminService
 from jobwire_broker.services.events import EventService
+from jobwire_broker.services.handlers import HandlersInOrder
 from jobwire_broker.services.jobs import JobService, enqueue_handler
 from jobwire_broker.services.queues import QueueService
 from jobwire_broker.services.reflection import add_reflection
@@ -93,7 +94,8 @@ class Broker:
         self._server = server
 
     def _build(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_OPTIONS)
+        listening = grpc.aio.server(options=_OPTIONS)
+        server: Any = HandlersInOrder(listening)
         # Before the generated handlers, whose serializers take messages alone: the first that knows a method serves it.
         server.add_generic_rpc_handlers((enqueue_handler(self._jobs), work_handler(self._workers)))
         job_service_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
@@ -103,7 +105,7 @@ class Broker:
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._registry, self.broker_id), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
-        return server
+        return listening
 
     def _tell_health(self, available: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if available else health_pb2.HealthCheckResponse.NOT_SERVING
