@@ -40,10 +40,15 @@ class LossyStore(Relay):
         self._reply_every = reply_every
         self._loss = loss
         self._asked: dict[Link, deque[bytes]] = {}
+        self._silent: set[Link] = set()
 
     @property
     def url(self) -> str:
         return f"redis://{self.address}"
+
+    def silence_subscriptions(self) -> None:
+        """From now on nothing comes through the connections that have subscribed to something, though they stay open; new ones are let through."""
+        self._silent = {link for link, asked in self._asked.items() if asked and asked[0] in _SUBSCRIBE}
 
     async def pump(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         asked = self._asked.setdefault(link, deque())
@@ -63,6 +68,8 @@ class LossyStore(Relay):
 
     async def _answer(self, link: Link, asked: deque[bytes], value: bytes, writer: asyncio.StreamWriter) -> bool:
         """Forward one value of the store or lose it. False when the connection is over."""
+        if link in self._silent:
+            return True
         if self._is_message(asked, value):
             self.messages += 1
             if self._random.random() < self._message_share:

@@ -162,11 +162,17 @@ class StoreClient:
 
     async def _check(self, error: BaseException) -> None:
         await self._drop_idle()
+        if not await self.is_answering():
+            self._lost(error)
+
+    async def is_answering(self) -> bool:
+        """Whether the store answers now, on a new connection."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._calls.ping()
         except (RedisError, OSError, builtins.TimeoutError):
-            self._lost(error)
+            return False
+        return True
 
     def _lost(self, error: BaseException) -> None:
         if self.available or self._probe is None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from jobwire_broker.store.client import StoreClient
 
@@ -18,6 +18,8 @@ Handler = Callable[[bytes | None], None]
 RECONNECT_S = 0.25
 #: With a call to the store after it, a watcher of a store that is away must hear of that within 2 s.
 CONFIRM_S = 0.5
+#: A connection that is silent for so long is sent a PING; one that leaves it without an answer for so long, while the store answers others, is lost.
+SILENCE_S, PONG_S = 1.0, 0.25
 
 
 class Listener:
@@ -31,6 +33,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._is_lost = False
+        self._heard_at = 0.0
 
     def start(self) -> None:
         """Begin to listen."""
@@ -73,7 +76,7 @@ class Listener:
             connection = self._client.connect_for_messages()
             self._pubsub = connection.pubsub()
             try:
-                await self._listen(self._pubsub)
+                await self._listen_until_lost(self._pubsub)
             except (RedisError, OSError) as error:
                 self._note(error)
             finally:
@@ -91,12 +94,27 @@ class Listener:
             self._is_lost = error is not None
             log.info("listener.lost error=%s" if error else "listener.back%s", error or "")
 
+    async def _listen_until_lost(self, pubsub: PubSub) -> None:
+        """Raises the error with which the connection was lost."""
+        self._heard_at = asyncio.get_running_loop().time()
+        tasks = [asyncio.create_task(self._listen(pubsub)), asyncio.create_task(self._find_silence(pubsub))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
     async def _listen(self, pubsub: PubSub) -> None:
+        loop = asyncio.get_running_loop()
         await pubsub.subscribe(*self._handlers)
-        self._note(None)
         while True:
             message = await pubsub.get_message(timeout=None)
-            if message is None:
+            self._heard_at = loop.time()
+            if message is None or message["channel"] is None:
                 continue
             channel = message["channel"].decode()
             handler = self._handlers.get(channel)
@@ -105,5 +123,21 @@ class Listener:
             if message["type"] == "message":
                 handler(message["data"])
             elif message["type"] == "subscribe":
+                self._note(None)
                 self._confirmed[channel].set()
                 handler(None)
+
+    async def _find_silence(self, pubsub: PubSub) -> None:
+        """Raises ConnectionError when nothing comes any more although the connection seems to be open: a firewall that forgot it, a host that is gone."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SILENCE_S / 2)
+            now = loop.time()
+            # Of a store that is away, silence says nothing.
+            if now - self._heard_at < SILENCE_S or not self._handlers or not self._client.available:
+                continue
+            if pubsub.connection is not None:
+                await pubsub.ping()
+            await asyncio.sleep(PONG_S)
+            if self._heard_at < now and await self._client.is_answering() and self._heard_at < now:
+                raise ConnectionError("nothing comes through it any more")
