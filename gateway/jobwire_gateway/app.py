@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -33,6 +33,7 @@ from jobwire_gateway.streams import Streams
 from jobwire_gateway.table import operations
 from jobwire_gateway.topics import Topics
 from jobwire_gateway.waits import Waits
+from jobwire_gateway.ws import SocketsEndpoint
 
 PAGE = Path(__file__).parent / "page"
 
@@ -80,7 +81,7 @@ def application(gateway: Gateway) -> ASGIApp:
 
     calls = table(gateway)
     handlers = {Problem: _show_problem, HTTPException: _http_exceptions(calls), Exception: _show_bug}
-    app = Starlette(routes=routes(calls, gateway.config.max_body_bytes), lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    app = Starlette(routes=[*routes(calls, gateway.config.max_body_bytes), _sockets(gateway)], lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return Security(app, gateway.config.hosts)
 
@@ -108,6 +109,10 @@ def routes(calls: Sequence[Operation], max_body: int) -> list[BaseRoute]:
         Route("/", _page),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
+
+
+def _sockets(gateway: Gateway) -> BaseRoute:
+    return WebSocketRoute("/v1/ws", SocketsEndpoint(gateway.topics, gateway.streams, gateway.config.max_topics))
 
 
 async def _page(request: Request) -> Response:

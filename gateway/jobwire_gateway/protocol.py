@@ -44,6 +44,11 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for its reader."""
+        return self.flow is not None and self.flow.write_paused
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(HEAD_S, self._head_late)

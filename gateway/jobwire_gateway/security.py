@@ -3,7 +3,7 @@
 1. `Host` must be a name that this gateway goes by: else a page of any site could reach a loopback gateway by pointing its own name here.
 2. A request that changes something must not come from a page of another origin. Browsers say so in `Sec-Fetch-Site`; where that is missing
    (plain HTTP on a name of the local network), `Origin` must be the `Host`. Without both it is no browser.
-3. A page of another site may not even hold a stream open.
+3. A page of another site may not even hold a stream open. A WebSocket is opened from any page without being asked, so 2 holds for it, too.
 """
 
 from collections.abc import Collection
@@ -38,7 +38,7 @@ class Security:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         try:
@@ -54,11 +54,11 @@ class Security:
         if self._hosts and hostname(host) not in self._hosts:
             raise Problem(421, "This gateway does not go by that name.", reason="HOST_NOT_ALLOWED")
         site = headers.get("sec-fetch-site")
-        if scope["method"] in _SAFE_METHODS:
+        if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             if site == "cross-site" and scope["path"].startswith("/v1/"):
                 raise Problem(403, "Pages of other sites may not read here.", reason="CROSS_ORIGIN")
         elif not _same_origin(site, headers.get("origin"), host):
-            raise Problem(403, "Pages of other origins may change nothing here.", reason="CROSS_ORIGIN")
+            raise Problem(403, "Pages of other origins may change nothing and connect to nothing here.", reason="CROSS_ORIGIN")
 
 
 def hostname(host: str) -> str:

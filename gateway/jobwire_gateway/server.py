@@ -17,6 +17,7 @@ from jobwire_gateway.app import Gateway, application
 from jobwire_gateway.config import GatewayConfig, split_address
 from jobwire_gateway.protocol import STALL_S, bounded
 from jobwire_gateway.security import ANSWER_HEADERS
+from jobwire_gateway.ws_protocol import MAX_MESSAGE_BYTES, PING_S, GatewayWebSocket
 
 _log = logging.getLogger("jobwire.gateway")
 
@@ -83,7 +84,7 @@ class GatewayServer(uvicorn.Server):
         """End, after the drain."""
         for connection in list(self.server_state.connections):
             # One that does not read would hold up the end; in a hurry, so would any.
-            if self.force_exit or connection.flow.write_paused:  # type: ignore[union-attr]
+            if self.force_exit or connection.stalled:  # type: ignore[union-attr]
                 connection.transport.abort()
         await super().shutdown(sockets)
 
@@ -94,7 +95,11 @@ async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
         application(gateway),
         loop="none",
         http=bounded(config.max_header_bytes),
-        ws="none",
+        ws=GatewayWebSocket,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -1,0 +1,103 @@
+"""uvicorn's WebSocket protocol with the bounds that it lacks.
+
+A peer that does not read, one whose message never ends, and one that sends nothing but pings would each hold the connection, and memory with it. Pings of
+our own, every 20 s, find a peer that is gone.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
+
+from jobwire_gateway.allowance import Allowance
+from jobwire_gateway.protocol import STALL_S
+
+MAX_MESSAGE_BYTES = 64 * 1024
+PING_S = 20.0
+"""How often we ping, and how long the answer may take."""
+
+MESSAGE_S = 10.0
+"""A message in parts that takes longer is given up."""
+
+_PINGS_PER_S = 5.0
+_PINGS_AT_ONCE = 50
+
+
+class GatewayWebSocket(WebSocketsSansIOProtocol):
+    """One connection."""
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._message_timer: asyncio.TimerHandle | None = None
+        self._pings = Allowance(_PINGS_PER_S, _PINGS_AT_ONCE)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for its reader."""
+        return not self.writable.is_set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_message()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Write what the application says."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # Refused by an HTTP answer, which is as complete as a handshake; uvicorn would log it as a fault.
+            self.handshake_complete = True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        super().resume_writing()
+
+    def handle_text(self, event: Frame) -> None:
+        self._begin_message(event)
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._begin_message(event)
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if event.fin:
+            self._end_message()
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        if not self._pings.take(self.loop.time()):
+            self._give_up("too many pings")
+            return
+        super().handle_ping()
+
+    def _begin_message(self, event: Frame) -> None:
+        assert event.opcode in (Opcode.TEXT, Opcode.BINARY)
+        if not event.fin and self._message_timer is None:
+            self._message_timer = self.loop.call_later(MESSAGE_S, self._give_up, "the message did not end")
+
+    def _end_message(self) -> None:
+        if self._message_timer is not None:
+            self._message_timer.cancel()
+            self._message_timer = None
+
+    def _give_up(self, reason: str) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1008, "reason": reason})
+        self.conn.fail(1008, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()

@@ -1,0 +1,191 @@
+"""Frames over a WebSocket, against a real broker and a real store. What the checklist asks for is named by its line."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.support import Broker, Gateway
+from tests.support.api import Api
+
+from .reading import complete, enqueue, lease, report
+
+WAIT_S = 15.0
+
+
+class Socket:
+    """One connection."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def say(self, **message: object) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def subscribe(self, *topics: str) -> None:
+        await self.say(type="subscribe", topics=topics)
+
+    async def next(self) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT_S):
+            text = await self.connection.recv()
+        assert isinstance(text, str)
+        frame: dict[str, Any] = json.loads(text)
+        return frame
+
+    async def until(self, kind: str, **members: object) -> dict[str, Any]:
+        while (frame := await self.next())["type"] != kind or any(frame.get(name) != value for name, value in members.items()):
+            pass
+        return frame
+
+    async def closed(self) -> int:
+        """Read to the end. Gives the close code."""
+        with pytest.raises(ConnectionClosed) as caught:
+            await asyncio.wait_for(self._read(), WAIT_S)
+        assert caught.value.rcvd is not None, "the connection broke"
+        return caught.value.rcvd.code
+
+    async def _read(self) -> None:
+        while True:
+            await self.connection.recv()
+
+
+@asynccontextmanager
+async def opened(gateway: Gateway, **options: Any) -> AsyncIterator[Socket]:
+    async with connect(f"ws://{gateway.address}/v1/ws", compression=None, proxy=None, **options) as connection:
+        yield Socket(connection)
+
+
+async def test_a_job_is_followed_to_its_end(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue, payload={"photo": "a.jpg"})
+    async with opened(shared_gateway) as socket:
+        await socket.subscribe(job["name"])
+        assert await socket.next() == {"type": "connected", "name": job["name"], "resumed": False, "heartbeatMs": 15_000}
+        assert (await socket.next())["state"] == "waiting"
+        delivery = await lease(worker, queue)
+        await report(worker, delivery, 40, "resizing")
+        assert (await socket.until("update", state="active"))["name"] == job["name"]
+        await complete(worker, delivery, '{"sizes":[128]}')
+        assert (await socket.until("final"))["result"] == {"sizes": [128]}
+        await socket.subscribe(job["name"])
+        assert [(await socket.next())["type"] for _ in range(3)] == ["connected", "update", "final"]
+
+
+async def test_w05_topics_come_and_go_and_each_goes_on_from_its_own_cursor(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    first, second = await enqueue(http, queue), await enqueue(http, queue)
+    async with opened(shared_gateway) as socket:
+        await socket.subscribe(first["name"], second["name"], f"queues/{queue}")
+        seen = [await socket.next() for _ in range(5)]
+        revision = {frame["name"]: frame["revision"] for frame in seen if frame["type"] == "update"}
+        await socket.say(type="unsubscribe", topics=[first["name"], f"queues/{queue}"])
+        assert {(await socket.until("unsubscribed"))["name"] for _ in range(2)} == {first["name"], f"queues/{queue}"}
+        await complete(worker, await lease(worker, queue))
+        await socket.say(type="subscribe", topics=[second["name"], first["name"]], after={first["name"]: str(revision[first["name"]])})
+        frames = [await socket.next() for _ in range(4)]
+        assert [(frame["type"], frame["name"]) for frame in frames] == [(kind, first["name"]) for kind in ("connected", "gap", "update", "final")]
+    async with opened(shared_gateway) as socket:
+        await socket.say(type="subscribe", topics=[second["name"]], after={second["name"]: str(revision[second["name"]])})
+        assert (await socket.next())["resumed"] is True
+
+
+async def test_a_topic_that_cannot_be_had_is_said_and_the_others_go_on(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    async with opened(shared_gateway) as socket:
+        await socket.subscribe("labels/user=7", f"queues/{queue}/jobs/nope", job["name"])
+        frames = [await socket.next() for _ in range(4)]
+        errors = {frame["name"]: frame["reason"] for frame in frames if frame["type"] == "error"}
+        assert errors == {"labels/user=7": "INVALID_TOPIC", f"queues/{queue}/jobs/nope": "JOB_NOT_FOUND"}
+        await socket.subscribe(*(f"queues/{queue}-{number}" for number in range(100)))
+        assert "at most 100" in (await socket.until("error"))["detail"]
+
+
+async def test_w01_pages_of_other_origins_are_refused_by_a_real_answer(shared_gateway: Gateway) -> None:
+    for origin in ("https://evil.example", "null", "http://localhost:1"):
+        with pytest.raises(InvalidStatus) as caught:
+            async with opened(shared_gateway, origin=origin):
+                pass
+        assert caught.value.response.status_code == 403
+        assert json.loads(caught.value.response.body)["reason"] == "CROSS_ORIGIN"
+    async with opened(shared_gateway, origin=shared_gateway.url) as socket:
+        await socket.subscribe("queues/q")
+        await socket.until("connected")
+
+
+async def test_w01_a_gateway_on_loopback_goes_by_no_other_name(shared_gateway: Gateway) -> None:
+    host, port = shared_gateway.address.split(":")
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(f"ws://evil.example:{port}/v1/ws", host=host, port=int(port), proxy=None):
+            pass
+    assert caught.value.response.status_code == 421
+
+
+async def test_w04_the_subprotocol_has_a_version_and_no_other_is_spoken(shared_gateway: Gateway) -> None:
+    async with opened(shared_gateway, subprotocols=[Subprotocol("other"), Subprotocol("jobwire.v1")]) as socket:
+        assert socket.connection.subprotocol == "jobwire.v1"
+    with pytest.raises(InvalidStatus) as caught:
+        async with opened(shared_gateway, subprotocols=[Subprotocol("other")]):
+            pass
+    assert caught.value.response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"\x00", 1003),
+        ("{", 1007),
+        ("[" * 100_000, 1009),
+        ("[" * 60_000, 1007),
+        ("[]", 1008),
+        ('{"type":"subscribe"}', 1008),
+        ('{"type":"subscribe","topics":[],"cursors":{}}', 1008),
+        ('{"type":"publish","topics":["queues/q"]}', 1008),
+    ],
+)
+async def test_w03_w06_a_message_that_breaks_a_rule_ends_the_connection_with_a_code_that_says_which(
+    shared_gateway: Gateway, message: str | bytes, code: int
+) -> None:
+    async with opened(shared_gateway) as socket:
+        await socket.connection.send(message)
+        assert await socket.closed() == code
+
+
+async def test_w03_too_many_messages_end_the_connection_and_nothing_is_compressed(shared_gateway: Gateway) -> None:
+    async with connect(f"ws://{shared_gateway.address}/v1/ws", proxy=None) as connection:
+        assert "Sec-WebSocket-Extensions" not in connection.response.headers  # type: ignore[union-attr]
+        socket = Socket(connection)
+        try:
+            for _ in range(500):
+                await socket.say(type="unsubscribe", topics=[])
+        except ConnectionClosed:
+            pass
+        assert await socket.closed() == 1008
+
+
+async def test_w08_pings_without_end_and_messages_without_end_are_cut_off(shared_gateway: Gateway) -> None:
+    async with opened(shared_gateway) as flooding, opened(shared_gateway) as endless:
+        protocol = endless.connection.protocol
+        protocol.send_text(b'{"type"', fin=False)
+        endless.connection.transport.write(b"".join(protocol.data_to_send()))
+        for _ in range(200):
+            flooding.connection.protocol.send_ping(b"x")
+        flooding.connection.transport.write(b"".join(flooding.connection.protocol.data_to_send()))
+        assert await flooding.closed() == 1008
+        assert await endless.closed() == 1008
+
+
+async def test_w06_a_gateway_that_ends_says_when_to_come_back_and_closes_with_1012(shared_broker: Broker, queue: str) -> None:
+    async with Gateway(shared_broker) as gateway, opened(gateway) as socket, opened(gateway) as silent:
+        await socket.subscribe(f"queues/{queue}")
+        await socket.until("connected")
+        stopping = asyncio.create_task(gateway.stop())
+        assert (await socket.until("drain"))["reconnectMs"] > 0
+        assert await socket.closed() == 1012
+        assert await silent.closed() == 1012
+        assert await stopping == 0
+        assert "Traceback" not in gateway.tail()
