@@ -121,7 +121,9 @@ def test_without_a_broker_a_command_ends_with_code_4_and_says_where_it_looked(ru
     address = nobody()
     done = run(*arguments, JOBWIRE_TARGET=address)
     assert done.returncode == exits.Exit.UNAVAILABLE
-    assert done.stderr == f"jobwire: no broker answers at {address}: Connection refused (111)\n"
+    # The rest is gRPC's: some versions add the error's number.
+    assert done.stderr.startswith(f"jobwire: no broker answers at {address}: Connection refused")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_flag_wins_over_the_variable(run: Run) -> None:
