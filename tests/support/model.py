@@ -43,6 +43,7 @@ class Job:
     progress: int | None = None
     ended: str = ""
     alone: bool = False
+    lost: bool = False
     cancel_requested: bool = False
     cancel_delivered: bool = False
     cancel_deadline: int = 0
@@ -50,7 +51,7 @@ class Job:
 
     def view(self) -> JobView:
         """As the store keeps it."""
-        flags = {"ALONE": self.alone, "CANCEL_REQUESTED": self.cancel_requested, "CANCEL_DELIVERED": self.cancel_delivered}
+        flags = {"ALONE": self.alone, "LOST": self.lost, "CANCEL_REQUESTED": self.cancel_requested, "CANCEL_DELIVERED": self.cancel_delivered}
         return JobView(
             self.state,
             self.attempt,
@@ -212,6 +213,7 @@ class Model:
     def _lease(self, raw_id: str, session: str) -> None:
         job = self.jobs[raw_id]
         job.state, job.session, job.progress, job.ended = "ACTIVE", session, None, ""
+        job.lost = False
         job.attempt += 1
         job.sections.pop("progress", None)
         self.touched.add(raw_id)
@@ -253,7 +255,8 @@ class Model:
         job = self.jobs[raw_id]
         job.state, job.session = "ACTIVE", session
         job.attempt += 1
-        job.losses = max(job.losses - 1, 0)
+        job.losses -= job.lost
+        job.lost = False
         if job.losses < 2:
             job.alone = False
         self.touched.add(raw_id)
@@ -299,6 +302,7 @@ class Model:
             self._leave_session(raw_id)
         else:
             job.attempt += 1
+        job.lost = False
         if kind != "R":
             job.losses = 0
         if kind in "SR":
@@ -411,9 +415,10 @@ class Model:
             job.ended, job.sections["failure"] = "FAIL", b"POISON"
             self._end(raw_id, "FAILED")
         elif job.losses >= 2:
-            job.alone = True
+            job.alone = job.lost = True
             self._delay(raw_id, 1000 * 2 ** (job.losses - 2), 1000 * 2 ** (job.losses - 2))
         else:
+            job.lost = True
             self._wait(raw_id)
 
     # The pulse ----------------------------------------------------------------------------------------------------------------------------------------
@@ -480,7 +485,7 @@ class Model:
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
         job.sections.pop("progress", None)
-        job.alone = job.cancel_requested = job.cancel_delivered = False
+        job.alone = job.lost = job.cancel_requested = job.cancel_delivered = False
         self._wait(raw_id)
         return "OK", "WAITING"
 

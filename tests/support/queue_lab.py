@@ -13,7 +13,7 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.watching import decode_events
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import JobItem, Lease, LeaseRequest, QueueStore, Renewal, Settled, TurnItem
+from jobwire_broker.store.queue_store import PERMANENT, JobItem, Lease, LeaseRequest, QueueStore, Renewal, Settled, TurnItem
 
 from tests.support.queue_state import QueueState, read_state, session_bytes, state_name
 from tests.support.store import Store
@@ -71,7 +71,7 @@ class QueueLab:
 
     async def fail(self, raw_id: str, token: int, *, permanent: bool = False, retry_after_ms: int = -1) -> tuple[str, str]:
         """Fail."""
-        return await self.turn("F", raw_id, token, b"why", int(permanent), retry_after_ms)
+        return await self.turn("F", raw_id, token, b"why", PERMANENT if permanent else retry_after_ms)
 
     async def detach(self, session: str, epoch: int = 1) -> None:
         """Say goodbye."""
@@ -150,7 +150,7 @@ class Heard:
         before, seq, entries = decode_events(data)
         self.sequences.append((before, seq))
         for raw_id, record in entries:
-            self.events.append((id_to_text(raw_id), state_name(codec.HEADER.unpack_from(record)[1])))
+            self.events.append((id_to_text(raw_id), state_name(codec.header_of(record).state)))
             self.records.append(record)
 
 
@@ -169,4 +169,4 @@ async def open_lab(store: Store, queue: str) -> AsyncIterator[QueueLab]:
 
 def ring_entry(state: int, ended: int, revision: int, token: int) -> bytes:
     """The end of a removed job as the ring keeps it."""
-    return struct.pack(">BBQQ", state, ended, revision, token)
+    return struct.pack(">QQBBB", revision, token, ended, state, 0)

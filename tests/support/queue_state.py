@@ -17,10 +17,12 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 
 ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL")
-FLAGS = {codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED", codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED", codec.FLAG_ALONE: "ALONE"}
+FLAGS = {codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED", codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED", codec.FLAG_ALONE: "ALONE", codec.FLAG_LOST: "LOST"}
 SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
-FINAL_INDEX = {"c": "COMPLETED", "f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
-_SORTED_SETS = ("w", "o", "d", "a", "t", *FINAL_INDEX)
+FINAL_INDEX = {"f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
+_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e")
+END_ENTRY = struct.Struct(">QQQB")
+_APART = 128
 
 
 def state_name(state: int) -> str:
@@ -97,13 +99,14 @@ def session_bytes(name: str) -> bytes:
 
 def session_name(session: bytes) -> str:
     """The name in session_bytes."""
-    return session.rstrip(b"-").decode()
+    return session.rstrip(b"-").decode("latin-1")
 
 
 async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> QueueState:
     """Read and check all keys that begin with `base`. `dates_moved`: the test has moved due dates in the index, so they differ from the records."""
     keys = [key.decode().removeprefix(base) for key in await redis.keys(base + "*")]
     records: list[bytes] = await redis.keys(base + "j*")
+    apart: list[bytes] = await redis.keys(base + "p*")
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall(base + "m")
     pipe.hgetall(base + "s")
@@ -112,15 +115,17 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
         pipe.zrange(base + suffix, 0, -1, withscores=True)
     for slot in range(5):
         pipe.hgetall(f"{base}g{slot}")
-    for key in records:
+    pipe.lrange(base + "c", 0, -1)
+    for key in records + apart:
         pipe.get(key)
     meta, sessions, cancels, *rest = await pipe.execute()
     indexes = dict(zip(_SORTED_SETS, rest, strict=False))
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
-    raw = {key[len(base) + 1 :]: record for key, record in zip(records, rest[len(_SORTED_SETS) + 5 :], strict=True)}
-    unknown = [key for key in keys if key[0] != "j" and key not in {"m", "s", "k", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    completed, *strings = rest[len(_SORTED_SETS) + 5 :]
+    by_key = {key[len(base) :]: value for key, value in zip(records + apart, strings, strict=True)}
+    unknown = [key for key in keys if key[0] not in "jp" and key not in {"m", "s", "k", "c", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
     assert unknown == [], unknown
-    return _Decoder(meta, sessions, cancels, indexes, ring, raw, dates_moved).decode()
+    return _Decoder(meta, sessions, cancels, indexes, completed, ring, by_key, dates_moved).decode()
 
 
 class _Decoder:
@@ -130,13 +135,16 @@ class _Decoder:
         sessions: Mapping[bytes, bytes],
         cancels: Mapping[bytes, bytes],
         indexes: Mapping[str, Sequence[tuple[bytes, float]]],
+        completed: Sequence[bytes],
         ring: Mapping[bytes, bytes],
-        records: Mapping[bytes, bytes],
+        strings: Mapping[bytes, bytes],
         dates_moved: bool,
     ) -> None:
         self._meta, self._sessions, self._cancels, self._indexes, self._ring = meta, sessions, cancels, indexes, ring
-        self._headers = {raw_id: codec.HEADER.unpack_from(record) for raw_id, record in records.items()}
-        self._records = records
+        self._completed = completed
+        self._records = {key[1:]: value for key, value in strings.items() if key[:1] == b"j"}
+        self._apart = {key[1:]: value for key, value in strings.items() if key[:1] == b"p"}
+        self._headers = {raw_id: codec.header_of(record) for raw_id, record in self._records.items()}
         self._dates_moved = dates_moved
         self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
         self._indexed: dict[bytes, str] = {}
@@ -150,18 +158,19 @@ class _Decoder:
         for suffix, state in (("w", "WAITING"), ("o", "WAITING"), ("d", "DELAYED")):
             self._decode_queued(suffix, state)
         self._decode_active()
+        self._decode_completed()
         for suffix, state in FINAL_INDEX.items():
             self._decode_final(suffix, state)
         self._decode_timers()
         self._decode_cancels()
         for raw_id, entry in self._ring.items():
-            self.state.ring[id_to_text(raw_id)] = state_name(entry[0]), ENDS[entry[1]]
+            self.state.ring[id_to_text(raw_id)] = state_name(entry[17]), ENDS[entry[16]]
         not_indexed = self._headers.keys() - self._indexed.keys()
         assert not not_indexed, f"jobs in no index: {not_indexed}"
         return self.state
 
     def _decode_meta(self) -> None:
-        known = {b"n", b"seq", b"clock", b"last_pulse", b"paused", b"hungry", b"solo", b"sid", b"bucket", b"completed_total", b"failed_total"}
+        known = {b"n", b"seq", b"clock", b"last_pulse", b"paused", b"hungry", b"solo", b"sid", b"bucket", b"newest", b"completed_total", b"failed_total"}
         assert self._meta.keys() <= known, self._meta
         number = {key: int(value) for key, value in self._meta.items() if key != b"solo"}
         state = self.state
@@ -177,67 +186,79 @@ class _Decoder:
                 continue
             sid, epoch, solo_token = struct.unpack_from(">4sIQ", value)
             assert self._sessions[sid] == key, "a session whose number names another"
-            solo = [id_to_text(raw_id) for raw_id, header in self._headers.items() if solo_token and header[7] == solo_token]
+            solo = [id_to_text(raw_id) for raw_id, header in self._headers.items() if solo_token and header.token == solo_token]
             assert len(solo) == (1 if solo_token else 0), "a session that runs a job alone, which it does not hold"
             self.state.sessions[session_name(key)] = SessionView(epoch, "".join(solo), value[16:])
 
-    def _decode_job(self, raw_id: bytes, header: tuple[int, ...]) -> None:
-        format_byte, state, flags, losses, priority, revision, order, token, created, attempt, attempts, _, progress, ended, returns = header
-        assert format_byte == codec.FORMAT
+    def _decode_job(self, raw_id: bytes, header: codec.Header) -> None:
+        assert header.format == codec.FORMAT
         record = self._records[raw_id]
         found = codec.sections(record, codec.body_start(record))
         text = id_to_text(raw_id)
-        self.state.payloads[text] = found.pop(codec.TAG_PAYLOAD, b"")
-        self.state.numbers[text] = Numbers(revision, order, token, created)
+        is_apart = bool(header.flags & codec.FLAG_APART)
+        assert is_apart == (raw_id in self._apart), "a payload that is kept apart without its mark, or the mark without the payload"
+        self.state.payloads[text] = self._apart[raw_id] if is_apart else found.pop(codec.TAG_PAYLOAD, b"")
+        assert codec.TAG_PAYLOAD not in found
+        self.state.numbers[text] = Numbers(header.revision, header.order, header.token, header.created)
         self.state.jobs[text] = JobView(
-            state_name(state),
-            attempt,
-            losses,
-            frozenset(name for bit, name in FLAGS.items() if flags & bit),
-            None if progress == codec.NO_PROGRESS else progress / 100,
-            ENDS[ended],
-            returns,
-            priority,
-            attempts,
+            state_name(header.state),
+            header.attempt,
+            header.losses,
+            frozenset(name for bit, name in FLAGS.items() if header.flags & bit),
+            None if header.progress == codec.NO_PROGRESS else header.progress / 100,
+            ENDS[header.ended],
+            header.returns,
+            header.priority,
+            header.attempts,
             {SECTIONS.get(tag, str(tag)): body for tag, body in found.items()},
         )
-        assert revision <= self.state.n
-        assert token <= revision
-        assert created <= revision
+        assert header.revision <= self.state.n
+        assert header.token <= header.revision
+        assert header.created <= header.revision
 
-    def _put(self, raw_id: bytes, suffix: str, state: str) -> tuple[int, ...]:
+    def _put(self, raw_id: bytes, suffix: str, state: str) -> codec.Header:
         assert raw_id in self._headers, f"index {suffix} names {raw_id!r}, which has no record"
         assert raw_id not in self._indexed, f"{raw_id!r} is in {suffix} and in {self._indexed.get(raw_id)}"
         self._indexed[raw_id] = suffix
         header = self._headers[raw_id]
-        assert state_name(header[1]) == state, f"{raw_id!r} is in {suffix}, and its record says {state_name(header[1])}"
+        assert state_name(header.state) == state, f"{raw_id!r} is in {suffix}, and its record says {state_name(header.state)}"
         return header
 
     def _decode_queued(self, suffix: str, state: str) -> None:
         target = {"w": self.state.waiting, "o": self.state.alone, "d": self.state.delayed}[suffix]
         for member, score in self._indexes[suffix]:
             header = self._put(member[8:], suffix, state)
-            assert struct.unpack_from(">Q", member)[0] == header[6], f"{member!r} stands at a place that its record does not say"
+            assert struct.unpack_from(">Q", member)[0] == header.order, f"{member!r} stands at a place that its record does not say"
             if suffix != "d":
-                assert score == header[4]
-                assert bool(header[2] & codec.FLAG_ALONE) == (suffix == "o")
+                assert score == header.priority
+                assert bool(header.flags & codec.FLAG_ALONE) == (suffix == "o")
             elif not self._dates_moved:
-                assert score * 1000 == header[6]
-            assert header[11] == 0, "a job that waits and names a session"
+                assert score * 1000 == header.order
+            assert header.sid == 0, "a job that waits and names a session"
             target.append(id_to_text(member[8:]))
 
     def _decode_active(self) -> None:
         for member, score in self._indexes["a"]:
             sid, token, raw_id = member[:4], struct.unpack_from(">Q", member, 4)[0], member[12:]
             header = self._put(raw_id, "a", "ACTIVE")
-            assert (score, header[7], header[11]) == (0, token, struct.unpack(">I", sid)[0])
+            assert (score, header.token, header.sid) == (0, token, struct.unpack(">I", sid)[0])
             assert sid in self._sids, f"{raw_id!r} is leased to a session that is not there"
             self.state.active[id_to_text(raw_id)] = session_name(self._sids[sid])
+
+    def _decode_completed(self) -> None:
+        revisions = [END_ENTRY.unpack_from(entry)[0] for entry in self._completed]
+        assert revisions == sorted(revisions), "completed jobs that are not in the order of their ends"
+        for entry in self._completed:
+            raw_id = entry[END_ENTRY.size :]
+            header = self._put(raw_id, "c", "COMPLETED")
+            marks = header.ended + (_APART if header.flags & codec.FLAG_APART else 0)
+            assert END_ENTRY.unpack_from(entry) == (header.revision, header.token, header.created, marks)
+            self.state.completed.append(id_to_text(raw_id))
 
     def _decode_final(self, suffix: str, state: str) -> None:
         for raw_id, score in self._indexes[suffix]:
             header = self._put(raw_id, suffix, state)
-            assert score == header[5], "an ended job that does not stand at its last revision"
+            assert score == header.revision, "an ended job that does not stand at its last revision"
             getattr(self.state, state.lower()).append(id_to_text(raw_id))
 
     def _decode_timers(self) -> None:
@@ -248,8 +269,8 @@ class _Decoder:
                 self.state.timers[f"session {session_name(member[1:])}"] = left
             else:
                 token, raw_id = struct.unpack_from(">Q", member, 1)[0], member[9:]
-                assert self._headers[raw_id][7] == token
-                assert self._headers[raw_id][2] & codec.FLAG_CANCEL_REQUESTED
+                assert self._headers[raw_id].token == token
+                assert self._headers[raw_id].flags & codec.FLAG_CANCEL_REQUESTED
                 self.state.timers[f"cancel {id_to_text(raw_id)}"] = left
         missing = [name for name in self.state.sessions if f"session {name}" not in self.state.timers]
         assert not missing, f"sessions without a deadline: {missing}"
@@ -257,5 +278,5 @@ class _Decoder:
     def _decode_cancels(self) -> None:
         for raw_id, entry in self._cancels.items():
             sid, token = entry[:4], struct.unpack_from(">Q", entry, 4)[0]
-            assert self._headers[raw_id][7] == token
+            assert self._headers[raw_id].token == token
             self.state.cancels[id_to_text(raw_id)] = session_name(self._sids[sid])

@@ -10,7 +10,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.names import id_to_bytes
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.queue_store import BY_BACKOFF, PERMANENT, TurnItem
 
 #: The largest result, as Welcome tells it.
 MAX_RESULT_BYTES = 1 << 20
@@ -103,7 +103,7 @@ def _fail_item(fail: pb.Fail, raw_id: bytes, token: int) -> TurnItem:
         message=clip(fail.failure.message, MAX_MESSAGE),
         stack=clip(fail.failure.stack, MAX_STACK),
     )
-    retry_after_ms = -1
+    wait_ms = BY_BACKOFF
     if fail.HasField("retry_after"):
-        retry_after_ms = duration_ms(fail.retry_after, "fail.retry_after", low_ms=0, high_ms=MAX_RETRY_AFTER_MS)
-    return TurnItem("F", raw_id, token, failure.SerializeToString(), int(fail.permanent), retry_after_ms)
+        wait_ms = duration_ms(fail.retry_after, "fail.retry_after", low_ms=0, high_ms=MAX_RETRY_AFTER_MS)
+    return TurnItem("F", raw_id, token, failure.SerializeToString(), PERMANENT if fail.permanent else wait_ms)

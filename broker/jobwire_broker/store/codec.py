@@ -10,7 +10,7 @@ from jobwire.v1 import job_pb2
 
 from jobwire_broker.names import id_to_text
 
-HEADER = Struct(">BBBBiQQQQHHIHBB")
+HEADER = Struct(">BBBBBHBHQIQQQHi")
 HEADER_SIZE = HEADER.size
 FORMAT = 1
 NO_PROGRESS = 65535
@@ -18,12 +18,37 @@ SECTION = Struct(">BI")
 _BACKOFF = Struct(">QIQH")
 _DELAY = Struct(">Q")
 
-FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE = 1, 2, 4
+FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
 TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
 TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
 
 State = job_pb2.JobState
 FINAL_STATES = frozenset((State.JOB_STATE_COMPLETED, State.JOB_STATE_FAILED, State.JOB_STATE_CANCELLED, State.JOB_STATE_EXPIRED, State.JOB_STATE_REMOVED))
+
+
+class Header(NamedTuple):
+    """The fixed part of a record, in the order of its bytes."""
+
+    format: int = FORMAT
+    state: int = State.JOB_STATE_WAITING
+    flags: int = 0
+    losses: int = 0
+    ended: int = 0
+    progress: int = NO_PROGRESS
+    returns: int = 0
+    attempt: int = 0
+    revision: int = 0
+    sid: int = 0
+    token: int = 0
+    created: int = 0
+    order: int = 0
+    attempts: int = 3
+    priority: int = 5
+
+
+def header_of(record: bytes) -> Header:
+    """The header of a record, by names."""
+    return Header._make(HEADER.unpack_from(record))
 
 
 class Backoff(NamedTuple):
@@ -66,7 +91,7 @@ def body_start(record: bytes) -> int:
 
 def sid_of(record: bytes) -> int:
     """The number of the session that holds the job; 0 when none does."""
-    return int(HEADER.unpack_from(record)[11])
+    return header_of(record).sid
 
 
 def _timestamp(us: int) -> Timestamp:
@@ -75,7 +100,7 @@ def _timestamp(us: int) -> Timestamp:
 
 def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
     """A job from its whole record, or from one without its payload."""
-    (_, state, flags, losses, priority, revision, order, token, created, attempt, attempts, _, progress, _, _) = HEADER.unpack_from(record)
+    (_, state, flags, losses, _, progress, _, attempt, revision, _, token, created, order, attempts, priority) = HEADER.unpack_from(record)
     start = body_start(record)
     text = id_to_text(raw_id)
     job = job_pb2.Job(

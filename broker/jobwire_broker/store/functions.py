@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 #: In the order in which each may use those before it.
-LIB_FILES = ("codec", "context", "ring", "moves", "leases", "finishes")
+LIB_FILES = ("codec", "context", "ring", "jobs", "moves", "leases", "finishes")
 VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "pause", "reads")
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from struct import Struct
 from typing import Any, NamedTuple
 
 from jobwire_broker.store.client import StoreClient
 
 MAX_ITEMS = 128
 MAX_BYTES = 1 << 20
+#: The wait after a failure, where it is no number of milliseconds.
+BY_BACKOFF, PERMANENT = -1, -2
 
 
 class Word(StrEnum):
@@ -42,14 +45,13 @@ class JobItem(NamedTuple):
 
 
 class TurnItem(NamedTuple):
-    """What a worker says of a job. Kinds and arguments: lua/lib/finishes.lua."""
+    """What a worker says of a job. Kinds and their arguments: lua/lib/finishes.lua; D is not used here, for a C with a result becomes one."""
 
     kind: str
     raw_id: bytes
     token: int
     a: bytes | str | int = b""
     b: bytes | str | int = b""
-    c: bytes | str | int = b""
 
 
 class LeaseRequest(NamedTuple):
@@ -151,6 +153,60 @@ class Changed(NamedTuple):
     record: bytes
 
 
+class _SettledAnswers(dict[bytes, Settled]):
+    """Answers by their bytes: there are few different ones, and one for every finish."""
+
+    def __missing__(self, answer: bytes) -> Settled:
+        word, state = answer.decode().split(" ")
+        settled = self[answer] = Settled(word, int(state))
+        return settled
+
+
+_SETTLED = _SettledAnswers()
+_TAIL_HEAD = Struct(">Hi")
+_HEADS: dict[tuple[int, int], bytes] = {}
+#: How many arguments follow an item of a turn; ARGUMENTS of lua/lib/finishes.lua.
+_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "R": 1, "P": 2, "E": 1, "L": 1}
+
+
+def _tail_head(attempts: int, priority: int) -> bytes:
+    if len(_HEADS) > 1000:
+        _HEADS.clear()
+    return _HEADS.setdefault((attempts, priority), _TAIL_HEAD.pack(attempts, priority))
+
+
+def _item_args(items: Sequence[JobItem]) -> list[Any]:
+    ids = [item.raw_id for item in items]
+    args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids)]
+    late: list[Any] = []
+    for number, (raw_id, due, priority, attempts, body) in enumerate(items, 1):
+        args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
+        if due:
+            late += (number, due)
+    return [*args, len(late) // 2, *late]
+
+
+def _dates(ids: Sequence[bytes]) -> tuple[int, int]:
+    """The first and the last date in ids that we made, in ms; the first is 0 when one was chosen by its caller."""
+    if not ids:
+        return 0, 0
+    first, last = min(ids), max(ids)
+    return (int.from_bytes(first[:6], "big") if last[0] < 0x20 else 0), int.from_bytes(last[:6], "big")
+
+
+def _turn_args(items: Sequence[TurnItem]) -> list[Any]:
+    args: list[Any] = [len(items)]
+    for kind, raw_id, token, a, b in items:
+        if kind == "C":
+            if a == b"":
+                args.append(b"C" + token.to_bytes(8, "big", signed=True) + raw_id)
+            else:
+                args += (b"D" + token.to_bytes(8, "big", signed=True) + raw_id, a)
+        else:
+            args += (kind.encode() + token.to_bytes(8, "big", signed=True) + raw_id, a, b)[: 1 + _ARGUMENTS.get(kind, 0)]
+    return args
+
+
 def _leases(answers: list[list[Any]]) -> list[Lease]:
     return [Lease(a[0].decode(), list(zip(a[1::3], a[2::3], a[3::3], strict=True))) for a in answers]
 
@@ -175,21 +231,13 @@ class QueueStore:
 
     async def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
         """Make jobs, then lease. `words` are MADE or EXISTS."""
-        args: list[Any] = [len(items)]
-        for item in items:
-            args += item
-        words, granted, waiting, seq = await self._call("enqueue", self._meta, args + _lease_args(leases))
-        return TurnReport([w.decode() for w in words], [], _leases(granted), waiting, seq)
+        words, granted, waiting, seq = await self._call("enqueue", self._meta, _item_args(items) + _lease_args(leases))
+        return TurnReport([w.decode() for w in words] or [Word.MADE] * len(items), [], _leases(granted), waiting, seq)
 
     async def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
         """Settle what workers say, then lease."""
-        args: list[Any] = [len(items)]
-        for item in items:
-            args += item
-        answers, granted, waiting, seq = await self._call("turn", self._meta, args + _lease_args(leases))
-        # Made without a call per pair: there is one for every finish.
-        settled = [tuple.__new__(Settled, (word.decode(), state)) for word, state in zip(answers[::2], answers[1::2], strict=True)]
-        return TurnReport([], settled, _leases(granted), waiting, seq)
+        answers, granted, waiting, seq = await self._call("turn", self._meta, _turn_args(items) + _lease_args(leases))
+        return TurnReport([], [_SETTLED[answer] for answer in answers], _leases(granted), waiting, seq)
 
     async def attach(self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]]) -> list[Settled] | None:
         """Bind a session to its newest stream. A word per held job; None when a newer stream has it."""

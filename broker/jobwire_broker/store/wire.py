@@ -12,8 +12,8 @@ from struct import Struct
 
 from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_PAYLOAD
 
-#: priority, attempt and max_attempts of a record's header.
-_HEAD = Struct(">4xi32xHH")
+#: attempt, max_attempts and priority of a record's header.
+_HEAD = Struct(">8xH36xHi")
 _LOW = [bytes((i & 127 | 128, i >> 7 | 128)) for i in range(1 << 14)]
 
 
@@ -56,7 +56,7 @@ def _id_field(raw_id: bytes) -> bytes:
 
 def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> bytes:
     """A jobwire.v1.Delivery. `record` is as it was before the lease."""
-    priority, attempt, max_attempts = _HEAD.unpack_from(record)
+    attempt, max_attempts, priority = _HEAD.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
     parts = [_queue_field(queue), _id_field(raw_id), b"\x1a", varint(record[HEADER_SIZE]), record[HEADER_SIZE + 1 : start]]
     end = len(record)

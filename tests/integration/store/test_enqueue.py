@@ -71,7 +71,7 @@ async def test_a_job_goes_at_once_to_a_session_with_room(q: QueueLab) -> None:
     report = await q.store.enqueue([item("a"), item("b")], [LeaseRequest(session_bytes("s"), 1, 1)])
     ((raw_id, token, record),) = report.leases[0].jobs
     assert (report.words, report.waiting, raw_id) == (["MADE", "MADE"], 1, b"a")
-    assert codec.HEADER.unpack_from(record)[9] == 0
+    assert codec.header_of(record).attempt == 0
     state = await q.state()
     assert state == QueueState(
         jobs={"a": JobView("ACTIVE", 1), "b": JobView("WAITING")},

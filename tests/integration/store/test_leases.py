@@ -29,7 +29,7 @@ async def test_a_lease_counts_the_attempt_and_gives_a_token(q: QueueLab) -> None
         lease = await q.lease_fully("s", 1)
     ((raw_id, token, record),) = lease.jobs
     assert (lease.word, raw_id) == ("OK", b"a")
-    assert codec.HEADER.unpack_from(record)[9] == 0
+    assert codec.header_of(record).attempt == 0
     state = await q.state()
     assert state == QueueState(jobs={"a": JobView("ACTIVE", 1)}, active={"a": "s"}, sessions={"s": SessionView(1)}, timers={"session s": 5000})
     assert (state.numbers["a"].token, state.payloads["a"]) == (token, b"payload")

@@ -169,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def take(self, session: str, raw_id: str, token: int, record: bytes) -> None:
         assert token > self.n
-        assert codec.HEADER.unpack_from(record)[9] + 1 == self.model.jobs[raw_id].attempt
+        assert codec.header_of(record).attempt + 1 == self.model.jobs[raw_id].attempt
         self.model.leased(raw_id, token)
         self.known[raw_id].append(token)
         self.delivered[session][raw_id] = token
@@ -290,7 +290,7 @@ def job_item(raw_id: str, content: Content) -> Any:
 def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
     arguments: dict[str, tuple[bytes | str | int, ...]] = {
         "C": (b"result",),
-        "F": (b"why", int(argument == -2), argument if argument >= 0 else -1),
+        "F": (b"why", argument),
         "S": (argument,),
         "R": ("NO_HANDLER" if argument else "",),
         "P": (argument, b"note" if argument % 2 else b""),

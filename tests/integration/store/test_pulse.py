@@ -1,6 +1,7 @@
 """`pulse`: sessions are renewed and lost, dates come, the clock moves only while somebody pulses, and old ends are forgotten."""
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import PendingCancel, Renewal
 
 from tests.support.queue_lab import SESSION_MS, TICK_MS, QueueLab, item, ring_entry
-from tests.support.queue_state import FINAL_INDEX, JobView, QueueState, SessionView, session_bytes
+from tests.support.queue_state import END_ENTRY, FINAL_INDEX, JobView, QueueState, SessionView, session_bytes
 
 ATTACHED: dict[str, Any] = {"sessions": {"s": SessionView(1)}, "timers": {"session s": 5000}}
 ALONE = frozenset({"ALONE"})
+LOST = frozenset({"LOST"})
 CANCEL_ASKED = frozenset({"CANCEL_REQUESTED"})
 DAY_US = 86_400_000_000
 
@@ -99,7 +101,9 @@ async def test_a_silent_session_is_lost_when_its_time_is_over(q: QueueLab) -> No
         assert (await q.state()).timers == {"session s": left}
     async with q.heard() as heard:
         await q.tick()
-    assert await q.state() == QueueState(jobs={"a": JobView("WAITING", 0, 1), "b": JobView("WAITING", 0, 1), "c": JobView("WAITING")}, waiting=["a", "b", "c"])
+    assert await q.state() == QueueState(
+        jobs={"a": JobView("WAITING", 0, 1, LOST), "b": JobView("WAITING", 0, 1, LOST), "c": JobView("WAITING")}, waiting=["a", "b", "c"]
+    )
     assert heard.events == [("a", "WAITING"), ("b", "WAITING")]
 
 
@@ -137,7 +141,9 @@ async def test_the_second_loss_delays_a_job_and_sends_it_alone_and_the_third_alo
     before = await q.now_ms()
     await q.lose("y")
     state = await q.state()
-    assert state == QueueState(jobs={"a": JobView("DELAYED", 0, 2, ALONE), "innocent": JobView("WAITING", 0, 1)}, delayed=["a"], waiting=["innocent"])
+    assert state == QueueState(
+        jobs={"a": JobView("DELAYED", 0, 2, ALONE | LOST), "innocent": JobView("WAITING", 0, 1, LOST)}, delayed=["a"], waiting=["innocent"]
+    )
     assert before + 1000 <= state.numbers["a"].order // 1000 <= await q.now_ms() + 1000
     await q.come_due("a")
     await q.attach("z")
@@ -200,7 +206,7 @@ async def test_at_the_end_of_its_grace_a_job_is_cancelled_and_its_token_revoked(
     after = QueueState(jobs={"a": gone}, cancelled=["a"], **ATTACHED)
     assert await q.state() == after
     for kind in ("C", "F", "S", "R", "P", "X", "E", "L"):
-        assert await q.turn(kind, "a", token, 1000, b"", -1) == ("CANCELLED", "CANCELLED")
+        assert await q.turn(kind, "a", token, 1000, -1) == ("CANCELLED", "CANCELLED")
     assert await q.state() == after
 
 
@@ -257,40 +263,44 @@ async def test_very_much_that_is_due_comes_in_several_pulses(q: QueueLab) -> Non
 # Retention --------------------------------------------------------------------------------------------------------------------------------------------
 
 
-async def seed_ended(q: QueueLab, suffix: str, count: int, first_us: int, created_us: int) -> None:
-    """Jobs that ended one microsecond after the other."""
-    state = next(value for name, value in job_pb2.JobState.items() if name == f"JOB_STATE_{FINAL_INDEX[suffix]}")
+ENDS_OF = {"c": "COMPLETED", **FINAL_INDEX}
+
+
+async def seed_ended(q: QueueLab, suffix: str, ends_us: Sequence[int], created_us: int) -> None:
+    """Jobs that ended at these dates."""
+    state = job_pb2.JobState.Value(f"JOB_STATE_{ENDS_OF[suffix]}")
     pipe = q.redis.pipeline(transaction=False)
-    for i in range(count):
-        header = codec.HEADER.pack(1, state, 0, 0, 5, first_us + i, created_us, created_us, created_us, 1, 3, 0, codec.NO_PROGRESS, 1, 0)
-        pipe.set(f"{q.base}jold{i}", header + codec.encode_body("work", b"", None, 0))
-        pipe.zadd(q.base + suffix, {f"old{i}": first_us + i})
-    pipe.hset(q.base + "m", "n", max(first_us + count, 0))
+    for i, end_us in enumerate(ends_us):
+        header = codec.Header(state=state, ended=1, attempt=1, revision=end_us, token=created_us, order=created_us, created=created_us)
+        pipe.set(f"{q.base}jold{i}", codec.HEADER.pack(*header) + codec.encode_body("work", b"", None, 0))
+        if suffix == "c":
+            pipe.rpush(q.base + "c", END_ENTRY.pack(end_us, created_us, created_us, 1) + f"old{i}".encode())
+        else:
+            pipe.zadd(q.base + suffix, {f"old{i}": end_us})
+    pipe.hset(q.base + "m", "n", max(*ends_us, 0))
     await pipe.execute()
 
 
 @pytest.mark.parametrize(("suffix", "days"), [("c", 1), ("f", 30), ("x", 1), ("e", 1)])
 async def test_ends_are_kept_for_their_age(q: QueueLab, suffix: str, days: int) -> None:
     now_us = await q.now_ms() * 1000
-    await seed_ended(q, suffix, 4, now_us - days * DAY_US - 2, now_us - 40 * DAY_US)
-    await q.redis.zadd(q.base + suffix, {"old3": now_us - days * DAY_US + 60_000_000})
-    await q.redis.delete(q.base + "jold3")
+    cutoff = now_us - days * DAY_US
+    await seed_ended(q, suffix, [cutoff - 2, cutoff - 1, cutoff, cutoff + 60_000_000], now_us - 40 * DAY_US)
     await q.pulse()
-    assert await q.redis.zrange(q.base + suffix, 0, -1) == [b"old3"]
-    ended = FINAL_INDEX[suffix], "COMPLETE"
-    await q.redis.zrem(q.base + suffix, "old3")
-    assert await q.state() == QueueState(ring={"old0": ended, "old1": ended, "old2": ended})
+    state, ended = await q.state(), (ENDS_OF[suffix], "COMPLETE")
+    assert list(state.jobs) == ["old3"]
+    assert state.ring == {"old0": ended, "old1": ended, "old2": ended}
 
 
 async def test_the_last_thousand_completions_are_kept(q: QueueLab) -> None:
     now_us = await q.now_ms() * 1000
-    await seed_ended(q, "c", 1000, now_us - 1_000_000, now_us - 2_000_000)
+    await seed_ended(q, "c", range(now_us - 1_000_000, now_us - 1_000_000 + 1000), now_us - 2_000_000)
     token = (await q.leased("a"))["a"]
     await q.complete("a", token)
     state = await q.state()
     assert (len(state.completed), state.completed[0], state.completed[-1], state.ring) == (1000, "old1", "a", {"old0": ("COMPLETED", "COMPLETE")})
     assert await q.turn("C", "old0", now_us - 2_000_000) == ("OK", "COMPLETED")
-    assert await q.turn("F", "old0", now_us - 2_000_000, b"", 0, -1) == ("ALREADY_FINISHED", "COMPLETED")
+    assert await q.turn("F", "old0", now_us - 2_000_000, b"", -1) == ("ALREADY_FINISHED", "COMPLETED")
     assert (await q.turn("C", "old0", now_us))[0] == "STALE_LEASE"
     (found,) = await q.store.get([b"old0"])
     assert found == (b"", b"", job_pb2.JOB_STATE_COMPLETED, now_us - 1_000_000)
@@ -298,7 +308,7 @@ async def test_the_last_thousand_completions_are_kept(q: QueueLab) -> None:
 
 async def test_a_late_crowd_of_ends_goes_a_piece_at_a_time(q: QueueLab) -> None:
     now_us = await q.now_ms() * 1000
-    await seed_ended(q, "c", 1600, now_us - 1_000_000, now_us - 2_000_000)
+    await seed_ended(q, "c", range(now_us - 1_000_000, now_us - 1_000_000 + 1600), now_us - 2_000_000)
     tokens = await q.leased("a", "b", "c")
     left = []
     for raw_id, token in tokens.items():
@@ -351,15 +361,8 @@ async def test_a_young_job_that_was_removed_is_not_made_again(q: QueueLab) -> No
 async def test_the_id_of_an_old_job_that_was_removed_may_be_taken_at_once(q: QueueLab, way: str) -> None:
     now_us = await q.now_ms() * 1000
     age_us = 2 * DAY_US if way == "too old" else 121_000_000
-    await seed_ended(q, "c", 1, now_us - age_us + 1000, now_us - age_us)
+    await seed_ended(q, "c", range(now_us - age_us + 1000, now_us - age_us + 1000 + 1), now_us - age_us)
     await (q.pulse() if way == "too old" else q.store.delete(b"old0"))
     assert (await q.state()).ring == {"old0": ("COMPLETED", "COMPLETE")}
     assert await q.make("old0") == ["MADE"]
     assert (await q.state()).waiting == ["old0"]
-
-
-async def test_an_end_noted_by_a_broker_that_knew_no_ages_counts_as_young(q: QueueLab) -> None:
-    await q.redis.hset(q.base + "g0", "a", struct.pack(">BBQQ", 5, 1, 77, 66))
-    assert await q.make("a") == ["MADE"]
-    assert await q.store.get([id_to_bytes("a")]) == [(b"", b"", 5, 77)]
-    assert (await q.state()).waiting == []

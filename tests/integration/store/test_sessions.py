@@ -10,6 +10,8 @@ from tests.support.queue_state import JobView, QueueState, SessionView, session_
 ATTACHED: dict[str, Any] = {"sessions": {"s": SessionView(1)}, "timers": {"session s": 5000}}
 MOVED: dict[str, Any] = {"sessions": {"s": SessionView(2)}, "timers": {"session s": 5000}}
 
+LOST = frozenset({"LOST"})
+
 
 async def words(q: QueueLab, epoch: int, held: list[tuple[str, int]], session: str = "s") -> list[tuple[str, str]]:
     settled = await q.attach(session, epoch, held)
@@ -88,7 +90,7 @@ async def test_an_undelivered_job_whose_cancel_was_asked_for_has_ended(q: QueueL
 async def test_a_session_that_comes_back_late_adopts_what_still_waits(q: QueueLab) -> None:
     tokens = await q.leased("a", "b")
     await q.lose("s")
-    assert await q.state() == QueueState(jobs={"a": JobView("WAITING", 0, 1), "b": JobView("WAITING", 0, 1)}, waiting=["a", "b"])
+    assert await q.state() == QueueState(jobs={"a": JobView("WAITING", 0, 1, LOST), "b": JobView("WAITING", 0, 1, LOST)}, waiting=["a", "b"])
     assert await words(q, 2, list(tokens.items())) == [("HELD", "ACTIVE")] * 2
     state = await q.state()
     assert state == QueueState(jobs={"a": JobView("ACTIVE", 1), "b": JobView("ACTIVE", 1)}, active={"a": "s", "b": "s"}, **MOVED)

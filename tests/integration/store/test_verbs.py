@@ -61,7 +61,7 @@ async def test_a_job_that_does_not_run_is_cancelled_at_once(q: QueueLab, state: 
     gone = JobView("CANCELLED", losses=job.losses, flags=job.flags, ended="CANCEL", sections=job.sections)
     assert await q.state() == QueueState(jobs={"a": gone}, cancelled=["a"])
     assert (heard.events, heard.wakes) == ([("a", "CANCELLED")], [])
-    assert codec.HEADER.unpack_from(changed.record)[1] == 7
+    assert codec.header_of(changed.record).state == 7
 
 
 async def test_a_running_job_gets_its_grace(q: QueueLab) -> None:
@@ -190,7 +190,7 @@ async def test_a_deleted_job_is_gone_and_its_end_is_known(q: QueueLab, state: st
         ring={"a": end}, sessions=before.sessions, timers=before.timers, completed_total=before.completed_total, failed_total=before.failed_total
     )
     assert heard.events == [("a", "REMOVED")]
-    assert codec.HEADER.unpack_from(heard.records[0])[5] > before.numbers["a"].revision
+    assert codec.header_of(heard.records[0]).revision > before.numbers["a"].revision
     (found,) = await q.store.get([b"a"])
     assert (found.record, state_name(found.state)) == (b"", end[0])
     assert seen(await q.store.delete(b"a")) == ("NOT_FOUND", end[0])

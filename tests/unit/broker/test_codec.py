@@ -22,14 +22,8 @@ payloads = st.one_of(
 )
 
 
-FIELDS = (
-    ("format", 1), ("state", 2), ("flags", 0), ("losses", 0), ("priority", 5), ("revision", 0), ("order", 0), ("token", 0),
-    ("created", 0), ("attempt", 0), ("attempts", 3), ("sid", 0), ("progress", codec.NO_PROGRESS), ("ended", 0), ("returns", 0),
-)  # fmt: skip
-
-
 def header(**values: int) -> bytes:
-    return codec.HEADER.pack(*(dict(FIELDS) | values).values())
+    return codec.HEADER.pack(*codec.Header()._replace(**values))
 
 
 @settings(deadline=None)

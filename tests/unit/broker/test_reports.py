@@ -36,15 +36,15 @@ def test_a_clipped_text_is_its_beginning_and_within_its_limit(text: str, limit: 
 @pytest.mark.parametrize(
     ("outcome", "item"),
     [
-        ({"complete": pb.Complete()}, ("C", b"a", 7, b"", b"", b"")),
-        ({"complete": pb.Complete(result=job_pb2.Payload(json="1"))}, ("C", b"a", 7, b"\x0a\x011", b"", b"")),
-        ({"fail": pb.Fail()}, ("F", b"a", 7, b"", 0, -1)),
-        ({"fail": pb.Fail(failure=job_pb2.Failure(type="T"), permanent=True)}, ("F", b"a", 7, b"\x0a\x01T", 1, -1)),
-        ({"fail": pb.Fail(retry_after=Duration())}, ("F", b"a", 7, b"", 0, 0)),
-        ({"fail": pb.Fail(retry_after=Duration(seconds=3))}, ("F", b"a", 7, b"", 0, 3000)),
-        ({"snooze": pb.Snooze(delay=Duration(nanos=1))}, ("S", b"a", 7, 1, b"", b"")),
-        ({"release": pb.Release()}, ("R", b"a", 7, "", b"", b"")),
-        ({"release": pb.Release(reason=pb.RELEASE_REASON_NO_HANDLER)}, ("R", b"a", 7, "NO_HANDLER", b"", b"")),
+        ({"complete": pb.Complete()}, ("C", b"a", 7, b"", b"")),
+        ({"complete": pb.Complete(result=job_pb2.Payload(json="1"))}, ("C", b"a", 7, b"\x0a\x011", b"")),
+        ({"fail": pb.Fail()}, ("F", b"a", 7, b"", -1)),
+        ({"fail": pb.Fail(failure=job_pb2.Failure(type="T"), permanent=True)}, ("F", b"a", 7, b"\x0a\x01T", -2)),
+        ({"fail": pb.Fail(retry_after=Duration())}, ("F", b"a", 7, b"", 0)),
+        ({"fail": pb.Fail(retry_after=Duration(seconds=3))}, ("F", b"a", 7, b"", 3000)),
+        ({"snooze": pb.Snooze(delay=Duration(nanos=1))}, ("S", b"a", 7, 1, b"")),
+        ({"release": pb.Release()}, ("R", b"a", 7, "", b"")),
+        ({"release": pb.Release(reason=pb.RELEASE_REASON_NO_HANDLER)}, ("R", b"a", 7, "NO_HANDLER", b"")),
     ],
 )
 def test_each_outcome_has_its_item(outcome: dict[str, Any], item: tuple[Any, ...]) -> None:
@@ -59,7 +59,7 @@ def test_a_failure_is_clipped_and_takes_no_reason_from_a_worker() -> None:
 
 @pytest.mark.parametrize(("percent", "kept"), [(0, 0), (0.005, 0), (33.333, 3333), (99.999, 10_000), (100, 10_000)])
 def test_progress_keeps_two_decimals(percent: float, kept: int) -> None:
-    assert progress_item(progress(percent=percent)) == ("P", b"a", 7, kept, b"", b"")
+    assert progress_item(progress(percent=percent)) == ("P", b"a", 7, kept, b"")
 
 
 def test_progress_keeps_a_message_clipped_and_data_whole() -> None:

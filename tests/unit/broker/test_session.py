@@ -35,7 +35,7 @@ def live(*, jobs: int = 0, **queues: int) -> WorkSession:
 
 def record(payload: bytes = b"") -> bytes:
     body = codec.encode_body("work", job_pb2.Payload(data=payload).SerializeToString(), None, 0)
-    return codec.HEADER.pack(1, 2, 0, 0, 5, 1, 1, 0, 1, 0, 3, 0, codec.NO_PROGRESS, 0, 0) + body
+    return codec.HEADER.pack(*codec.Header(revision=1, order=1, created=1)) + body
 
 
 def frame(session: WorkSession) -> pb.WorkResponse:

@@ -4,17 +4,18 @@
 -- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job } | { SESSION_MOVED }
 -- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
 
--- A job that was put back and not given away since is the session's again.
-local function adopt(ctx, id, j, sid)
-  leave_index(ctx, id, j)
-  j.state, j.sid, j.attempt, j.losses = STATE.ACTIVE, sid, j.attempt + 1, math.max(j.losses - 1, 0)
+-- A job that was put back and not given away since is the session's again. If a loss was counted, it was none.
+local function adopt(ctx, j, sid)
+  depart(ctx, j)
+  j.state, j.sid, j.attempt = STATE.ACTIVE, sid, j.attempt + 1
+  if has_flag(j, FLAG_LOST) then j.losses = j.losses - 1 end
+  clear_flag(j, FLAG_LOST)
   if j.losses < 2 then clear_flag(j, FLAG_ALONE) end
-  gather(ctx, 'ZADD a', 0, lease_place(j, id))
-  save(ctx, id, j)
+  touch(ctx, j)
 end
 
 local function check_held(ctx, sid, id, token)
-  local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+  local j = find(ctx, id)
   if not j then
     local state, ended, _, last_token = ring_get(ctx, id)
     if not state then return 'NOT_FOUND', 0 end
@@ -24,7 +25,7 @@ local function check_held(ctx, sid, id, token)
   if j.token ~= token or token < 1 then return 'STALE_LEASE', j.state end
   if j.state == STATE.ACTIVE and j.sid == sid then return 'HELD', j.state end
   if j.ended == END.NONE and (j.state == STATE.WAITING or j.state == STATE.DELAYED) then
-    adopt(ctx, id, j, sid)
+    adopt(ctx, j, sid)
     return 'HELD', STATE.ACTIVE
   end
   if j.ended == END.CANCEL then return 'CANCELLED', j.state end
@@ -32,13 +33,9 @@ local function check_held(ctx, sid, id, token)
 end
 
 local function put_back_undelivered(ctx, sid, listed)
-  local members = held_members(ctx, sid, 100000)
-  for i = 1, #members do
-    local id = string.sub(members[i], 13)
-    if listed[id] ~= struct.unpack('>I8', string.sub(members[i], 5, 12)) then
-      local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-      if j and j.state == STATE.ACTIVE then put_back(ctx, id, j) end
-    end
+  local jobs = jobs_held(ctx, held_members(ctx, sid, 100000))
+  for i = 1, #jobs do
+    if listed[jobs[i].id] ~= jobs[i].token then put_back(ctx, jobs[i]) end
   end
 end
 
@@ -50,7 +47,9 @@ local function attach(keys, argv)
   if not sid then sid = redis.call('HINCRBY', ctx.meta, 'sid', 1) end
   redis.call('HSET', ctx.base .. 's', session, struct.pack(ROW, sid, epoch, solo or 0) .. descriptor, struct.pack('>I4', sid), session)
   redis.call('ZADD', ctx.base .. 't', ctx.clock + session_ms, 'S' .. session)
-  local listed, words, states = {}, {}, {}
+  local ids, listed, words, states = {}, {}, {}, {}
+  for i = 1, tonumber(argv[5]) do ids[i] = argv[4 + 2 * i] end
+  fetch(ctx, ids)
   for i = 1, tonumber(argv[5]) do
     local id, token = argv[4 + 2 * i], tonumber(argv[5 + 2 * i])
     listed[id] = token

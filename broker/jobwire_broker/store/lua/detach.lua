@@ -8,12 +8,8 @@ local function detach(keys, argv)
   local sid, row_epoch = session_row(ctx, session)
   if not sid then return { 'NO_SESSION' } end
   if row_epoch ~= epoch then return { 'SESSION_MOVED' } end
-  local members = held_members(ctx, sid, 100000)
-  for i = 1, #members do
-    local id = string.sub(members[i], 13)
-    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-    if j and j.state == STATE.ACTIVE then put_back(ctx, id, j) end
-  end
+  local jobs = jobs_held(ctx, held_members(ctx, sid, 100000))
+  for i = 1, #jobs do put_back(ctx, jobs[i]) end
   flush(ctx)
   trim(ctx)
   drop_session(ctx, session, sid)

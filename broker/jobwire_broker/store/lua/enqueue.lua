@@ -1,69 +1,126 @@
 --- Make jobs, and lease at once what this broker's workers have room for.
 -- KEYS[1]  the queue's meta hash
--- ARGV     item count; per item: id, due ('' now, '+<ms>' from now, '<ms>' date), priority, attempts, body (job name and sections);
+-- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none); per item: id, priority, tail (attempts (2)
+--          priority (4) body); count of items that wait for a time; per such item: its number, when ('+<ms>' from now, '<ms>' date);
 --          lease count; per lease: session, epoch, jobs, bytes
--- Returns  { words (MADE | EXISTS) per item, leases as in turn, waiting, seq }
+-- Returns  { word (MADE | EXISTS) per item, or none when all were made, leases as in turn, waiting, seq }
 -- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
--- When an item is due: 0 for now, else a date in ms.
-local function due_of(ctx, due)
-  if due == '' then return 0 end
-  local ms = tonumber(due)
-  if string.sub(due, 1, 1) == '+' then ms = ctx.now_ms + ms end
+-- A body longer than this has its payload kept apart, when most of it is payload. A record is copied twice in a life: at this length that costs less than a key.
+local APART_OVER = 512
+
+-- Where the items begin in ARGV, and how many bytes of a tail stand before the body.
+local ITEMS_AT, TAIL_HEAD = 5, 6
+
+-- When an item is due, as a date in ms; 0 for now.
+local function due_of(ctx, when)
+  local ms = tonumber(when)
+  if string.sub(when, 1, 1) == '+' then ms = ctx.now_ms + ms end
   return ms > ctx.now_ms and ms or 0
 end
 
--- Whether an existing record is the same job as the one that was asked for.
-local function is_same(record, priority, attempts, body)
-  local j = decode(record)
-  local last = HEADER_SIZE + #body
-  return j.priority == priority and j.attempts == attempts and string.sub(record, HEADER_SIZE + 1, last) == body
-    and (#record == last or string.byte(record, last + 1) >= TAG_STATE_FIRST)
+-- A tail with a long payload taken out of it, and that payload; else the tail, and nil. The payload is its last section.
+local function part(tail)
+  if #tail <= APART_OVER then return tail, nil end
+  local payload = section(string.sub(tail, TAIL_HEAD + 1), TAG_PAYLOAD)
+  if not payload or #payload <= APART_OVER / 2 then return tail, nil end
+  return string.sub(tail, 1, #tail - #payload - 5), payload
 end
 
-local function enqueue_one(ctx, id, due, priority, attempts, body)
-  local n = next_number(ctx)
-  local due_ms = due_of(ctx, due)
-  local header = struct.pack(HEADER, FORMAT, due_ms > 0 and STATE.DELAYED or STATE.WAITING, 0, 0, priority, n,
-    due_ms > 0 and due_ms * 1000 or n, 0, n, 0, attempts, 0, NO_PROGRESS, END.NONE, 0)
-  local key = ctx.base .. 'j' .. id
-  if not redis.call('SET', key, header .. body, 'NX') then
-    return is_same(redis.call('GET', key), priority, attempts, body) and 'MADE' or 'EXISTS'
+-- Whether an existing record is the same job as the one that was asked for.
+local function is_same(ctx, id, record, tail)
+  local j = decode(record)
+  if not j then return false end
+  local made = string.sub(record, MADE_SIZE + 1, HEADER_SIZE) .. filtered(j.body, function(tag) return tag < TAG_STATE_FIRST end)
+  if has_flag(j, FLAG_APART) then
+    -- Maybe of this very call, and not written yet.
+    send_gathered(ctx)
+    made = made .. payload_apart(ctx, id)
   end
+  return made == tail
+end
+
+-- The record of a job that waits for a time, or has its payload apart.
+local function special_record(n, due_ms, payload, tail)
+  return struct.pack('>BBBBBI2BI2I8I4I8I8I8', FORMAT, due_ms > 0 and STATE.DELAYED or STATE.WAITING, payload and FLAG_APART or 0, 0, END.NONE, NO_PROGRESS, 0, 0,
+    n, 0, 0, n, due_ms > 0 and due_ms * 1000 or n) .. tail
+end
+
+-- Make one job. Answers its record.
+local function make(ctx, id, due_ms, priority, tail)
+  ctx.n = ctx.n + 1
+  local n8, record, payload = struct.pack('>I8', ctx.n), nil, nil
+  if due_ms == 0 and #tail <= APART_OVER then
+    record = new_record(n8, tail)
+  else
+    tail, payload = part(tail)
+    record = special_record(ctx.n, due_ms, payload, tail)
+  end
+  gather(ctx, 'MSET', ctx.record_key .. id, record)
+  if payload then gather(ctx, 'MSET', ctx.payload_key .. id, payload) end
   if due_ms > 0 then
     gather(ctx, 'ZADD d', due_ms, number8(due_ms * 1000) .. id)
   else
-    gather(ctx, 'ZADD w', priority, number8(n) .. id)
+    gather(ctx, 'ZADD w', priority, n8 .. id)
     ctx.added = ctx.added + 1
   end
-  emit(ctx, id, header .. body)
-  return 'MADE'
+  ctx.changed = true
+  if is_watched(ctx) then tell(ctx, id, brief(record)) end
+  return record
+end
+
+-- The records of those of `ids` that exist, by id, false for each that does not; nil when it is certain that all are new.
+local function existing(ctx, ids, has_twice)
+  local keys = {}
+  for i = 1, #ids do keys[i] = ctx.record_key .. ids[i] end
+  if #ids == 0 or (redis.call('EXISTS', unpack(keys)) == 0 and not has_twice) then return nil end
+  local records, by_id = records_of(ctx, ids), {}
+  for i = 1, #ids do by_id[ids[i]] = records[i] end
+  return by_id
+end
+
+-- Make the items, some of which may exist already. Answers a word for each.
+local function make_missing(ctx, argv, ids, dues, known, records)
+  local words = {}
+  for i = 1, #ids do
+    local id, tail = ids[i], argv[ITEMS_AT + 3 * i - 1]
+    if records[id] then
+      words[i] = is_same(ctx, id, records[id], tail) and 'MADE' or 'EXISTS'
+    else
+      words[i] = 'MADE'
+      if not known[id] then records[id] = make(ctx, id, dues[i] or 0, argv[ITEMS_AT + 3 * i - 2], tail) end
+    end
+  end
+  return words
+end
+
+-- The items and when they are due. Raises when one is malformed: before the first write, for a raised error does not roll back.
+local function read_items(ctx, argv, count)
+  local ids, dues, at = {}, {}, ITEMS_AT + 3 * count
+  for i = 1, count do
+    ids[i] = argv[ITEMS_AT + 3 * i - 3]
+    if #argv[ITEMS_AT + 3 * i - 1] <= TAIL_HEAD or not tonumber(argv[ITEMS_AT + 3 * i - 2]) then error('item ' .. i .. ' is malformed') end
+  end
+  for i = 1, tonumber(argv[at]) do
+    local when = argv[at + 2 * i]
+    if not tonumber(when) then error('due date ' .. i .. ' is malformed') end
+    dues[tonumber(argv[at + 2 * i - 1])] = due_of(ctx, when)
+  end
+  return ids, dues, at + 1 + 2 * tonumber(argv[at])
 end
 
 local function enqueue(keys, argv)
   local ctx = open(keys[1])
-  local count = tonumber(argv[1])
-  local ids = {}
-  for i = 1, count do
-    local p = 5 * i - 3
-    ids[i] = argv[p]
-    -- Raises before the first write: a raised error does not roll back.
-    if not (tonumber(argv[p + 2]) and tonumber(argv[p + 3]) and argv[p + 4] ~= '' and (argv[p + 1] == '' or tonumber(argv[p + 1]))) then
-      error('item ' .. i .. ' is malformed')
-    end
-  end
-  local known = count > 0 and ring_known(ctx, ids) or {}
+  local ids, dues, after = read_items(ctx, argv, tonumber(argv[1]))
+  local known, records = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1')
   local words = {}
-  for i = 1, count do
-    local p = 5 * i - 3
-    if known[argv[p]] and redis.call('EXISTS', ctx.base .. 'j' .. argv[p]) == 0 then
-      words[i] = 'MADE'
-    else
-      words[i] = enqueue_one(ctx, argv[p], argv[p + 1], tonumber(argv[p + 2]), tonumber(argv[p + 3]), argv[p + 4])
-    end
+  if records or next(known) then
+    words = make_missing(ctx, argv, ids, dues, known, records or {})
+  else
+    for i = 1, #ids do make(ctx, ids[i], dues[i] or 0, argv[ITEMS_AT + 3 * i - 2], argv[ITEMS_AT + 3 * i - 1]) end
   end
-  flush(ctx)
-  local leases = lease_all(ctx, argv, 2 + 5 * count)
+  send_gathered(ctx)
+  local leases = lease_all(ctx, argv, after)
   close(ctx)
   return { words, leases, waiting_count(ctx), ctx.seq }
 end

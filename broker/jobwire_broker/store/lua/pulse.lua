@@ -29,28 +29,25 @@ local function renew(ctx, session_ms, argv, words, held, sids)
       sids[struct.pack('>I4', sid)] = i
     end
   end
-  flush(ctx)
+  send_gathered(ctx)
 end
 
 local function reap_session(ctx, session)
   local sid = session_row(ctx, session)
   if not sid then return redis.call('ZREM', ctx.base .. 't', 'S' .. session) end
   local members = held_members(ctx, sid, LIMIT)
-  for i = 1, #members do
-    local id = string.sub(members[i], 13)
-    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-    if j and j.state == STATE.ACTIVE and j.sid == sid then put_back_lost(ctx, id, j) end
-  end
+  local jobs = jobs_held(ctx, members)
+  for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end
   ctx.changed = true
   if #members < LIMIT then drop_session(ctx, session, sid) end
 end
 
 local function force_cancel(ctx, token, id)
-  local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
+  local j = find(ctx, id)
   redis.call('ZREM', ctx.base .. 't', 'J' .. number8(token) .. id)
   if not j or j.state ~= STATE.ACTIVE or j.token ~= token then return end
-  leave_lease(ctx, id, j)
-  end_cancelled(ctx, id, j)
+  leave_lease(ctx, j)
+  end_cancelled(ctx, j)
 end
 
 local function reap(ctx)
@@ -68,21 +65,42 @@ end
 
 local function promote_due(ctx)
   local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'd', '-inf', ctx.now_ms, 'LIMIT', 0, LIMIT)
+  local ids = {}
+  for i = 1, #due do ids[i] = string.sub(due[i], 9) end
+  fetch(ctx, ids)
   for i = 1, #due do
-    local id = string.sub(due[i], 9)
-    local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-    gather(ctx, 'ZREM d', due[i])
-    if j and j.state == STATE.DELAYED then move_to_waiting(ctx, id, j) end
+    local j = find(ctx, ids[i])
+    if j and j.state == STATE.DELAYED then
+      move_to_waiting(ctx, j)
+    else
+      gather(ctx, 'ZREM d', due[i])
+    end
   end
   flush(ctx)
   return #due == LIMIT
 end
 
+-- How many of the oldest COMPLETED jobs are past their age, at most LIMIT.
+local function old_completed(ctx, cutoff)
+  local key = ctx.base .. 'c'
+  local function is_old(entry) return entry and struct.unpack('>I8', entry) <= cutoff end
+  -- One look at the oldest, which most often is young.
+  if not is_old(redis.call('LINDEX', key, 0)) then return 0 end
+  local entries = redis.call('LRANGE', key, 0, LIMIT - 1)
+  local count = 0
+  while is_old(entries[count + 1]) do count = count + 1 end
+  return count
+end
+
 local function forget_old(ctx)
   for state, keep in pairs(KEEP) do
-    local key = FINAL_KEY[state]
     local cutoff = ctx.now_us - keep.age_ms * 1000
-    forget(ctx, key, redis.call('ZRANGEBYSCORE', ctx.base .. key, '-inf', cutoff, 'LIMIT', 0, LIMIT))
+    if state == STATE.COMPLETED then
+      local count = old_completed(ctx, cutoff)
+      if count > 0 then forget_completed(ctx, count) end
+    else
+      forget(ctx, state, redis.call('ZRANGEBYSCORE', ctx.base .. FINAL_KEY[state], '-inf', cutoff, 'LIMIT', 0, LIMIT))
+    end
   end
   flush(ctx)
 end

@@ -1,12 +1,19 @@
 --- What only reads.
 
+-- What of a call's context reading needs.
+local function look(key)
+  local base = string.sub(key, 1, -2)
+  return { base = base, record_key = base .. 'j', payload_key = base .. 'p' }
+end
+
 -- ARGV ids. Returns per id { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring }.
 local function get(keys, argv)
-  local ctx = { base = string.sub(keys[1], 1, -2) }
-  local answers = {}
+  local ctx = look(keys[1])
+  local records, answers = records_of(ctx, argv), {}
   for i = 1, #argv do
-    local record = redis.call('GET', ctx.base .. 'j' .. argv[i])
+    local record = records[i]
     local j = decode(record)
+    if j and has_flag(j, FLAG_APART) then record = record .. payload_apart(ctx, argv[i]) end
     local answer = { record or '', '', 0, 0 }
     if j and j.state == STATE.ACTIVE then
       local session = redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
@@ -23,12 +30,11 @@ end
 
 -- The records of these jobs, without payloads, as id, record, id, record …
 local function briefs(ctx, ids)
-  local out = {}
+  local records, out = records_of(ctx, ids), {}
   for i = 1, #ids do
-    local record = redis.call('GET', ctx.base .. 'j' .. ids[i])
-    if decode(record) then
+    if decode(records[i]) then
       out[#out + 1] = ids[i]
-      out[#out + 1] = brief(record)
+      out[#out + 1] = brief(records[i])
     end
   end
   return out
@@ -64,6 +70,24 @@ local function list_active(ctx, cursor, limit)
   return ids, #members == limit and members[limit] or ''
 end
 
+-- COMPLETED jobs from the newest on. The cursor is the revision of the last one of a page.
+local function list_completed(ctx, cursor, limit)
+  local key = ctx.base .. 'c'
+  local low, high = 0, redis.call('LLEN', key)
+  local before = cursor ~= '' and tonumber(cursor) or math.huge
+  -- How many have a lower revision than the cursor, which may be gone itself: a binary search.
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if struct.unpack('>I8', redis.call('LINDEX', key, middle)) < before then low = middle + 1 else high = middle end
+  end
+  if low == 0 then return {}, '' end
+  local entries = redis.call('LRANGE', key, math.max(0, low - limit), low - 1)
+  local ids = {}
+  for i = #entries, 1, -1 do ids[#ids + 1] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
+  if #ids < limit then return ids, '' end
+  return ids, string.format('%.0f', (struct.unpack('>I8', entries[1])))
+end
+
 local function list_final(ctx, suffix, cursor, limit)
   local ids = redis.call('ZREVRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'LIMIT', 0, limit)
   if #ids < limit then return ids, '' end
@@ -72,13 +96,15 @@ end
 
 -- ARGV suffix of the index, cursor ('' for the first page), limit. Returns { cursor of the next page, id, record, id, record … }.
 local function list(keys, argv)
-  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local ctx = look(keys[1])
   local suffix, cursor, limit = argv[1], argv[2], tonumber(argv[3])
   local ids, next_cursor
   if suffix == 'w' or suffix == 'd' or suffix == 'o' then
     ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
   elseif suffix == 'a' then
     ids, next_cursor = list_active(ctx, cursor, limit)
+  elseif suffix == 'c' then
+    ids, next_cursor = list_completed(ctx, cursor, limit)
   else
     ids, next_cursor = list_final(ctx, suffix, cursor, limit)
   end
@@ -89,16 +115,16 @@ end
 
 -- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq }.
 local function stats(keys)
-  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
   local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq')
-  return { waiting_count(ctx), card('a'), card('d'), card('c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
+  return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
     tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 2, tonumber(meta[4]) or 0 }
 end
 
 -- Returns session, held count, descriptor, session … of all sessions of the queue.
 local function sessions(keys)
-  local ctx = { base = string.sub(keys[1], 1, -2) }
+  local ctx = look(keys[1])
   local rows = redis.call('HGETALL', ctx.base .. 's')
   local out = {}
   for i = 1, #rows, 2 do

@@ -3,85 +3,81 @@
 -- ARGV     cancel: grace in ms, then ids; the others: ids
 -- Returns  per id { OK | WRONG_STATE | NOT_FOUND, state, record without payload after the call ('' when gone) }
 
-local function cancel_active(ctx, id, j, grace_ms)
+local function cancel_active(ctx, j, grace_ms)
   if grace_ms == 0 then
-    leave_lease(ctx, id, j)
+    leave_lease(ctx, j)
     ctx.wake = 'pulse'
-    return end_cancelled(ctx, id, j)
+    return end_cancelled(ctx, j)
   end
   if has_flag(j, FLAG_CANCEL_REQUESTED) then return end
   set_flag(j, FLAG_CANCEL_REQUESTED)
-  redis.call('ZADD', ctx.base .. 't', ctx.clock + grace_ms, 'J' .. number8(j.token) .. id)
-  redis.call('HSET', ctx.base .. 'k', id, struct.pack('>I4I8', j.sid, j.token))
+  redis.call('ZADD', ctx.base .. 't', ctx.clock + grace_ms, 'J' .. number8(j.token) .. j.id)
+  redis.call('HSET', ctx.base .. 'k', j.id, struct.pack('>I4I8', j.sid, j.token))
   ctx.wake = 'pulse'
-  save(ctx, id, j)
+  touch(ctx, j)
 end
 
-local function cancel_job(ctx, id, j, grace_ms)
+local function cancel_job(ctx, j, grace_ms)
   if j.state == STATE.CANCELLED then return 'OK' end
   if FINAL_KEY[j.state] then return 'WRONG_STATE' end
   if j.state == STATE.ACTIVE then
-    cancel_active(ctx, id, j, grace_ms)
+    cancel_active(ctx, j, grace_ms)
   else
-    leave_index(ctx, id, j)
-    end_cancelled(ctx, id, j)
+    depart(ctx, j)
+    end_cancelled(ctx, j)
   end
   return 'OK'
 end
 
-local function retry_job(ctx, id, j)
+local function retry_job(ctx, j)
   if j.state == STATE.WAITING or j.state == STATE.DELAYED then return 'OK' end
   if j.state == STATE.ACTIVE or j.state == STATE.COMPLETED then return 'WRONG_STATE' end
-  leave_index(ctx, id, j)
+  depart(ctx, j)
   if j.ended == END.NONE then j.ended = END.CANCEL end
   -- The header will say that there is no progress, so its section goes as well: the next lease looks no further than the header.
-  local stale = j.progress ~= NO_PROGRESS and { [TAG_PROGRESS] = '' } or nil
-  j.attempt, j.losses, j.flags, j.returns, j.progress, j.order = 0, 0, 0, 0, NO_PROGRESS, next_number(ctx)
-  move_to_waiting(ctx, id, j, stale)
+  if j.progress ~= NO_PROGRESS then j.body = with_section(j.body, TAG_PROGRESS, '') end
+  j.attempt, j.losses, j.returns, j.progress, j.order = 0, 0, 0, NO_PROGRESS, next_number(ctx)
+  j.flags = has_flag(j, FLAG_APART) and FLAG_APART or 0
+  move_to_waiting(ctx, j)
   return 'OK'
 end
 
-local function promote_job(ctx, id, j)
+local function promote_job(ctx, j)
   if j.state == STATE.WAITING then return 'OK' end
   if j.state ~= STATE.DELAYED then return 'WRONG_STATE' end
-  leave_index(ctx, id, j)
+  depart(ctx, j)
   j.order = next_number(ctx)
-  move_to_waiting(ctx, id, j)
+  move_to_waiting(ctx, j)
   return 'OK'
 end
 
-local function delete_job(ctx, id, j)
+local function delete_job(ctx, j)
   if j.state == STATE.ACTIVE then return 'WRONG_STATE' end
-  leave_index(ctx, id, j)
+  depart(ctx, j)
   j.revision, j.state = next_number(ctx), FINAL_KEY[j.state] and j.state or STATE.CANCELLED
   if j.ended == END.NONE then j.ended = END.CANCEL end
-  ring_add(ctx, id, j.state, j.ended, j.revision, j.token, j.created)
-  local record = redis.call('GET', ctx.base .. 'j' .. id)
-  redis.call('UNLINK', ctx.base .. 'j' .. id)
+  erase(ctx, j)
   j.state = STATE_REMOVED
-  emit(ctx, id, encode(j) .. string.sub(record, HEADER_SIZE + 1))
+  ctx.changed = true
+  if is_watched(ctx) then tell(ctx, j.id, brief(encode(j))) end
   return 'OK'
+end
+
+local function answer_one(ctx, verb, id, argument)
+  local j = find(ctx, id)
+  if not j then return { 'NOT_FOUND', ring_get(ctx, id) or 0, '' } end
+  local word = verb(ctx, j, argument)
+  local record = j.state ~= STATE_REMOVED and brief(encode(j)) or ''
+  flush(ctx)
+  trim(ctx)
+  return { word, j.state, record }
 end
 
 local function each_id(verb, argv_first)
   return function(keys, argv)
     local ctx = open(keys[1])
     local answers = {}
-    for i = argv_first, #argv do
-      local id = argv[i]
-      local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-      local word, state = 'NOT_FOUND', 0
-      if j then
-        word = verb(ctx, id, j, tonumber(argv[1]))
-        state = j.state
-      else
-        state = ring_get(ctx, id) or 0
-      end
-      flush(ctx)
-      trim(ctx)
-      local record = redis.call('GET', ctx.base .. 'j' .. id)
-      answers[#answers + 1] = { word, state, record and brief(record) or '' }
-    end
+    for i = argv_first, #argv do answers[#answers + 1] = answer_one(ctx, verb, argv[i], tonumber(argv[1])) end
     close(ctx)
     return answers
   end

@@ -1,16 +1,25 @@
 --- The record of a job: its only codec on this side. store/codec.py is its twin; docs/architecture.md draws it.
 --
--- header (52 bytes, big-endian) · length of the job name (1 byte) · job name · sections
+-- header (52 bytes, big-endian) · body, which is: length of the job name (1 byte) · job name · sections
+--   1 format  2 state  3 flags  4 losses  5 ended  6 progress (2)  8 returns  9 attempt (2)  11 revision (8)  19 sid (4)  23 token (8)
+--   31 created (8)  39 order (8)  47 attempts (2)  49 priority (4)
+-- Bytes that change together stand together: the plain lease and the plain completion, of which there are most, cut and join strings, and decode nothing.
 -- A section is tag (1 byte) · length (4 bytes) · bytes. Tags below 64 are the job as it was enqueued and never change; tags from 64 are what happened since.
 -- A later rule adds a tag: a job that doesn't use the rule pays nothing, and who doesn't know a tag keeps it as it is.
+-- A long payload has a key of its own (FLAG_APART), so that what is read and written at every step stays short.
 local FORMAT = 1
-local HEADER = '>BBBBi4I8I8I8I8I2I2I4I2BB'
+local HEADER = '>BBBBBI2BI2I8I4I8I8I8I2i4'
 local HEADER_SIZE = 52
+local LEASED = '>BBBBBI2BI2I8I4I8'
+local LEASED_SIZE = 30
+-- Where what a producer decides begins: attempts, priority and the body come with the call that makes the job.
+local MADE_SIZE = 46
 
 local STATE = { DELAYED = 1, WAITING = 2, BLOCKED = 3, ACTIVE = 4, COMPLETED = 5, FAILED = 6, CANCELLED = 7, EXPIRED = 8 }
 -- Only in events: the job was deleted.
 local STATE_REMOVED = 9
-local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE = 1, 2, 4
+-- FLAG_LOST: the last lease was lost with its session, and counted as a loss; the next lease or adoption clears it.
+local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
 local NO_PROGRESS = 65535
 local TAG_PAYLOAD, TAG_BACKOFF, TAG_STATE_FIRST, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE = 1, 2, 64, 64, 65, 66
 -- Only in events: what the event had no room for is to be read; log lines.
@@ -19,20 +28,20 @@ local EVENT_BYTES = 32768
 -- How the last finished lease ended. 0: the last lease has not finished.
 local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5 }
 
--- Read a header into a table; nil when `s` is none.
+-- Read a record into a table; nil when `s` is none.
 local function decode(s)
-  if not s or #s < HEADER_SIZE then return nil end
-  local format, state, flags, losses, priority, revision, order, token, created, attempt, attempts, sid, progress, ended, returns = struct.unpack(HEADER, s)
+  if not s or #s <= HEADER_SIZE then return nil end
+  local format, state, flags, losses, ended, progress, returns, attempt, revision, sid, token, created, order, attempts, priority = struct.unpack(HEADER, s)
   if format ~= FORMAT then return nil end
   return {
-    state = state, flags = flags, losses = losses, priority = priority, revision = revision, order = order, token = token, created = created,
-    attempt = attempt, attempts = attempts, sid = sid, progress = progress, ended = ended, returns = returns,
+    state = state, flags = flags, losses = losses, ended = ended, returns = returns, progress = progress, attempt = attempt, sid = sid, revision = revision,
+    token = token, attempts = attempts, priority = priority, order = order, created = created, body = string.sub(s, HEADER_SIZE + 1),
   }
 end
 
 local function encode(j)
-  return struct.pack(HEADER, FORMAT, j.state, j.flags, j.losses, j.priority, j.revision, j.order, j.token, j.created,
-    j.attempt, j.attempts, j.sid, j.progress, j.ended, j.returns)
+  return struct.pack(HEADER, FORMAT, j.state, j.flags, j.losses, j.ended, j.progress, j.returns, j.attempt, j.revision, j.sid, j.token,
+    j.created, j.order, j.attempts, j.priority) .. j.body
 end
 
 local function has_flag(j, flag)
@@ -47,49 +56,54 @@ local function clear_flag(j, flag)
   if has_flag(j, flag) then j.flags = j.flags - flag end
 end
 
--- Call visit(tag, first, last) for each section of a whole record; first and last span tag, length and bytes.
-local function each_section(record, visit)
-  local pos = HEADER_SIZE + 2 + string.byte(record, HEADER_SIZE + 1)
-  while pos + 4 <= #record do
-    local tag, size = struct.unpack('>BI4', string.sub(record, pos, pos + 4))
+-- Where the sections of a body begin.
+local function sections_start(body)
+  return string.byte(body) + 2
+end
+
+-- Call visit(tag, first, last) for each section of a body; first and last span tag, length and bytes.
+local function each_section(body, visit)
+  local pos = sections_start(body)
+  while pos + 4 <= #body do
+    local tag, size = struct.unpack('>BI4', string.sub(body, pos, pos + 4))
     visit(tag, pos, pos + 4 + size)
     pos = pos + 5 + size
   end
 end
 
--- The sections from tag 64 on, as one string.
-local function state_sections(record)
-  local parts = {}
-  each_section(record, function(tag, first, last)
-    if tag >= TAG_STATE_FIRST then parts[#parts + 1] = string.sub(record, first, last) end
-  end)
-  return table.concat(parts)
-end
-
--- The record without its payload: what lists and watchers need.
-local function brief(record)
-  local name_end = HEADER_SIZE + 1 + string.byte(record, HEADER_SIZE + 1)
-  return string.sub(record, 1, name_end) .. state_sections(record)
-end
-
 -- The bytes of one section, or nil.
-local function section(record, wanted)
+local function section(body, wanted)
   local found
-  each_section(record, function(tag, first, last)
-    if tag == wanted then found = string.sub(record, first + 5, last) end
+  each_section(body, function(tag, first, last)
+    if tag == wanted then found = string.sub(body, first + 5, last) end
   end)
   return found
 end
 
--- The record with section `tag` set to `bytes`; nothing is kept when `bytes` is empty.
-local function with_section(record, wanted, bytes)
-  local name_end = HEADER_SIZE + 1 + string.byte(record, HEADER_SIZE + 1)
-  local parts = { string.sub(record, 1, name_end) }
-  each_section(record, function(tag, first, last)
-    if tag ~= wanted then parts[#parts + 1] = string.sub(record, first, last) end
+-- A body with the sections alone for which keep(tag) is true.
+local function filtered(body, keep)
+  local parts = { string.sub(body, 1, sections_start(body) - 1) }
+  each_section(body, function(tag, first, last)
+    if keep(tag) then parts[#parts + 1] = string.sub(body, first, last) end
   end)
-  if bytes ~= '' then parts[#parts + 1] = struct.pack('>BI4', wanted, #bytes) .. bytes end
   return table.concat(parts)
+end
+
+-- A body with section `wanted` set to `bytes`; the section is gone when `bytes` is empty.
+local function with_section(body, wanted, bytes)
+  local rest = #body < sections_start(body) and body or filtered(body, function(tag) return tag ~= wanted end)
+  if bytes == '' then return rest end
+  return rest .. struct.pack('>BI4', wanted, #bytes) .. bytes
+end
+
+-- A body without what was enqueued: what lists and watchers need.
+local function brief_body(body)
+  return filtered(body, function(tag) return tag >= TAG_STATE_FIRST end)
+end
+
+-- The same of a whole record.
+local function brief(record)
+  return string.sub(record, 1, HEADER_SIZE) .. brief_body(string.sub(record, HEADER_SIZE + 1))
 end
 
 local function number8(n)
@@ -104,4 +118,42 @@ end
 -- The place of a job in the index of leases: by session, then by token.
 local function lease_place(j, id)
   return struct.pack('>I4I8', j.sid, j.token) .. id
+end
+
+-- The entry of an ended job in the list of COMPLETED: all that must be known when it is forgotten. The last byte before the id is `ended`, with APART_MARK
+-- when the payload is kept apart.
+local END_ENTRY = '>I8I8I8B'
+local END_ENTRY_SIZE = 25
+local APART_MARK = 128
+local function end_entry(j, id)
+  return struct.pack(END_ENTRY, j.revision, j.token, j.created, has_flag(j, FLAG_APART) and j.ended + APART_MARK or j.ended) .. id
+end
+
+-- Headers of the plain cases, as bytes: a new job; the first lease of one that nothing has happened to; the completion of a lease without flags.
+local NEW = '\1\2\0\0\0\255\255\0\0\0'
+local FIRST_LEASE = '\1\4\0\0\0\255\255\0\0\1'
+local PLAIN_ACTIVE = '\1\4\0'
+local PLAIN_COMPLETED = '\1\5\0\0\1\39\16'
+local NO_SID, NO_TOKEN = '\0\0\0\0', '\0\0\0\0\0\0\0\0'
+
+-- A new job that waits. `n8` is its first number; `tail` is attempts, priority and body.
+local function new_record(n8, tail)
+  return NEW .. n8 .. NO_SID .. NO_TOKEN .. n8 .. n8 .. tail
+end
+
+-- The record of a job that nothing has happened to yet, leased. nil for any other.
+local function first_lease(record, sid4, token8)
+  if string.sub(record, 1, 10) ~= NEW then return nil end
+  return FIRST_LEASE .. token8 .. sid4 .. token8 .. string.sub(record, LEASED_SIZE + 1)
+end
+
+-- Whether a record is that of a lease with this token, without flags.
+local function is_plain_lease(record, token8)
+  return string.sub(record, 1, 3) == PLAIN_ACTIVE and string.sub(record, 23, LEASED_SIZE) == token8
+end
+
+-- The record of such a lease, completed; its place among the leases; its entry among the completed.
+local function plain_completion(record, n8, id)
+  return PLAIN_COMPLETED .. string.sub(record, 8, 10) .. n8 .. NO_SID .. string.sub(record, 23), string.sub(record, 19, LEASED_SIZE) .. id,
+    n8 .. string.sub(record, 23, 38) .. '\1' .. id
 end

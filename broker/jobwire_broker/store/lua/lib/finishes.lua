@@ -1,5 +1,5 @@
---- What a worker says of a job that it holds: each item carries the token of its lease, and gets a word for an answer.
-local SAME_END = { C = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE }
+--- What a worker says of a job that it holds: each item carries the token of its lease, and gets a word and the job's state for an answer.
+local SAME_END = { C = END.COMPLETE, D = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE }
 local NO_HANDLER_RETURNS = 5
 
 -- The answer to a finish for a lease that is over.
@@ -11,69 +11,66 @@ local function answer_ended(kind, token, last_token, ended, state)
 end
 
 -- Bring a job to where a lease that may still speak for it finds it: leased, or put back and not given away since.
-local function reclaim(ctx, id, j)
-  if j.state == STATE.ACTIVE then
-    leave_lease(ctx, id, j)
-  else
-    flush(ctx)
-    leave_index(ctx, id, j)
-    j.attempt = j.attempt + 1
-  end
+local function reclaim(ctx, j)
+  if j.state == STATE.ACTIVE then return leave_lease(ctx, j) end
+  depart(ctx, j)
+  clear_flag(j, FLAG_LOST)
+  j.attempt = j.attempt + 1
 end
 
-local function complete(ctx, id, j, result)
-  j.losses = 0
-  j.ended = END.COMPLETE
-  move_to_final(ctx, id, j, STATE.COMPLETED, result ~= '' and { [TAG_RESULT] = result } or nil)
+local function complete(ctx, j, result)
+  j.losses, j.ended = 0, END.COMPLETE
+  if result ~= '' then j.body = with_section(j.body, TAG_RESULT, result) end
+  move_to_final(ctx, j, STATE.COMPLETED)
 end
 
-local function fail(ctx, id, j, failure, permanent, retry_after_ms)
+local function fail(ctx, j, failure, wait_ms)
   j.losses = 0
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, id, j, { [TAG_FAILURE] = failure }) end
+  j.body = with_section(j.body, TAG_FAILURE, failure)
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
   j.ended = END.FAIL
   clear_flag(j, FLAG_ALONE)
-  if permanent or j.attempt >= j.attempts then return move_to_final(ctx, id, j, STATE.FAILED, { [TAG_FAILURE] = failure }) end
-  local wait = retry_after_ms
-  if wait < 0 then wait = backoff_ms(redis.call('GET', ctx.base .. 'j' .. id), j.attempt, jitter_of(j.token)) end
-  move_to_delayed(ctx, id, j, wait, { [TAG_FAILURE] = failure })
+  if wait_ms == -2 or j.attempt >= j.attempts then return move_to_final(ctx, j, STATE.FAILED) end
+  move_to_delayed(ctx, j, wait_ms < 0 and backoff_ms(j, jitter_of(j.token)) or wait_ms)
 end
 
-local function snooze(ctx, id, j, delay_ms)
+local function snooze(ctx, j, delay_ms)
   j.losses = 0
   j.attempt = j.attempt - 1
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, id, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
   j.ended = END.SNOOZE
   clear_flag(j, FLAG_ALONE)
-  move_to_delayed(ctx, id, j, delay_ms)
+  move_to_delayed(ctx, j, delay_ms)
 end
 
-local function release(ctx, id, j, reason)
+local function release(ctx, j, reason)
   j.attempt = j.attempt - 1
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, id, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
   j.ended = END.RELEASE
-  if reason == 'NO_HANDLER' then
-    j.returns = j.returns + 1
-    if j.returns >= NO_HANDLER_RETURNS then return move_to_final(ctx, id, j, STATE.FAILED, { [TAG_FAILURE] = no_handler() }) end
-    -- So that the few workers without the handler do not pass it round at full speed.
-    return move_to_delayed(ctx, id, j, 200 * j.returns)
+  if reason ~= 'NO_HANDLER' then return move_to_waiting(ctx, j) end
+  j.returns = j.returns + 1
+  if j.returns >= NO_HANDLER_RETURNS then
+    j.body = with_section(j.body, TAG_FAILURE, no_handler())
+    return move_to_final(ctx, j, STATE.FAILED)
   end
-  move_to_waiting(ctx, id, j)
+  -- So that the few workers without the handler do not pass it round at full speed.
+  move_to_delayed(ctx, j, 200 * j.returns)
 end
 
 -- Progress never falls within an attempt. `sections` are the message and data, empty when there are none.
-local function progress(ctx, id, j, percent, sections)
+local function progress(ctx, j, percent, sections)
   if j.progress ~= NO_PROGRESS and percent < j.progress then percent = j.progress end
   j.progress = percent
-  local stale = sections == '' and section(redis.call('GET', ctx.base .. 'j' .. id), TAG_PROGRESS)
-  save(ctx, id, j, (sections ~= '' or stale) and { [TAG_PROGRESS] = sections } or nil)
+  j.body = with_section(j.body, TAG_PROGRESS, sections)
+  touch(ctx, j)
 end
 
-local function receive_cancel(ctx, id, j)
+local function receive_cancel(ctx, j)
   -- A receipt for what was never asked says nothing about a cancel that is asked for later.
   if not has_flag(j, FLAG_CANCEL_REQUESTED) or has_flag(j, FLAG_CANCEL_DELIVERED) then return end
-  gather(ctx, 'HDEL k', id)
+  gather(ctx, 'HDEL k', j.id)
   set_flag(j, FLAG_CANCEL_DELIVERED)
-  save(ctx, id, j)
+  touch(ctx, j)
 end
 
 -- The lease of LeaseJobs lasts as its session does.
@@ -82,44 +79,106 @@ local function extend(ctx, j, duration_ms)
   if session then redis.call('ZADD', ctx.base .. 't', 'GT', ctx.clock + duration_ms, 'S' .. session) end
 end
 
-local function apply(ctx, kind, id, j, a, b, c)
-  if kind == 'C' then
-    complete(ctx, id, j, a)
-  elseif kind == 'F' then
-    fail(ctx, id, j, a, b == '1', tonumber(c))
-  elseif kind == 'S' then
-    snooze(ctx, id, j, tonumber(a))
-  else
-    release(ctx, id, j, a)
-  end
+-- Log lines are told to who watches now, as a section of their own behind the unchanged record.
+local function tell_log(ctx, j, lines)
+  if not is_watched(ctx) then return end
+  ctx.changed = true
+  tell(ctx, j.id, brief(encode(j)) .. struct.pack('>BI4', TAG_LOG, #lines) .. lines)
 end
 
--- One item: kind, id, token and up to three arguments. Kinds: C complete, F fail, S snooze, R release, P progress, X cancel receipt, E extend, L log.
-local function settle(ctx, kind, id, token, a, b, c)
-  local j = decode(redis.call('GETRANGE', ctx.base .. 'j' .. id, 0, HEADER_SIZE - 1))
-  if not j then
-    local state, ended, _, last_token = ring_get(ctx, id)
-    if not state then return 'NOT_FOUND', 0 end
-    return answer_ended(kind, token, last_token, ended, state)
+local function finish(ctx, kind, j, a, b)
+  reclaim(ctx, j)
+  if kind == 'C' then
+    complete(ctx, j, '')
+  elseif kind == 'D' then
+    complete(ctx, j, a)
+  elseif kind == 'F' then
+    fail(ctx, j, a, tonumber(b))
+  elseif kind == 'S' then
+    snooze(ctx, j, tonumber(a))
+  else
+    release(ctx, j, a)
   end
+  return j.ended == END.CANCEL and 'CANCELLED' or 'OK', j.state
+end
+
+local function settle_gone(ctx, kind, id, token)
+  local state, ended, _, last_token = ring_get(ctx, id)
+  if not state then return 'NOT_FOUND', 0 end
+  return answer_ended(kind, token, last_token, ended, state)
+end
+
+-- One item in full. Answers a word and the job's state.
+local function settle_one(ctx, kind, id, token, a, b)
+  local j = find(ctx, id)
+  if not j then return settle_gone(ctx, kind, id, token) end
   if token < 1 then return 'STALE_LEASE', j.state end
   local open_end = j.state == STATE.ACTIVE or ((j.state == STATE.WAITING or j.state == STATE.DELAYED) and j.ended == END.NONE)
   if j.token ~= token or not open_end then return answer_ended(kind, token, j.token, j.ended, j.state) end
-  if SAME_END[kind] then
-    reclaim(ctx, id, j)
-    apply(ctx, kind, id, j, a, b, c)
-    return j.ended == END.CANCEL and 'CANCELLED' or 'OK', j.state
-  elseif j.state ~= STATE.ACTIVE then
-    return 'STALE_LEASE', j.state
-  elseif kind == 'P' then
-    progress(ctx, id, j, tonumber(a), b)
+  if SAME_END[kind] then return finish(ctx, kind, j, a, b) end
+  if j.state ~= STATE.ACTIVE then return 'STALE_LEASE', j.state end
+  if kind == 'P' then
+    progress(ctx, j, tonumber(a), b)
   elseif kind == 'X' then
-    receive_cancel(ctx, id, j)
+    receive_cancel(ctx, j)
   elseif kind == 'E' then
     extend(ctx, j, tonumber(a))
-  elseif kind == 'L' and is_watched(ctx) then
-    -- Log lines are told to who watches now, as a section of their own behind the unchanged record.
-    emit(ctx, id, with_section(brief(redis.call('GET', ctx.base .. 'j' .. id)), TAG_LOG, a))
+  else
+    tell_log(ctx, j, a)
   end
   return 'OK', j.state
+end
+
+-- Complete the plain lease of a job that this call has not touched, as settle_one would: without a table, for most items of a busy queue are this.
+local function complete_plain(ctx, id, record)
+  ctx.n = ctx.n + 1
+  local n8 = struct.pack('>I8', ctx.n)
+  local completed, lease, entry = plain_completion(record, n8, id)
+  gather(ctx, 'MSET', ctx.record_key .. id, completed)
+  gather(ctx, 'ZREM a', lease)
+  gather(ctx, 'RPUSH c', entry)
+  ctx.records[id], ctx.changed, ctx.completions = completed, true, ctx.completions + 1
+  if is_watched(ctx) then tell(ctx, id, brief(completed)) end
+end
+
+-- How many arguments follow an item, by its kind: C complete, D complete with a result, F fail (failure, wait in ms: -1 by the backoff, -2 it is permanent),
+-- S snooze (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines.
+local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, R = 1, P = 2, X = 0, E = 1, L = 1 }
+local NUMBER_AT = { F = 2, S = 1, P = 1, E = 1 }
+local PLAIN_ANSWER = 'OK 5'
+
+-- Where the items end that begin at argv[2]. Raises when one is malformed: before the first write, for a raised error does not roll back.
+local function check_items(argv, count)
+  local at = 2
+  for i = 1, count do
+    local kind = string.sub(argv[at], 1, 1)
+    local arguments = ARGUMENTS[kind]
+    if not arguments or #argv[at] < 10 or (NUMBER_AT[kind] and not tonumber(argv[at + NUMBER_AT[kind]])) then error('item ' .. i .. ' is malformed') end
+    at = at + 1 + arguments
+  end
+  return at
+end
+
+-- Settle the items that begin at argv[2]: each kind (1) .. token (8) .. id, and its arguments. Answers '<word> <state>' for each.
+local function settle_all(ctx, argv, count)
+  local at, ids, answers = 2, {}, {}
+  for i = 1, count do
+    ids[i] = string.sub(argv[at], 10)
+    at = at + 1 + ARGUMENTS[string.sub(argv[at], 1, 1)]
+  end
+  fetch(ctx, ids)
+  at = 2
+  for i = 1, count do
+    local item, id = argv[at], ids[i]
+    local kind, token8, record = string.sub(item, 1, 1), string.sub(item, 2, 9), ctx.records[id]
+    if kind == 'C' and record and ctx.jobs[id] == nil and is_plain_lease(record, token8) then
+      complete_plain(ctx, id, record)
+      answers[i] = PLAIN_ANSWER
+    else
+      local word, state = settle_one(ctx, kind, id, struct.unpack('>I8', token8), argv[at + 1], argv[at + 2])
+      answers[i] = word .. ' ' .. state
+    end
+    at = at + 1 + ARGUMENTS[kind]
+  end
+  return answers
 end

@@ -23,39 +23,53 @@ local function held_members(ctx, sid, limit)
   return redis.call('ZRANGEBYLEX', ctx.base .. 'a', first, last, 'LIMIT', 0, limit)
 end
 
--- Lease one job that was just taken out of an index; its id, new token and record go to `out`. Answers the record's size.
--- The record goes out as it was before: its reader adds one to the attempt. This is the hottest path of all, so it makes no table.
-local function lease_one(ctx, sid, id, key, record, out)
-  if not record then return 0 end
-  local format, state, flags, losses, priority, _, order, _, created, attempt, attempts, _, progress, _, returns = struct.unpack(HEADER, record)
-  if format ~= FORMAT or state ~= STATE.WAITING then return 0 end
-  local token = next_number(ctx)
-  local header = struct.pack(HEADER, FORMAT, STATE.ACTIVE, flags, losses, priority, token, order, token, created,
-    attempt + 1, attempts, sid, NO_PROGRESS, END.NONE, returns)
-  if progress == NO_PROGRESS then
-    redis.call('SETRANGE', key, 0, header)
-  else
+-- The record of a job, leased. A job that has run before, or was lost, or has flags, is leased here.
+local function lease_again(record, sid, token)
+  local _, state, flags, losses, _, progress, returns, attempt = struct.unpack('>BBBBBI2BI2', record)
+  if state ~= STATE.WAITING then return nil, 0 end
+  if flags >= FLAG_LOST then flags = flags - FLAG_LOST end
+  local rest = string.sub(record, LEASED_SIZE + 1)
+  if progress ~= NO_PROGRESS then
     -- What the last attempt said of its progress ends with the next one.
-    redis.call('SET', key, header .. string.sub(with_section(record, TAG_PROGRESS, ''), HEADER_SIZE + 1))
+    rest = string.sub(record, LEASED_SIZE + 1, HEADER_SIZE) .. with_section(string.sub(record, HEADER_SIZE + 1), TAG_PROGRESS, '')
   end
-  gather(ctx, 'ZADD a', 0, struct.pack('>I4I8', sid, token) .. id)
-  emit(ctx, id)
-  local n = #out
-  out[n + 1], out[n + 2], out[n + 3] = id, token, record
-  return #record
+  return struct.pack(LEASED, FORMAT, STATE.ACTIVE, flags, losses, END.NONE, NO_PROGRESS, returns, attempt + 1, token, sid, token) .. rest, flags
 end
 
--- Lease the jobs that ZPOPMIN took out of an index. Answers the size of their records.
-local function lease_popped(ctx, sid, popped, out)
-  local ids, keys, size = {}, {}, 0
-  for i = 1, #popped, 2 do
-    local id = string.sub(popped[i], 9)
-    ids[#ids + 1] = id
-    keys[#ids] = ctx.base .. 'j' .. id
+-- Lease jobs that were just taken out of an index; id, token and record of each go to `out`. Answers the size of the records.
+-- A record goes out as it was before: its reader adds one to the attempt. This loop is the hottest of all, so it makes no table for a job.
+local function lease_popped(ctx, sid, members, out)
+  local ids = {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 9) end
+  local records, sid4, watched = records_of(ctx, ids), struct.pack('>I4', sid), is_watched(ctx)
+  local writes, leases = batch_for(ctx, 'MSET', 2 * #ids), batch_for(ctx, 'ZADD a', 2 * #ids)
+  local w, a, o, n, size = writes.n, leases.n, #out, ctx.n, 0
+  for i = 1, #ids do
+    local id, record = ids[i], records[i]
+    if record then
+      n = n + 1
+      local token8, flags = struct.pack('>I8', n), 0
+      local leased = first_lease(record, sid4, token8)
+      if not leased then leased, flags = lease_again(record, sid, n) end
+      if leased then
+        writes[w + 1], writes[w + 2] = ctx.record_key .. id, leased
+        leases[a + 1], leases[a + 2] = '0', sid4 .. token8 .. id
+        if flags >= FLAG_APART then record = record .. payload_apart(ctx, id) end
+        out[o + 1], out[o + 2], out[o + 3] = id, n, record
+        w, a, o, size = w + 2, a + 2, o + 3, size + #record
+        if watched then tell(ctx, id, brief(leased)) end
+      end
+    end
   end
-  local records = redis.call('MGET', unpack(keys))
-  for i = 1, #ids do size = size + lease_one(ctx, sid, ids[i], keys[i], records[i], out) end
+  writes.n, leases.n, ctx.n, ctx.changed = w, a, n, true
   return size
+end
+
+-- Take the first jobs out of an index of what waits. Cheaper than ZPOPMIN, which tells their scores as well.
+local function pop(ctx, suffix, count)
+  local members = redis.call('ZRANGE', ctx.base .. suffix, 0, count - 1)
+  if #members > 0 then redis.call('ZREMRANGEBYRANK', ctx.base .. suffix, 0, #members - 1) end
+  return members
 end
 
 -- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
@@ -66,7 +80,7 @@ local function lease_alone(ctx, session, sid, row, out)
     redis.call('HSET', ctx.meta, 'solo', session)
     return true
   end
-  local popped = redis.call('ZPOPMIN', ctx.base .. 'o')
+  local popped = pop(ctx, 'o', 1)
   redis.call('HSET', ctx.meta, 'solo', '')
   if #popped == 0 then return false end
   if lease_popped(ctx, sid, popped, out) > 0 then
@@ -75,15 +89,22 @@ local function lease_alone(ctx, session, sid, row, out)
   return true
 end
 
+-- How many bytes the payload of a job has.
+local function payload_size(ctx, id)
+  local j = find(ctx, id)
+  if not j then return 0 end
+  if has_flag(j, FLAG_APART) then return redis.call('STRLEN', ctx.payload_key .. id) end
+  return #(section(j.body, TAG_PAYLOAD) or '')
+end
+
 -- Take the first job that waits, if its payload is at most `bytes`. Answers what is left of them; -1 when it is not, or there is none.
 local function lease_fitting(ctx, sid, bytes, out)
   local first = redis.call('ZRANGE', ctx.base .. 'w', 0, 0)
   if #first == 0 then return -1 end
-  local record = redis.call('GET', ctx.base .. 'j' .. string.sub(first[1], 9))
-  local payload = record and section(record, TAG_PAYLOAD) or ''
-  if #payload > bytes then return -1 end
-  lease_popped(ctx, sid, redis.call('ZPOPMIN', ctx.base .. 'w', 1), out)
-  return bytes - #payload
+  local size = payload_size(ctx, string.sub(first[1], 9))
+  if size > bytes then return -1 end
+  lease_popped(ctx, sid, pop(ctx, 'w', 1), out)
+  return bytes - size
 end
 
 -- There was less than a session has room for: whoever adds a job is to tell all brokers.
@@ -102,7 +123,7 @@ local function lease_to(ctx, session, epoch, count, bytes)
   if ctx.paused or solo_token > 0 then return { 'OK' } end
   local out = { 'OK' }
   if redis.call('EXISTS', ctx.base .. 'o') == 1 then
-    flush(ctx)
+    send_gathered(ctx)
     if lease_alone(ctx, session, sid, row, out) then return out end
   end
   while bytes >= 0 and count > 0 do
@@ -117,10 +138,10 @@ local function lease_to(ctx, session, epoch, count, bytes)
   while count > 0 and spent < LEASE_BYTES do
     -- Large records are taken few at a time, so that one call stays near its bound of bytes.
     local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((LEASE_BYTES - spent) / (spent / (#out / 3 + 1)))))
-    local popped = redis.call('ZPOPMIN', ctx.base .. 'w', step)
+    local popped = pop(ctx, 'w', step)
     if #popped == 0 then break end
     spent = spent + lease_popped(ctx, sid, popped, out)
-    count = count - #popped / 2
+    count = count - #popped
   end
   if count > 0 and spent < LEASE_BYTES then ask_for_wake(ctx) end
   return out
@@ -137,34 +158,48 @@ local function lease_all(ctx, argv, at)
 end
 
 -- A cancelled job that comes back in any other way than completed has ended. A lease that had its verdict before keeps it.
-local function end_cancelled(ctx, id, j, sections)
+local function end_cancelled(ctx, j)
   if j.ended == END.NONE then j.ended = END.CANCEL end
-  move_to_final(ctx, id, j, STATE.CANCELLED, sections)
+  move_to_final(ctx, j, STATE.CANCELLED)
 end
 
 -- Put a leased job back at its place, uncharged: it was not delivered, or is not wanted.
-local function put_back(ctx, id, j)
-  leave_lease(ctx, id, j)
+local function put_back(ctx, j)
+  leave_lease(ctx, j)
   j.attempt = math.max(j.attempt - 1, 0)
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, id, j) end
-  move_to_waiting(ctx, id, j)
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  move_to_waiting(ctx, j)
 end
 
 -- Take a job back from a session that was lost while it held it (RULES 4). Uncharged, but counted as a loss; the third, alone, ends it.
-local function put_back_lost(ctx, id, j)
-  leave_lease(ctx, id, j)
+local function put_back_lost(ctx, j)
+  leave_lease(ctx, j)
   j.attempt = math.max(j.attempt - 1, 0)
   j.losses = math.min(j.losses + 1, 255)
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, id, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
   if j.losses >= 3 and has_flag(j, FLAG_ALONE) then
     j.ended = END.FAIL
-    return move_to_final(ctx, id, j, STATE.FAILED, { [TAG_FAILURE] = poison() })
+    j.body = with_section(j.body, TAG_FAILURE, poison())
+    return move_to_final(ctx, j, STATE.FAILED)
   end
+  set_flag(j, FLAG_LOST)
   if j.losses >= 2 then
     set_flag(j, FLAG_ALONE)
-    return move_to_delayed(ctx, id, j, 1000 * 2 ^ math.min(j.losses - 2, 6))
+    return move_to_delayed(ctx, j, 1000 * 2 ^ math.min(j.losses - 2, 6))
   end
-  move_to_waiting(ctx, id, j)
+  move_to_waiting(ctx, j)
+end
+
+-- The jobs of a session, by its members of index `a`.
+local function jobs_held(ctx, members)
+  local ids, jobs = {}, {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 13) end
+  fetch(ctx, ids)
+  for i = 1, #ids do
+    local j = find(ctx, ids[i])
+    if j and j.state == STATE.ACTIVE then jobs[#jobs + 1] = j end
+  end
+  return jobs
 end
 
 -- Forget a session. Its leases must be gone.

@@ -1,5 +1,4 @@
---- Moves between states. Each changes a job's table, writes its header, and gathers the index changes.
-local DAY_MS = 86400000
+--- Moves between states. Each changes a job's table; flush writes it.
 -- How many ended jobs a queue keeps, and for how long (DESIGN 4, Retention).
 local KEEP = {
   [STATE.COMPLETED] = { count = 1000, age_ms = DAY_MS },
@@ -19,73 +18,40 @@ local function no_handler()
   return own_failure('NO_HANDLER', 'five workers in a row had no handler of this job name')
 end
 
--- Write a changed job. With `sections` = {tag = bytes} the whole record is written anew, otherwise the header alone.
-local function save(ctx, id, j, sections)
-  j.revision = next_number(ctx)
-  local header = encode(j)
-  local key = ctx.base .. 'j' .. id
-  if not sections then
-    redis.call('SETRANGE', key, 0, header)
-    return emit(ctx, id)
-  end
-  local record = header .. string.sub(redis.call('GET', key), HEADER_SIZE + 1)
-  for tag, bytes in pairs(sections) do record = with_section(record, tag, bytes) end
-  redis.call('SET', key, record)
-  emit(ctx, id, record)
-end
-
 -- Let a job wait for a worker, at its place.
-local function move_to_waiting(ctx, id, j, sections)
-  j.state = STATE.WAITING
-  j.sid = 0
-  gather(ctx, has_flag(j, FLAG_ALONE) and 'ZADD o' or 'ZADD w', j.priority, place(j, id))
-  ctx.added = ctx.added + 1
-  save(ctx, id, j, sections)
+local function move_to_waiting(ctx, j)
+  depart(ctx, j)
+  j.state, j.sid = STATE.WAITING, 0
+  touch(ctx, j)
 end
 
 -- Let a job wait for its time.
-local function move_to_delayed(ctx, id, j, delay_ms, sections)
-  j.state = STATE.DELAYED
-  j.sid = 0
-  local due_ms = ctx.now_ms + delay_ms
-  j.order = due_ms * 1000
-  gather(ctx, 'ZADD d', due_ms, place(j, id))
-  ctx.next_due_changed = true
-  save(ctx, id, j, sections)
+local function move_to_delayed(ctx, j, delay_ms)
+  depart(ctx, j)
+  j.state, j.sid, j.order = STATE.DELAYED, 0, (ctx.now_ms + delay_ms) * 1000
+  touch(ctx, j)
 end
 
 -- End a job.
-local function move_to_final(ctx, id, j, state, sections)
-  j.state = state
-  j.sid = 0
+local function move_to_final(ctx, j, state)
+  depart(ctx, j)
+  j.state, j.sid = state, 0
+  touch(ctx, j)
   if state == STATE.COMPLETED then
     j.progress = 10000
-    ctx.completed = (ctx.completed or 0) + 1
+    gather(ctx, 'RPUSH c', end_entry(j, j.id))
+    ctx.completions = ctx.completions + 1
   elseif state == STATE.FAILED then
-    ctx.failed = (ctx.failed or 0) + 1
-  end
-  save(ctx, id, j, sections)
-  gather(ctx, FINAL_ADD[state], j.revision, id)
-  ctx.trim[state] = true
-end
-
--- Take a job that does not run out of the index that it is in.
-local function leave_index(ctx, id, j)
-  if j.state == STATE.WAITING then
-    redis.call('ZREM', ctx.base .. (has_flag(j, FLAG_ALONE) and 'o' or 'w'), place(j, id))
-  elseif j.state == STATE.DELAYED then
-    redis.call('ZREM', ctx.base .. 'd', place(j, id))
-  elseif FINAL_KEY[j.state] then
-    redis.call('ZREM', ctx.base .. FINAL_KEY[j.state], id)
+    ctx.failures = ctx.failures + 1
   end
 end
 
 -- End a lease: the job is nobody's now.
-local function leave_lease(ctx, id, j)
-  gather(ctx, 'ZREM a', lease_place(j, id))
+local function leave_lease(ctx, j)
+  depart(ctx, j)
   if has_flag(j, FLAG_CANCEL_REQUESTED) then
-    gather(ctx, 'ZREM t', 'J' .. number8(j.token) .. id)
-    gather(ctx, 'HDEL k', id)
+    gather(ctx, 'ZREM t', 'J' .. number8(j.token) .. j.id)
+    gather(ctx, 'HDEL k', j.id)
   end
   if has_flag(j, FLAG_ALONE) then
     local session = redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
@@ -94,46 +60,54 @@ local function leave_lease(ctx, id, j)
   end
 end
 
--- Forget ended jobs that are over the count or the age, and keep their ends in the ring.
-local function forget(ctx, key, ids)
-  if #ids == 0 then return end
-  local records = {}
-  for i = 1, #ids do
-    local header = redis.call('GETRANGE', ctx.base .. 'j' .. ids[i], 0, HEADER_SIZE - 1)
-    if #header == HEADER_SIZE then
-      local _, state, _, _, _, revision, _, token, created = struct.unpack('>BBBBi4I8I8I8I8', header)
-      ring_add(ctx, ids[i], state, string.byte(header, HEADER_SIZE - 1), revision, token, created)
-    end
-    records[i] = ctx.base .. 'j' .. ids[i]
+-- Forget the oldest COMPLETED jobs. Their entries say all that the ring must keep, so no record is read.
+local function forget_completed(ctx, count)
+  local entries = redis.call('LPOP', ctx.base .. 'c', count) or {}
+  for i = 1, #entries do
+    local entry = entries[i]
+    local created, marks = struct.unpack('>I8B', entry, 17)
+    local id = string.sub(entry, END_ENTRY_SIZE + 1)
+    gather(ctx, 'UNLINK', ctx.record_key .. id)
+    if marks >= APART_MARK then gather(ctx, 'UNLINK', ctx.payload_key .. id) end
+    ring_add(ctx, id, string.sub(entry, 1, 16), marks % APART_MARK, STATE.COMPLETED, created)
   end
-  redis.call('UNLINK', unpack(records))
-  redis.call('ZREM', ctx.base .. key, unpack(ids))
+end
+
+-- Forget jobs that ended otherwise.
+local function forget(ctx, state, ids)
+  fetch(ctx, ids)
+  for i = 1, #ids do
+    local j = find(ctx, ids[i])
+    if j then erase(ctx, j) end
+    gather(ctx, FINAL_REMOVE[state], ids[i])
+  end
 end
 
 -- After a flush: keep each final state that grew within its count.
 local function trim(ctx)
-  for state in pairs(ctx.trim) do
-    local key = FINAL_KEY[state]
-    local over = redis.call('ZCARD', ctx.base .. key) - KEEP[state].count
-    if over > 0 then forget(ctx, key, redis.call('ZRANGE', ctx.base .. key, 0, math.min(over, 256) - 1)) end
+  if ctx.completions > 0 then
+    local over = redis.call('LLEN', ctx.base .. 'c') - KEEP[STATE.COMPLETED].count
+    if over > 0 then forget_completed(ctx, math.min(over, 256)) end
   end
-  ctx.trim = {}
-  if ctx.completed then redis.call('HINCRBY', ctx.meta, 'completed_total', ctx.completed) end
-  if ctx.failed then redis.call('HINCRBY', ctx.meta, 'failed_total', ctx.failed) end
-  ctx.completed, ctx.failed = nil, nil
+  for state in pairs(ctx.grown) do
+    local key = ctx.base .. FINAL_KEY[state]
+    local over = redis.call('ZCARD', key) - KEEP[state].count
+    if over > 0 then forget(ctx, state, redis.call('ZRANGE', key, 0, math.min(over, 256) - 1)) end
+  end
+  ctx.grown = {}
 end
 
 -- The wait before the next run: base · factor^(runs so far − 1), capped, plus jitter. `fraction` is 0 to 1.
-local function backoff_ms(record, attempt, fraction)
+local function backoff_ms(j, fraction)
   local base, factor, cap, jitter = 2000, 2, DAY_MS, 0.1
-  local own = section(record, TAG_BACKOFF)
+  local own = section(j.body, TAG_BACKOFF)
   if own then
     local f, j
     base, f, cap, j = struct.unpack('>I8I4I8I2', own)
     factor, jitter = f / 1000, j / 10000
   end
   -- The power may be infinite, and nothing times infinity is no number.
-  local wait = base > 0 and math.min(base * factor ^ math.max(attempt - 1, 0), cap) or 0
+  local wait = base > 0 and math.min(base * factor ^ math.max(j.attempt - 1, 0), cap) or 0
   return math.floor(wait * (1 + jitter * fraction))
 end
 
