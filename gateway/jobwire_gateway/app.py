@@ -52,7 +52,13 @@ class Gateway:
     def of(cls, config: GatewayConfig) -> "Gateway":
         """Put the parts together; nothing runs yet."""
         heartbeat_s = config.heartbeat.total_seconds()
-        streams = Streams(limit=config.max_streams, retry_s=config.retry.total_seconds(), drain_s=config.drain.total_seconds(), heartbeat_s=heartbeat_s)
+        streams = Streams(
+            limit=config.max_streams,
+            starts_per_s=config.max_stream_starts,
+            retry_s=config.retry.total_seconds(),
+            drain_s=config.drain.total_seconds(),
+            heartbeat_s=heartbeat_s,
+        )
         topics = Topics(Bounds(config.mailbox_frames, config.mailbox_bytes), streams.heartbeat_ms)
         brokers = Brokers(config.brokers, config.call_timeout.total_seconds())
         return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams)
@@ -126,7 +132,7 @@ async def _show_problem(request: Request, problem: Problem) -> Response:
 def _http_exceptions(calls: Sequence[Operation]) -> Callable[[Request, HTTPException], Awaitable[Response]]:
     async def show(request: Request, error: HTTPException) -> Response:
         detail, reason = _SENTENCES.get(error.status_code, error.detail), ""
-        if error.status_code == 405 and request.method == "POST" and (verbs := verbs_of(calls, request.url.path)):
+        if error.status_code in (404, 405) and request.method == "POST" and (verbs := verbs_of(calls, request.url.path)):
             detail, reason = f"There is no such verb here; there are {', '.join(verbs)}.", "NO_SUCH_VERB"
         return Problem(error.status_code, detail, reason=reason, headers=dict(error.headers or {})).response(request.url.path)
 

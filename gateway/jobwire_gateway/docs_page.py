@@ -148,6 +148,8 @@ def _type(schema: Any) -> str:
         case {"$ref": str(target)}:
             name = target.rpartition("/")[2]
             return f'<a href="#{name}">{name}</a>'
+        case {"anyOf": [choice, {}]}:
+            return _type(choice)
         case {"oneOf": list(choices)}:
             return " or ".join(map(_type, choices))
         case {"enum": list(words)}:

@@ -148,12 +148,20 @@ def _backoff(value: object) -> Backoff:
     if "base" in value:
         backoff.base.CopyFrom(duration("backoff.base", value["base"]))
     if "factor" in value:
-        backoff.factor = _number("backoff.factor", value["factor"])
+        backoff.factor = _factor(value["factor"])
     if "maxDelay" in value:
         backoff.max_delay.CopyFrom(duration("backoff.maxDelay", value["maxDelay"]))
     if "jitter" in value:
         backoff.jitter = _number("backoff.jitter", value["jitter"])
     return backoff
+
+
+def _factor(value: object) -> float:
+    factor = _number("backoff.factor", value)
+    if factor == 0:
+        # To the contract it would be no factor at all.
+        raise invalid("backoff.factor", "must be from 1 to 10")
+    return factor
 
 
 def _date(field: str, value: object) -> Timestamp:
@@ -179,6 +187,8 @@ def _string(field: str, value: object) -> str:
 
 
 def _whole(field: str, value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # to JSON, 5.0 is as whole as 5
     if isinstance(value, bool) or not isinstance(value, int) or value not in _INT32:
         raise invalid(field, "must be a whole number of 32 bits")
     return value

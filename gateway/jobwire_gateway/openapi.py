@@ -73,7 +73,7 @@ def _operation(operation: Operation) -> dict[str, object]:
         shown["parameters"] = parameters
     if operation.reads is not Reads.NOTHING:
         shown["requestBody"] = _body(operation)
-    answers: dict[str, object] = {str(status): _answer(returns, operation) for status, returns in operation.returns.items()}
+    answers: dict[str, object] = {str(status): _answer(returns) for status, returns in operation.returns.items()}
     return {**shown, "responses": answers | {str(status): _problem(sentence) for status, sentence in failures(operation).items()}}
 
 
@@ -93,14 +93,12 @@ def _body(operation: Operation) -> dict[str, object]:
     return {"required": operation.reads is not Reads.OPTIONAL, "content": content}
 
 
-def _answer(returns: Returns, operation: Operation) -> dict[str, object]:
+def _answer(returns: Returns) -> dict[str, object]:
     shown: dict[str, object] = {"description": returns.description}
     if returns.schema is not None:
         shown["content"] = {media_type: {"schema": schema} for media_type, schema in _contents(returns).items()}
     if returns.headers:
         shown["headers"] = {name: {"description": sentence, "schema": {"type": "string"}} for name, sentence in returns.headers.items()}
-    if operation.links and returns.schema is not None:
-        shown["links"] = {name: {"operationId": name, "parameters": dict(values)} for name, values in operation.links.items()}
     return shown
 
 

@@ -116,8 +116,6 @@ class Operation:
     returns: Mapping[int, Returns] = field(default_factory=dict)
     fails: Mapping[int, str] = field(default_factory=dict)
     """What a status means that is particular to this call."""
-    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """The calls that go on with what this one answers: the id of the call, and where its path's parameters stand in the answer."""
 
     @property
     def query_names(self) -> tuple[str, ...]:
@@ -168,7 +166,11 @@ def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
         assert operation.handler is not None
         return await operation.handler(await _read(operation, request, max_body))
 
-    return Route(path, endpoint, methods=list(methods))
+    route = Route(path, endpoint, methods=list(methods))
+    if path.endswith("{queue}"):
+        # No queue's name has a colon: what stands behind one is a verb, and that is another path.
+        route.path_regex = re.compile(route.path_regex.pattern.replace("[^/]+)$", "[^/:]+)$"))
+    return route
 
 
 async def _read(operation: Operation, request: Request, max_body: int) -> Asked:

@@ -54,8 +54,6 @@ class Rest:
 
     async def _enqueue_one(self, request: Request, queue: str, body: dict[str, object], mint: Mint) -> Response:
         durability = durability_of(body)
-        if "id" in body and "idempotency-key" in request.headers:
-            raise invalid("id", "already makes the call safe to repeat, so it cannot stand beside the header Idempotency-Key")
         call = EnqueueRequest(job=job_spec(queue, {name: body[name] for name in body if name != "durability"}, 0, mint), durability=durability)
         timeout_s = self._disk_timeout_s if durability == Durability.DURABILITY_DISK else None
         answer = await self._brokers.call(lambda broker: broker.jobs.Enqueue, call, timeout_s=timeout_s)

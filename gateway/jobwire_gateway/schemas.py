@@ -10,7 +10,7 @@ from jobwire_gateway.jobs import STATES
 from jobwire_gateway.names import JOB_ID_PATTERN, JOB_NAME_PATTERN, QUEUE_PATTERN
 
 _INT32_MAX = 2**31 - 1
-_TEN_YEARS = r"^(0|[1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{6})(\.[0-9]{1,9})?s$"
+_TEN_YEARS = r"^(0|[1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{6}|315[0-2][0-9]{5}|3153[0-5][0-9]{4})(\.[0-9]{1,9})?s$"
 _SEVEN_DAYS = r"^(0|[1-9][0-9]{0,4}|[1-5][0-9]{5}|60[0-3][0-9]{3}|604[0-7][0-9]{2})(\.[0-9]{1,9})?s$"
 _THIRTY_DAYS = r"^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3})(\.[0-9]{1,9})?s$"
 _ONE_HOUR = r"^(0|[1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2})(\.[0-9]{1,9})?s$"
@@ -96,7 +96,13 @@ _JOB_SPEC: dict[str, object] = {
     "backoff": _BACKOFF,
 }
 _ONE_DELAY = {"not": {"required": ["delay", "delayUntil"]}}
-_MANY_JOBS = {"type": "array", "items": ref("JobSpec"), "minItems": 1, "maxItems": 1000}
+_MANY_JOBS = {
+    "type": "array",
+    # One that is no such job is refused by its verdict, and does not hinder the others.
+    "items": {"anyOf": [ref("JobSpec"), {}]},
+    "minItems": 1,
+    "maxItems": 1000,
+}
 
 _FAILURE = given(
     {

@@ -67,8 +67,7 @@ _ENQUEUE = (
     "counts them."
 )
 _NO_JOB = "There is no such job, or it is gone: `metadata.state` then says how it ended."
-_WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`), or something in the call is out of its bounds."
-_JOB_LINKS = {"getJob": {"queue": "$request.path.queue", "id": "$response.body#/id"}, "cancelJob": {"queue": "$request.path.queue", "id": "$response.body#/id"}}
+_WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`); `metadata.state` says which it is."
 
 
 def operations(
@@ -103,7 +102,6 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
                 ),
             },
             fails={409: "The id is taken by a job with other content (`JOB_EXISTS`).", 429: "The store is full (`STORE_FULL`)."},
-            links=_JOB_LINKS,
         ),
         Operation(
             method="GET",
@@ -138,7 +136,7 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             summary="Delete a job that does not run",
             handler=relay(brokers, lambda broker: broker.jobs.DeleteJob, lambda asked: DeleteJobRequest(name=asked.job), lambda _: None),
             returns={204: Returns(description="It is gone.")},
-            fails={400: "It runs (`WRONG_STATE`): cancel it first. Or a name is out of its bounds.", 404: _NO_JOB},
+            fails={404: _NO_JOB, 409: "It runs (`WRONG_STATE`): cancel it first."},
         ),
         Operation(
             method="POST",
@@ -153,7 +151,7 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             body={JSON: CANCEL},
             example={"grace": "30s"},
             returns={200: Returns(description="The job after the call.", schema=ref("Job"))},
-            fails={400: _WRONG_STATE, 404: _NO_JOB},
+            fails={404: _NO_JOB, 409: _WRONG_STATE},
         ),
         Operation(
             method="POST",
@@ -165,7 +163,7 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             reads=Reads.OPTIONAL,
             body={JSON: NO_MEMBERS},
             returns={200: Returns(description="The job, waiting, with all its attempts before it again.", schema=ref("Job"))},
-            fails={400: _WRONG_STATE, 404: _NO_JOB},
+            fails={404: _NO_JOB, 409: _WRONG_STATE},
         ),
         Operation(
             method="POST",
@@ -177,7 +175,7 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             reads=Reads.OPTIONAL,
             body={JSON: NO_MEMBERS},
             returns={200: Returns(description="The job, waiting.", schema=ref("Job"))},
-            fails={400: _WRONG_STATE, 404: _NO_JOB},
+            fails={404: _NO_JOB, 409: _WRONG_STATE},
         ),
     ]
 
@@ -271,6 +269,8 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             summary="Follow all jobs of a queue",
             app=queue_events,
             parameters=_CURSOR,
+            returns=frames,
+        ),
         Operation(
             method="GET",
             path="/v1/events",
@@ -294,8 +294,6 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             body={JSON: TOPICS},
             example={"topics": ["queues/thumbnails", "queues/mail/jobs/welcome-17"]},
             returns={**frames, 204: Returns(description="After the end: there is nothing more to come.")},
-        ),
-            returns=frames,
         ),
         Operation(
             method="GET",

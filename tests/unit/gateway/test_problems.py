@@ -59,6 +59,10 @@ def test_a_payload_over_the_limit_is_413() -> None:
     assert from_rpc(failed(grpc.StatusCode.INVALID_ARGUMENT, "too large", ErrorInfo(reason="PAYLOAD_TOO_LARGE", domain="jobwire"))).status == 413
 
 
+def test_a_verb_that_does_not_fit_the_state_is_409() -> None:
+    assert from_rpc(failed(grpc.StatusCode.FAILED_PRECONDITION, "it runs", ErrorInfo(reason="WRONG_STATE", domain="jobwire"))).status == 409
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [

@@ -184,6 +184,7 @@ def test_a_body_of_many_holds_1_to_1000_jobs(jobs: object) -> None:
         ("backoff", []),
         ("backoff", {"base": "-1s"}),
         ("backoff", {"factor": "2"}),
+        ("backoff", {"factor": 0}),
         ("backoff", {"factor": 10**400}),
         ("backoff", {"speed": 2}),
         ("prority", 1),

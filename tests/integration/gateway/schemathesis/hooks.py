@@ -1,0 +1,32 @@
+"""What schemathesis cannot know of this API. Loaded by it, in its own process."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies
+
+# A token of no list is refused, as it should be; the empty one is the first page's.
+schemathesis.openapi.format("page-token", strategies.just(""))
+
+_DATES = strategies.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=strategies.just(UTC))
+schemathesis.openapi.format("date-time", _DATES.map(lambda date: date.isoformat().replace("+00:00", "Z")))
+
+_numbers = itertools.count(1)
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, **kwargs: Any) -> None:
+    """Enqueue under an id that was never there: a repeat within two minutes of a job that was deleted is answered as the first try was, and makes nothing."""
+    if case.operation.definition.raw.get("operationId") != "enqueue":
+        return
+    if isinstance(case.body, dict) and _is_good(case.body.get("id"), 100):
+        case.body["id"] += f"-{next(_numbers)}"
+    if _is_good((case.headers or {}).get("Idempotency-Key"), 200):
+        case.headers["Idempotency-Key"] += f"-{next(_numbers)}"
+
+
+def _is_good(text: object, most: int) -> bool:
+    """Whether a number behind it leaves it as good as it was; what is bad on purpose is to stay so."""
+    return isinstance(text, str) and 0 < len(text) <= most and text.isascii() and text.isprintable() and " " not in text

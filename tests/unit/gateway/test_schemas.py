@@ -1,0 +1,96 @@
+"""The schemas say what is shown, and nothing that is not: each beside the contract's messages."""
+
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from google.protobuf.message import Message
+from jobwire.v1.admin_service_pb2 import GetServerInfoResponse, Worker
+from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, Payload, Progress
+from jobwire.v1.queue_service_pb2 import Queue
+from jobwire_gateway.jobs import job_json, queue_json, server_json, worker_json
+from jobwire_gateway.problems import Problem, Violation
+from jobwire_gateway.schemas import COMPONENTS, ref
+
+# What stands in the contract and is shown under other names, or what the gateway adds.
+_CONTENT = {f"{name}{form}" for name in ("payload", "result") for form in ("Text", "Base64", "ContentType")}
+
+
+def checked(name: str, value: object) -> None:
+    schema: dict[str, Any] = {**ref(name), "components": {"schemas": COMPONENTS}}
+    jsonschema_rs.validator_for(schema, validate_formats=True).validate(value)
+
+
+def json_names(message: type[Message]) -> set[str]:
+    return {field.json_name for field in message.DESCRIPTOR.fields}
+
+
+def full_job(**changes: Any) -> Job:
+    job = Job(name="queues/q/jobs/a", queue="q", id="a", job_name="t", state=JobState.JOB_STATE_FAILED, revision=1_795_365_091_344_543, priority=-3)
+    job.progress.CopyFrom(Progress(percent=12.5, message="half", data_json='{"a":1}'))
+    job.payload.CopyFrom(Payload(json='{"big":12345678901234567890}'))
+    job.result.CopyFrom(Payload(data=b"\xff\x00", content_type="image/png"))
+    job.failure.CopyFrom(Failure(type="E", message="m", stack="s", reason="POISON"))
+    for date in (job.create_time, job.due_time, job.start_time, job.finish_time):
+        date.GetCurrentTime()
+    job.worker, job.cancel_requested, job.cancel_delivered, job.losses = "w", True, False, 2
+    job.MergeFrom(Job(**changes))
+    return job
+
+
+@pytest.mark.parametrize("job", [full_job(), Job(queue="q", id="a"), full_job(payload=Payload(json="{"), progress=Progress(data_json="["))])
+def test_a_job_is_shown_as_its_schema_says(job: Job) -> None:
+    shown = job_json(job)
+    checked("Job", shown)
+    assert set(shown) <= set(COMPONENTS["Job"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "added"),
+    [
+        ("Job", Job, _CONTENT),
+        ("Failure", Failure, set()),
+        ("Counts", JobCounts, set()),
+        ("Queue", Queue, set()),
+        ("Worker", Worker, set()),
+        ("Server", GetServerInfoResponse, {"gatewayVersion"}),
+    ],
+)
+def test_a_schema_has_every_field_of_its_message(name: str, message: type[Message], added: set[str]) -> None:
+    assert set(COMPONENTS[name]["properties"]) == json_names(message) | added
+
+
+def test_queues_workers_and_servers_are_shown_as_their_schemas_say() -> None:
+    worker = Worker(session="0" * 32, queues=["q"])
+    worker.connect_time.GetCurrentTime()
+    checked("Queue", queue_json(Queue(name="queues/q", queue="q", counts=JobCounts(waiting=1))))
+    checked("Worker", worker_json(worker))
+    checked("Server", {**server_json(GetServerInfoResponse()), "gatewayVersion": "1"})
+
+
+def test_a_problem_is_shown_as_its_schema_says() -> None:
+    problem = Problem(400, "No.", reason="X", code="y", violations=(Violation("a", "b"),), metadata={"c": "d"}, retry_after_ms=5)
+    checked("Problem", problem.body("/"))
+    assert set(problem.body("/")) == set(COMPONENTS["Problem"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("EnqueueJob", {"jobName": "t", "delay": "315359999.5s"}, True),
+        ("EnqueueJob", {"jobName": "t", "delay": "315360000s"}, False),
+        ("EnqueueJob", {"jobName": "t", "delay": "1s", "delayUntil": "2030-01-01T00:00:00Z"}, False),
+        ("EnqueueJob", {"jobName": "t", "prority": 1}, False),
+        ("EnqueueJob", {"jobName": "t", "backoff": {"base": "604799s", "maxDelay": "2591999s"}}, True),
+        ("EnqueueJob", {"jobName": "t", "backoff": {"base": "604800s"}}, False),
+        ("EnqueueJob", {"payload": 1}, False),
+        ("EnqueueJobs", {"jobs": [{"jobName": "t"}], "durability": "disk"}, True),
+        ("EnqueueJobs", {"jobs": []}, False),
+    ],
+)
+def test_a_request_is_judged_by_its_schema_as_it_is_by_the_broker(name: str, value: object, good: bool) -> None:
+    if good:
+        checked(name, value)
+    else:
+        with pytest.raises(jsonschema_rs.ValidationError):
+            checked(name, value)
