@@ -1,12 +1,10 @@
 """`pulse`: sessions are renewed and lost, dates come, the clock moves only while somebody pulses, and old ends are forgotten."""
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from jobwire.v1 import job_pb2
-from jobwire_broker.names import id_to_bytes
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import PendingCancel, Renewal
 
