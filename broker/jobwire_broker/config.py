@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+
+from jobwire_broker.auth.config import AuthConfig, TlsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +21,14 @@ class BrokerConfig:
     grpc: str = "127.0.0.1:7410"
     """HOST:PORT to listen on. Port 0 picks a free one."""
 
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    """Whom the broker knows. Default: it asks nobody who they are."""
+
+    tls: TlsConfig | None = None
+    """Certificates for the port. None: plain text, which is right on loopback and behind a proxy that ends TLS."""
+
     insecure: bool = False
-    """Listen on other addresses than loopback although there is no authentication."""
+    """Listen on other addresses than loopback although nobody has to say who they are."""
 
     allow_eviction: bool = False
     """Accept a store whose `maxmemory-policy` may evict jobs."""
@@ -47,8 +55,16 @@ class BrokerConfig:
         host, _, port = self.grpc.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"grpc must be HOST:PORT, not {self.grpc!r}")
-        if not self.insecure and not is_loopback(host):
-            raise ValueError(f"{host} is reachable from outside and there is no authentication yet: listen on 127.0.0.1, or say --insecure")
+        if not (self.insecure or is_loopback(host) or self.knows_callers):
+            raise ValueError(
+                f"{host} is reachable from outside and nobody has to say who they are: configure --keys, JWTs or --tls-client-ca, "
+                "listen on 127.0.0.1, or say --insecure"
+            )
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether a stranger is turned away: by credentials, or by the certificate that a connection needs."""
+        return self.auth.is_on or (self.tls is not None and self.tls.client_ca is not None)
 
 
 def is_loopback(host: str) -> bool:

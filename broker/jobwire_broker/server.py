@@ -26,16 +26,21 @@ from jobwire.v1 import (
     worker_service_pb2_grpc,
 )
 
-from jobwire_broker.config import BrokerConfig
+from jobwire_broker.auth.authenticator import Authenticator
+from jobwire_broker.auth.refusals import Refusals
+from jobwire_broker.config import BrokerConfig, is_loopback
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.admin import AdminService
 from jobwire_broker.services.events import EventService
+from jobwire_broker.services.guard import Guard
 from jobwire_broker.services.handlers import HandlersInOrder
 from jobwire_broker.services.jobs import JobService, enqueue_handler
 from jobwire_broker.services.queues import QueueService
 from jobwire_broker.services.reflection import add_reflection
 from jobwire_broker.services.workers import WorkerService, work_handler
 from jobwire_broker.store.client import StoreClient, StoreRefused
+from jobwire_broker.store.tokens import SharedTokens
+from jobwire_broker.tls import server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,9 @@ class Broker:
         self.broker_id = f"{os.getpid()}-{os.urandom(3).hex()}"
         self.address = config.grpc
         self._client = StoreClient(config)
+        self._shared_tokens = SharedTokens(self._client, config)
+        self._authenticator = Authenticator(config.auth, self._shared_tokens)
+        self.refusals = Refusals()
         self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
         self._jobs = JobService(self._registry)
         self._workers = WorkerService(self._registry, config, self.broker_id)
@@ -82,7 +90,10 @@ class Broker:
         server = self._build()
         host = self.config.grpc.rpartition(":")[0]
         try:
-            port = server.add_insecure_port(self.config.grpc)
+            if self.config.tls is None:
+                port = server.add_insecure_port(self.config.grpc)
+            else:
+                port = server.add_secure_port(self.config.grpc, server_credentials(self.config.tls))
         except RuntimeError as error:
             raise AddressTaken(f"{self.config.grpc} can't be listened on: is it taken?") from error
         self.address = f"{host}:{port}"
@@ -90,19 +101,22 @@ class Broker:
         await self._client.start()
         self._tell_health(self._client.available)
         self._registry.start()
+        self._authenticator.start()
         await server.start()
         self._server = server
 
     def _build(self) -> grpc.aio.Server:
         listening = grpc.aio.server(options=_OPTIONS)
-        server: Any = HandlersInOrder(listening)
+        in_order: Any = HandlersInOrder(listening)
+        # Without authentication the handlers are added as they are, and no call pays for it.
+        server: Any = Guard(self._authenticator, self.refusals).around(in_order) if self.config.auth.is_on else in_order
         # Before the generated handlers, whose serializers take messages alone: the first that knows a method serves it.
         server.add_generic_rpc_handlers((enqueue_handler(self._jobs), work_handler(self._workers)))
         job_service_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self._workers, server)
         queue_service_pb2_grpc.add_QueueServiceServicer_to_server(QueueService(self._registry), server)
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self._registry), server)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._registry, self.broker_id), server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._registry, self.broker_id, self._authenticator), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection(server, (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
         return listening
@@ -132,6 +146,8 @@ class Broker:
             self._server = None
         # What the partitions have gathered is written, then they stop.
         await self._registry.stop()
+        await self._authenticator.stop()
+        await self._shared_tokens.stop()
         await self._client.stop()
 
     async def _wait_for_streams(self, grace_s: float) -> None:
@@ -143,7 +159,11 @@ class Broker:
 
 async def serve(config: BrokerConfig) -> int:
     """Run a broker until SIGTERM or SIGINT; the second signal ends it at once. Returns the exit code."""
-    broker = Broker(config)
+    try:
+        broker = Broker(config)
+    except ValueError as error:
+        print(f"jobwire broker: {error}", file=sys.stderr)  # noqa: T201 - the process ends with it
+        return 2
     loop = asyncio.get_running_loop()
     ending, at_once = asyncio.Event(), asyncio.Event()
 
@@ -154,10 +174,12 @@ async def serve(config: BrokerConfig) -> int:
         loop.add_signal_handler(name, on_signal)
     try:
         await broker.start()
-    except (StoreRefused, AddressTaken) as error:
+    except (StoreRefused, AddressTaken, ValueError) as error:
         print(f"jobwire broker: {error}", file=sys.stderr)  # noqa: T201 - the process ends with it
         await broker.stop(0)
         return 1
+    if config.auth.is_on and config.tls is None and not is_loopback(config.grpc.rpartition(":")[0]):
+        log.warning("broker.keys_in_plain_text grpc=%s advice=%s", broker.address, "give --tls-cert and --tls-key, unless a proxy before this port ends TLS")
     log.info("broker.ready grpc=%s id=%s", broker.address, broker.broker_id)
     await ending.wait()
     log.info("broker.stopping grace_s=%.1f", config.drain_grace.total_seconds())

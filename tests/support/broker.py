@@ -1,7 +1,7 @@
 """A broker process, started as a user starts it."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -17,19 +17,23 @@ class Broker(Process):
     """One `jobwire broker` on a port of its own. After `kill()`, `restart()` brings it back at the same address.
 
     `store` is a Store or a URL, so that a proxy may stand between. `session_time` is a duration as the command line takes it, for example
-    `2s`; without it the default of 10 s holds.
+    `2s`; without it the default of 10 s holds. `env` are variables, for what has no flag.
     """
 
     ready_line = r"broker\.ready.*?grpc=(\S+)"
 
-    def __init__(self, store: Store | str, *, session_time: str | None = None, extra: Sequence[str] = ()) -> None:
+    def __init__(self, store: Store | str, *, session_time: str | None = None, extra: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
         super().__init__("broker")
+        self._env = dict(env or {})
         self.store_url = store if isinstance(store, str) else store.url
         self.address = "127.0.0.1:0"
         self._options = [*(["--session-time", session_time] if session_time else []), *extra]
 
     def command(self) -> list[str]:
         return python("-m", "jobwire_cli.main", "broker", "--store", self.store_url, "--grpc", self.address, *self._options)
+
+    def environment(self) -> Mapping[str, str]:
+        return self._env
 
     def on_ready(self, match: re.Match[str]) -> None:
         self.address = match[1].strip("\"',")

@@ -19,7 +19,7 @@ ROOTS = {
 
 # What each package may import beside the standard library, the contract and itself.
 OUTSIDE = {
-    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection"},
+    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection", "jwt", "cryptography"},
     "jobwire_gateway": {"grpc", "google", "starlette", "sse_starlette", "uvicorn", "uvloop", "httptools"},
     "jobwire_worker": {"grpc", "google"},
     "jobwire_client": {"grpc", "google"},

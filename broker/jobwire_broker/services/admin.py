@@ -11,12 +11,21 @@ from jobwire.v1 import admin_service_pb2 as pb
 from jobwire.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 from jobwire_broker import __version__
+from jobwire_broker.auth import caller
+from jobwire_broker.auth.authenticator import ANYBODY, Authenticator
+from jobwire_broker.auth.identity import Scope
+from jobwire_broker.errors import InvalidField, Precondition
 from jobwire_broker.rules.registry import Registry
+from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import unary
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.unserved import unserved
+from jobwire_broker.services.verbs import topic_scope
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_TOKEN_NAMES = 100
+_MINUTE_MS, _HOUR_MS = 60_000, 3_600_000
 
 
 class AdminService(AdminServiceServicer):
@@ -24,9 +33,10 @@ class AdminService(AdminServiceServicer):
 
     DrainWorker = CheckConsistency = unserved
 
-    def __init__(self, registry: Registry, broker_id: str) -> None:
+    def __init__(self, registry: Registry, broker_id: str, authenticator: Authenticator) -> None:
         self._registry = registry
         self._broker_id = broker_id
+        self._tokens = authenticator.tokens
         self._began = time.monotonic()
 
     @unary
@@ -59,3 +69,42 @@ class AdminService(AdminServiceServicer):
         )
         info.uptime.FromSeconds(int(time.monotonic() - self._began))
         return info
+
+    # Who may do what ----------------------------------------------------------------------------------------------------------------------------------
+
+    @unary
+    async def GetIdentity(self, request: pb.GetIdentityRequest, context: Context) -> pb.GetIdentityResponse:
+        """Say who calls. A ticket was spent when the call was let in."""
+        identity = caller.identity()
+        if identity is None:
+            return pb.GetIdentityResponse(authenticated=False, name=ANYBODY.name, scopes=["*:*"])
+        response = pb.GetIdentityResponse(authenticated=True, name=identity.name, tenant=identity.tenant, scopes=map(str, identity.scopes))
+        if identity.expires_at is not None:
+            response.expire_time.FromMilliseconds(int(identity.expires_at * 1000))
+        return response
+
+    @unary
+    async def CreateWatchToken(self, request: pb.CreateWatchTokenRequest, context: Context) -> pb.CreateWatchTokenResponse:
+        """Make a token for a page, or a ticket. That the caller may watch all of it was checked when the call was let in."""
+        if not 1 <= len(request.names) <= MAX_TOKEN_NAMES:
+            raise InvalidField(f"names may hold 1 to {MAX_TOKEN_NAMES}; it holds {len(request.names)}", field="names")
+        scopes = [Scope.parse(topic_scope(name, f"names[{i}]")) for i, name in enumerate(request.names)]
+        high_ms, default_ms = (_MINUTE_MS, _MINUTE_MS // 2) if request.single_use else (_HOUR_MS, 5 * _MINUTE_MS)
+        low_ms = 1_000 if request.single_use else 10_000
+        ttl_ms = duration_ms(request.ttl, "ttl", low_ms=low_ms, high_ms=high_ms) if request.HasField("ttl") else default_ms
+        token, expires = await self._tokens.make(caller.identity() or ANYBODY, scopes, ttl_ms / 1000, single_use=request.single_use)
+        response = pb.CreateWatchTokenResponse(token=token)
+        response.expire_time.FromSeconds(int(expires))
+        return response
+
+    @unary
+    async def CreateSessionToken(self, request: pb.CreateSessionTokenRequest, context: Context) -> pb.CreateSessionTokenResponse:
+        """Make a token that may do what the caller may."""
+        ttl_ms = duration_ms(request.ttl, "ttl", low_ms=_MINUTE_MS, high_ms=24 * _HOUR_MS) if request.HasField("ttl") else 8 * _HOUR_MS
+        identity = caller.identity()
+        if identity is None:
+            raise Precondition("this broker asks nobody who they are: no token is needed", reason="NO_AUTHENTICATION")
+        token, expires = await self._tokens.make(identity, identity.scopes, ttl_ms / 1000)
+        response = pb.CreateSessionTokenResponse(token=token)
+        response.expire_time.FromSeconds(int(expires))
+        return response

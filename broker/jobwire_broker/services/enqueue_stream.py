@@ -18,6 +18,7 @@ import grpc
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
+from jobwire_broker.auth.caller import checker, end_with
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
 from jobwire_broker.services.answers import abort, details_of, end_tasks
 from jobwire_broker.services.batch_bytes import Malformed, Message, read
@@ -60,6 +61,7 @@ class EnqueueStreams:
             await abort(context, ShuttingDown())
         stream = EnqueueStream(self._maker, context)
         self._streams.add(stream)
+        end_with(stream.go_away)
         self._closed.clear()
         try:
             await stream.run()
@@ -77,6 +79,7 @@ class EnqueueStream:
     def __init__(self, maker: Maker, context: Context) -> None:
         self._maker = maker
         self._context = context
+        self._check = checker("enqueue")
         self._answers: deque[tuple[bytes, int]] = deque()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
@@ -161,6 +164,8 @@ class EnqueueStream:
     def _start(self, message: Message, size: int) -> None:
         if message.error is not None:
             raise message.error
+        if self._check is not None:
+            self._check(set(message.batch.queues))
         self._maker.check_durability(message.durability)
         if (
             message.durability == job_pb2.DURABILITY_DISK

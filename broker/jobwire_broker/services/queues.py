@@ -9,6 +9,7 @@ import grpc
 from jobwire.v1 import queue_service_pb2 as pb
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 
+from jobwire_broker.auth.caller import permitted
 from jobwire_broker.errors import NotFound
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.registry import Registry
@@ -32,7 +33,8 @@ class QueueService(QueueServiceServicer):
         """List all queues by name."""
         size = page_size(request.page_size)
         after = read_token("queues", request.page_token).decode(errors="replace")
-        names = [name for name in await self._registry.known() if name > after]
+        visible = permitted("read")
+        names = [name for name in await self._registry.known() if name > after and visible(name)]
         page = names[:size]
         stats = await asyncio.gather(*(self._registry.get(name).store.stats() for name in page))
         token = make_token("queues", page[-1].encode()) if len(names) > size else ""

@@ -13,6 +13,7 @@ from jobwire.v1 import admin_service_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire.v1.worker_service_pb2_grpc import WorkerServiceServicer
 
+from jobwire_broker.auth.caller import end_with
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown
 from jobwire_broker.names import check_queue, id_to_bytes, id_to_text
@@ -62,6 +63,7 @@ class WorkerService(WorkerServiceServicer):
             await abort(context, ShuttingDown())
         stream = WorkStream(self._registry, self._config, self._broker_id, context)
         self._streams.add(stream)
+        end_with(stream.go_away)
         self._closed.clear()
         try:
             await stream.run()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobwire_cli import settings
+from jobwire_cli import auth_options, settings
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
 
@@ -40,6 +40,14 @@ def broker(
     ] = None,
     grpc: Annotated[str, typer.Option(envvar="JOBWIRE_GRPC", metavar="HOST:PORT", help="Where to listen; port 0 picks one.")] = "127.0.0.1:7410",
     session_time: SessionTime = "10s",
+    keys: auth_options.Keys = None,
+    jwt_jwks: auth_options.JwtJwks = "",
+    jwt_key: auth_options.JwtKey = None,
+    jwt_issuer: auth_options.JwtIssuer = "",
+    jwt_audience: auth_options.JwtAudience = "",
+    tls_cert: auth_options.TlsCert = None,
+    tls_key: auth_options.TlsKey = None,
+    tls_client_ca: auth_options.TlsClientCa = None,
     insecure: Insecure = False,
     allow_eviction: AllowEviction = False,
 ) -> None:
@@ -47,7 +55,13 @@ def broker(
     config, server = _load("jobwire_broker", "broker")
     made = _configured(
         lambda: config.BrokerConfig(
-            store=settings.store_url(store), grpc=grpc, insecure=insecure, allow_eviction=allow_eviction, session_time=parse_duration(session_time)
+            store=settings.store_url(store),
+            grpc=grpc,
+            auth=auth_options.auth_config(keys, jwt_jwks, jwt_key, jwt_issuer, jwt_audience),
+            tls=auth_options.tls_config(tls_cert, tls_key, tls_client_ca),
+            insecure=insecure,
+            allow_eviction=allow_eviction,
+            session_time=parse_duration(session_time),
         )
     )
     raise typer.Exit(server.run(made))
@@ -58,11 +72,29 @@ def gateway(
     broker: Annotated[
         str, typer.Option(envvar=["JOBWIRE_BROKER", "JOBWIRE_TARGET"], metavar="HOST:PORT[,…]", help="The brokers, with commas between.")
     ] = "127.0.0.1:7410",
+    drain: Annotated[
+        str, typer.Option(envvar="JOBWIRE_DRAIN", metavar="DURATION", help="How long open streams are spread over when the process is told to end.")
+    ] = "5s",
+    max_streams: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS", min=1, help="Open streams; one more is told to come back later.")] = 10_000,
+    max_stream_starts: Annotated[
+        int, typer.Option(envvar="JOBWIRE_MAX_STREAM_STARTS", min=1, help="Streams that may begin in a second; twice as many may at once.")
+    ] = 1_000,
+    max_topics: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_TOPICS", min=1, help="Topics on one stream.")] = 100,
     insecure: Insecure = False,
 ) -> None:
     """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
     config, server = _load("jobwire_gateway", "gateway")
-    made = _configured(lambda: config.GatewayConfig(http=http, broker=broker, insecure=insecure))
+    made = _configured(
+        lambda: config.GatewayConfig(
+            http=http,
+            broker=broker,
+            drain=parse_duration(drain),
+            max_streams=max_streams,
+            max_stream_starts=max_stream_starts,
+            max_topics=max_topics,
+            insecure=insecure,
+        )
+    )
     raise typer.Exit(server.run(made))
 
 
