@@ -1,4 +1,4 @@
-"""Enqueues that are under way at the same time share calls, without timers and with at most two calls under way.
+"""Enqueues that are under way at the same time share calls, without timers and with at most two calls under way. A call is one message of a stream.
 
 The rule, in `_worth_a_call`: with no call under way, whatever waits goes at once, in two halves when it is much; beside one call a second goes only if it
 carries at least half as much as the first. So at low load nobody waits, and at high load two calls of about the same size take turns: the next one is being
@@ -10,11 +10,11 @@ An outage is noticed by a call that fails although it had its whole time. When n
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from jobwire.v1 import job_service_pb2
-
+from jobwire_client._enqueue_stream import Verdicts
+from jobwire_client._job import Enqueued
 from jobwire_client.errors import JobwireError, QueueUnavailable
 
 MAX_JOBS = 1_000
@@ -25,9 +25,7 @@ MAX_CALLS = 2
 _SPLIT_FROM = 16
 """Fewer jobs than this are not worth two calls."""
 
-Item = job_service_pb2.EnqueueBatchResponse.Item
-Items = Sequence[Item]
-Send = Callable[[bytes], Awaitable[job_service_pb2.EnqueueBatchResponse]]
+Send = Callable[[bytes], Awaitable[Verdicts]]
 
 
 class Entry(Protocol):
@@ -36,7 +34,10 @@ class Entry(Protocol):
     frames: bytes
     count: int
 
-    def deliver(self, items: Items, at: int) -> None:
+    def made(self) -> None:
+        """All of its jobs were made."""
+
+    def deliver(self, verdicts: Verdicts, at: int) -> None:
         """Take the verdicts: `count` of them from `at` on."""
 
     def fail(self, error: JobwireError) -> None:
@@ -54,7 +55,7 @@ class Lane:
         """Prepare a lane.
 
         Args:
-            send: makes one EnqueueBatch call of the joined frames.
+            send: makes the jobs of the joined frames, and says what became of them.
             max_waiting: how many jobs may wait to be sent before callers have to wait.
             max_waiting_bytes: the same in bytes.
         """
@@ -67,6 +68,7 @@ class Lane:
         self._under_way: dict[asyncio.Task[None], int] = {}
         self._gathering = False
         self._callers: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None  # known at the first use: to ask which one runs costs a system call
         self._reserved_jobs = 0  # for callers whose turn has come, and that have not run since
         self._reserved_bytes = 0
         self._last_success = float("-inf")
@@ -74,7 +76,11 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether a caller has to wait for `room` first."""
-        return bool(self._callers) or not self._has_room()
+        return bool(self._callers or self._jobs + self._reserved_jobs >= self._max_waiting or self._bytes + self._reserved_bytes >= self._max_waiting_bytes)
+
+    def future(self) -> "asyncio.Future[Enqueued]":
+        """What the caller of one job awaits."""
+        return self._running().create_future()
 
     async def room(self, size: int) -> None:
         """Wait, in the order of arrival, until there is room for `size` bytes. The caller puts its entry before it awaits anything else.
@@ -109,7 +115,12 @@ class Lane:
         # Not at once: all callers that are ready in this round of the event loop come along.
         if not self._gathering and len(self._under_way) < MAX_CALLS:
             self._gathering = True
-            asyncio.get_running_loop().call_soon(self._start_calls)
+            self._running().call_soon(self._start_calls)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _start_calls(self) -> None:
         self._gathering = False
@@ -132,18 +143,23 @@ class Lane:
 
     def _take(self, jobs: int) -> tuple[list[Entry], int]:
         batch: list[Entry] = []
-        count = size = 0
-        while self._waiting:
-            entry = self._waiting[0]
-            if batch and (count >= jobs or count + entry.count > MAX_JOBS or size + len(entry.frames) > MAX_BYTES):
+        waiting = self._waiting
+        count = size = 0  # of the batch
+        gone = gone_bytes = 0
+        while waiting:
+            entry = waiting[0]
+            its_count, its_size = entry.count, len(entry.frames)
+            if batch and (count >= jobs or count + its_count > MAX_JOBS or size + its_size > MAX_BYTES):
                 break
-            self._waiting.popleft()
-            self._jobs -= entry.count
-            self._bytes -= len(entry.frames)
-            if not entry.abandoned():
+            waiting.popleft()
+            if entry.abandoned():
+                gone, gone_bytes = gone + its_count, gone_bytes + its_size
+            else:
                 batch.append(entry)
-                count += entry.count
-                size += len(entry.frames)
+                count += its_count
+                size += its_size
+        self._jobs -= count + gone
+        self._bytes -= size + gone_bytes
         return batch, count
 
     def _has_room(self) -> bool:
@@ -165,10 +181,9 @@ class Lane:
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            response = await self._send(b"".join([entry.frames for entry in batch]))
-            items = response.items
-            if len(items) != sum(entry.count for entry in batch):
-                raise QueueUnavailable("the broker answered for another number of jobs than it was sent", accepted="unknown")
+            verdicts = await self._send(b"".join([entry.frames for entry in batch]))
+            if verdicts and max(verdicts) >= sum(entry.count for entry in batch):
+                raise QueueUnavailable("the broker answered for jobs that it was not sent", accepted="unknown")
         except JobwireError as error:
             _fail_all(batch, error)
             if isinstance(error, QueueUnavailable) and self._last_success < began:
@@ -180,7 +195,7 @@ class Lane:
             raise
         else:
             self._last_success = clock()
-            _deliver_all(batch, items)
+            _deliver_all(batch, verdicts)
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
@@ -200,11 +215,14 @@ class Lane:
                 turn.set_exception(error.again())
 
 
-def _deliver_all(batch: list[Entry], items: Items) -> None:
-    answers = list(items)
+def _deliver_all(batch: list[Entry], verdicts: Verdicts) -> None:
+    if not verdicts:
+        for entry in batch:
+            entry.made()
+        return
     at = 0
     for entry in batch:
-        entry.deliver(answers, at)
+        entry.deliver(verdicts, at)
         at += entry.count
 
 

@@ -14,6 +14,7 @@ from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
 from jobwire_client import _watch
 from jobwire_client._batches import Lane
 from jobwire_client._connections import Answer, Connections, Method
+from jobwire_client._enqueue_stream import Verdicts
 from jobwire_client._entries import OneJob
 from jobwire_client._fork import generation, watch_forks
 from jobwire_client._ids import new_id
@@ -38,7 +39,7 @@ from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"
-"""`durability: DURABILITY_DISK` of an EnqueueBatchRequest, as it stands on the wire behind its jobs."""
+"""`durability: DURABILITY_DISK` of an EnqueueStreamRequest, as it stands on the wire behind its jobs."""
 _WAIT_STEP_S = 20.0
 """How long one WaitJob call lasts; a broker that has gone silent is noticed after this time."""
 _OUTAGE_S = 60.0
@@ -46,7 +47,6 @@ _OUTAGE_S = 60.0
 _MAX_PAGE = 1_000
 
 _JOBS, _QUEUES, _ADMIN = "/jobwire.v1.JobService/", "/jobwire.v1.QueueService/", "/jobwire.v1.AdminService/"
-_ENQUEUE = Method(_JOBS + "EnqueueBatch", job_service_pb2.EnqueueBatchResponse.FromString)
 _GET = Method(_JOBS + "GetJob", job_service_pb2.GetJobResponse.FromString)
 _LIST = Method(_JOBS + "ListJobs", job_service_pb2.ListJobsResponse.FromString)
 _CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromString)
@@ -164,7 +164,7 @@ class Client:
         lane = self._lane(durability)
         if lane.full:
             await lane.room(len(frame))
-        future: asyncio.Future[Enqueued] = asyncio.get_running_loop().create_future()
+        future = lane.future()
         lane.put(OneJob(frame, queue, job_id, future))
         return await future
 
@@ -379,9 +379,9 @@ class Client:
         answer = await self._open().call(_WAIT, request.SerializeToString(), deadline=retry_until + step_s, retry_until=retry_until)
         return job_from(answer.job)
 
-    async def _send_batch(self, frames: bytes) -> job_service_pb2.EnqueueBatchResponse:
+    async def _send_batch(self, frames: bytes) -> Verdicts:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        return await self._connections.call(_ENQUEUE, frames, deadline=deadline)
+        return await self._connections.enqueue(frames, deadline=deadline)
 
-    async def _send_disk_batch(self, frames: bytes) -> job_service_pb2.EnqueueBatchResponse:
+    async def _send_disk_batch(self, frames: bytes) -> Verdicts:
         return await self._send_batch(frames + _DISK)

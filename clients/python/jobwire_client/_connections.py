@@ -1,9 +1,9 @@
-"""The brokers that a client may ask, and one call that is repeated on the next of them until its time is up."""
+"""The brokers that a client may ask, and calls and enqueues that are repeated on the next of them until their time is up."""
 
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,18 +11,22 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from jobwire_client._enqueue_stream import EnqueueStream, Verdicts
 from jobwire_client._status import error_of
 from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
 
 Answer = TypeVar("Answer", bound=Message)
+Result = TypeVar("Result")
+
+_ENQUEUE_STREAM = "/jobwire.v1.JobService/EnqueueStream"
 
 DEFAULT_TARGET = "localhost:7410"
 TARGET_VARIABLE = "JOBWIRE_TARGET"
 _MAX_TARGETS = 256
 _FIRST_WAIT_S = 0.03
 _MAX_WAIT_S = 0.25
-_MIN_TRY_S = 0.02
-"""With less time left than this no further try is made."""
+_MIN_TRY_S = 0.05
+"""With less time left than this no further try is made: one that is cut off would turn a "no" into "unknown"."""
 
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 32 * 1024 * 1024),
@@ -74,6 +78,7 @@ class Connections:
         self.addresses = parse_targets(target)
         self._current = random.randrange(len(self.addresses))
         self._channels: dict[int, grpc.aio.Channel] = {}
+        self._enqueue_streams: dict[int, EnqueueStream] = {}
         self._stubs: dict[tuple[int, str], grpc.aio.UnaryUnaryMultiCallable[bytes, Any]] = {}
 
     async def call(self, method: Method[Answer], request: bytes, *, deadline: float, retry_until: float | None = None) -> Answer:
@@ -89,6 +94,13 @@ class Connections:
             QueueUnavailable: nobody answered. `accepted` is "no" only when no try can have reached the store.
             JobwireError: the broker refused.
         """
+        return await self._repeatedly(lambda index, limit_s: self._stub(index, method)(request, timeout=limit_s), deadline, retry_until)
+
+    async def enqueue(self, frames: bytes, *, deadline: float) -> Verdicts:
+        """Make the jobs of the joined frames, over a stream that all enqueues share. It is repeated, and fails, as `call` does."""
+        return await self._repeatedly(lambda index, limit_s: self._enqueues(index).ask(frames, limit_s), deadline, None)
+
+    async def _repeatedly(self, attempt: Callable[[int, float], Awaitable[Result]], deadline: float, retry_until: float | None) -> Result:
         clock = asyncio.get_running_loop().time
         maybe_accepted = False
         wait_s = _FIRST_WAIT_S
@@ -96,11 +108,13 @@ class Connections:
         while True:
             index = self._current
             left_s = deadline - clock()
-            limit_s = left_s if len(self.addresses) == 1 or retry_until is not None else left_s / 2
+            limit_s = left_s if len(self.addresses) == 1 or retry_until is not None else max(left_s / 2, _MIN_TRY_S)
             try:
-                return await self._stub(index, method)(request, timeout=limit_s)
+                return await attempt(index, limit_s)
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure, self.addresses[index])
+            except QueueUnavailable as unavailable:
+                error = unavailable
             if not isinstance(error, QueueUnavailable):
                 raise error
             maybe_accepted = maybe_accepted or error.accepted != "no"
@@ -132,10 +146,26 @@ class Connections:
         return error_of(failure, self.addresses[index])
 
     async def close(self) -> None:
-        """Close all channels."""
+        """Close all streams and channels."""
+        for enqueues in list(self._enqueue_streams.values()):
+            await enqueues.close()
         channels, self._channels, self._stubs = list(self._channels.values()), {}, {}
         for channel in channels:
             await channel.close()
+
+    def _enqueues(self, index: int) -> EnqueueStream:
+        stream = self._enqueue_streams.get(index)
+        if stream is None:
+            opener: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel(index).stream_stream(_ENQUEUE_STREAM)
+            stream = self._enqueue_streams[index] = EnqueueStream(
+                opener(), self.addresses[index], lambda failure: self.failure(index, failure), lambda broker_gone: self._enqueues_ended(index, broker_gone)
+            )
+        return stream
+
+    def _enqueues_ended(self, index: int, broker_gone: bool) -> None:
+        del self._enqueue_streams[index]
+        if broker_gone:
+            self.move_on(index)
 
     def _stub(self, index: int, method: Method[Answer]) -> grpc.aio.UnaryUnaryMultiCallable[bytes, Answer]:
         stub = self._stubs.get((index, method.path))

@@ -4,13 +4,12 @@ import asyncio
 import concurrent.futures
 from collections.abc import Sequence
 
-from jobwire_client._batches import Item, Items
-from jobwire_client._job import Enqueued, verdict_word
+from jobwire_client._enqueue_stream import Item, Verdicts
+from jobwire_client._job import Enqueued, made, verdict_word
 from jobwire_client._status import error_of_item
 from jobwire_client.errors import JobwireError, QueueUnavailable
 
 _REFUSED = 4
-_MADE = 1
 
 
 class OneJob:
@@ -26,18 +25,22 @@ class OneJob:
         self.id = job_id
         self.future = future
 
-    def deliver(self, items: Items, at: int) -> None:
+    def made(self) -> None:
+        """Tell the caller that its job is there."""
+        if not self.future.done():
+            self.future.set_result(made(self.queue, self.id))
+
+    def deliver(self, verdicts: Verdicts, at: int) -> None:
         """Give the verdict to the caller; a refusal is an error."""
-        item = items[at]
-        verdict = item.verdict
-        future = self.future
-        if future.done():
+        item = verdicts.get(at)
+        if item is None:
+            self.made()
+        elif self.future.done():
             return
-        if verdict == _REFUSED:
-            future.set_exception(error_of_item(item.error))
-            return
-        job_id = item.id or self.id
-        future.set_result(Enqueued(f"queues/{self.queue}/jobs/{job_id}", job_id, self.queue, "made" if verdict == _MADE else verdict_word(verdict)))
+        elif item.verdict == _REFUSED:
+            self.future.set_exception(error_of_item(item.error))
+        else:
+            self.future.set_result(_enqueued(self.queue, self.id, item))
 
     def fail(self, error: JobwireError) -> None:
         """Give the error to the caller."""
@@ -63,10 +66,15 @@ class ManyJobs:
         self.ids = ids
         self.future = future
 
-    def deliver(self, items: Items, at: int) -> None:
+    def made(self) -> None:
+        """Tell the caller that its jobs are there."""
+        if not self.future.done():
+            self.future.set_result([made(queue, job_id) for queue, job_id in self.ids])
+
+    def deliver(self, verdicts: Verdicts, at: int) -> None:
         """Give the verdicts to the caller; a refusal is one of them."""
         if not self.future.done():
-            self.future.set_result([_enqueued(queue, job_id, item) for (queue, job_id), item in zip(self.ids, items[at : at + self.count], strict=True)])
+            self.future.set_result([_enqueued(queue, job_id, verdicts.get(at + i)) for i, (queue, job_id) in enumerate(self.ids)])
 
     def fail(self, error: JobwireError) -> None:
         """Give the error to the caller."""
@@ -78,7 +86,9 @@ class ManyJobs:
         return self.future.cancelled()
 
 
-def _enqueued(queue: str, job_id: str, item: Item) -> Enqueued:
+def _enqueued(queue: str, job_id: str, item: Item | None) -> Enqueued:
+    if item is None:
+        return made(queue, job_id)
     job_id = item.id or job_id
     error = error_of_item(item.error) if item.verdict == _REFUSED else None
     return Enqueued(f"queues/{queue}/jobs/{job_id}", job_id, queue, verdict_word(item.verdict), error)

@@ -6,29 +6,36 @@ the rest. A forked child does not go on with its parent's.
 
 from collections.abc import Iterator
 from os import urandom
-from struct import iter_unpack
 from time import time_ns
-from typing import Any
 
 from jobwire_client._fork import generation, watch_forks
 
 _POOLED = 1024
-_VARIANT = 0x8000_0000_0000_0000
-_VARIANT_BITS = 0x3FFF_FFFF_FFFF_FFFF
-_VERSION = 0x7000
+_RANDOM = 10
+"""Bytes of an id that are not its time."""
+_VERSION = bytes(0x70 | (i & 0x0F) for i in range(256))
+_VARIANT = bytes(0x80 | (i & 0x3F) for i in range(256))
 
-_pool: tuple[int, Iterator[tuple[Any, ...]]] = (-1, iter(()))
-"""The fork that the pool belongs to, and pairs of 64 and 16 random bits. Taking one is atomic, so threads need no lock."""
+_pool: tuple[int, Iterator[str]] = (-1, iter(()))
+"""The fork that the pool belongs to, and the random digits of further ids. Taking one is atomic, so threads need no lock."""
 
 
 def new_id() -> str:
     """Mint an id."""
     global _pool
-    owner, pairs = _pool
-    if owner != generation() or (pair := next(pairs, None)) is None:
+    owner, tails = _pool
+    if owner != generation() or (tail := next(tails, None)) is None:
         watch_forks()
-        pairs = iter_unpack("=QH", urandom(10 * _POOLED))
-        pair = next(pairs)
-        _pool = (generation(), pairs)
-    long, short = pair
-    return f"{time_ns() // 1_000_000:012x}{_VERSION | (short & 0xFFF):04x}{_VARIANT | (long & _VARIANT_BITS):016x}"
+        tails = _tails()
+        tail = next(tails)
+        _pool = (generation(), tails)
+    return f"{time_ns() // 1_000_000:012x}{tail}"
+
+
+def _tails() -> Iterator[str]:
+    """The last 20 digits of as many ids: version, variant and 74 random bits each."""
+    random = bytearray(urandom(_RANDOM * _POOLED))
+    random[0::_RANDOM] = random[0::_RANDOM].translate(_VERSION)
+    random[2::_RANDOM] = random[2::_RANDOM].translate(_VARIANT)
+    digits = random.hex()
+    return iter([digits[at : at + 2 * _RANDOM] for at in range(0, len(digits), 2 * _RANDOM)])

@@ -1,6 +1,6 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -46,6 +46,20 @@ class Enqueued:
     """`made`: it is there, by this call or an earlier try of it. From `enqueue_many` also `refused`."""
     error: JobwireError | None = None
     """Why it was refused."""
+
+
+_set_name, _set_id, _set_queue, _set_verdict, _set_error = (Enqueued.__dict__[field.name].__set__ for field in fields(Enqueued))
+
+
+def made(queue: str, job_id: str) -> Enqueued:
+    """What became of a job that was made. There is one for each; a frozen dataclass's own __init__ costs three times as much."""
+    new = object.__new__(Enqueued)
+    _set_name(new, f"queues/{queue}/jobs/{job_id}")
+    _set_id(new, job_id)
+    _set_queue(new, queue)
+    _set_verdict(new, "made")
+    _set_error(new, None)
+    return new
 
 
 @dataclass(frozen=True, slots=True)

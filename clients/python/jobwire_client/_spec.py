@@ -10,8 +10,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 
-from jobwire_client._payload import put
+from jobwire_client._payload import encoded
+from jobwire_client._wire import varint
 from jobwire_client.errors import InvalidRequest
+
+_JOBS = b"\x0a"
+"""The tag of `EnqueueStreamRequest.jobs`; below, those of the fields of a JobSpec that nearly every job has. tests/unit/client compares with protobuf."""
+_QUEUE, _ID, _JOB_NAME, _PAYLOAD = b"\x0a", b"\x12", b"\x1a", b"\x22"
 
 Durability = Literal["store", "disk"]
 """How long an enqueue waits: until the store has the job in memory, or until its append-only file has it on disk (up to a second more)."""
@@ -77,27 +82,23 @@ def encode(
     attempts: int | None,
     backoff: Backoff | None,
 ) -> bytes:
-    """The job as one `jobs` field of an EnqueueBatchRequest, so that a batch is made by joining.
+    """The job as one `jobs` field of an EnqueueStreamRequest, so that a batch is made by joining.
 
     Raises:
         InvalidRequest: a value is of the wrong type, or can't be sent. The other bounds are the broker's to check.
     """
     try:
-        spec = job_pb2.JobSpec(queue=queue, id=job_id, job_name=job_name)
+        text = _text(job_id)
+        parts = [_head(queue, len(text)), text, _text_field(_JOB_NAME, job_name)]
         if payload is not None:
-            put(payload, spec.payload)
-        if priority is not None:
-            spec.priority = priority if type(priority) is int else _priority(priority)
-        if delay is not None or delay_until is not None:
-            _set_delay(spec, delay, delay_until)
-        if attempts is not None:
-            spec.attempts = _attempts(attempts)
-        if backoff is not None:
-            spec.backoff.CopyFrom(_backoff(backoff))
-        body = spec.SerializeToString()
+            content = encoded(payload)
+            parts += (_PAYLOAD, varint(len(content)), content)
+        if priority is not None or delay is not None or delay_until is not None or attempts is not None or backoff is not None:
+            parts.append(_options(priority, delay, delay_until, attempts, backoff))
+        body = b"".join(parts)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
-    return _head(len(body)) + body
+    return b"".join((_JOBS, varint(len(body)), body))
 
 
 def encode_spec(spec: JobSpec, job_id: str) -> bytes:
@@ -113,14 +114,36 @@ def duration(value: timedelta | float) -> Duration:
 
 
 @lru_cache(maxsize=4096)
-def _head(number: int) -> bytes:
-    """Field 1, length-delimited, and its length as a varint."""
-    encoded = bytearray(b"\n")
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+def _head(queue: str, id_size: int) -> bytes:
+    """The queue, and the beginning of an id of so many bytes."""
+    return _text_field(_QUEUE, queue) + (_ID + varint(id_size) if id_size else b"")
+
+
+@lru_cache(maxsize=4096)
+def _text_field(tag: bytes, value: str) -> bytes:
+    """A field of text that is the same for many jobs."""
+    text = _text(value)
+    return b"".join((tag, varint(len(text)), text)) if text else b""
+
+
+def _text(value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value.encode()
+
+
+def _options(priority: int | str | None, delay: timedelta | float | None, delay_until: datetime | None, attempts: int | None, backoff: Backoff | None) -> bytes:
+    """Fields 5 to 9."""
+    spec = job_pb2.JobSpec()
+    if priority is not None:
+        spec.priority = priority if type(priority) is int else _priority(priority)
+    if delay is not None or delay_until is not None:
+        _set_delay(spec, delay, delay_until)
+    if attempts is not None:
+        spec.attempts = _attempts(attempts)
+    if backoff is not None:
+        spec.backoff.CopyFrom(_backoff(backoff))
+    return spec.SerializeToString()
 
 
 def _priority(value: int | str) -> int:

@@ -1,11 +1,15 @@
 """From what gRPC raises to the tree of errors.py."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
 import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from jobwire.v1 import error_pb2, job_service_pb2
 
-from jobwire_client.errors import BY_REASON, FieldViolation, InvalidRequest, JobwireError, NotFound, QueueUnavailable, ServerError
+from jobwire_client.errors import BY_REASON, Accepted, FieldViolation, InvalidRequest, JobwireError, NotFound, QueueUnavailable, ServerError
 
 _DETAILS = "grpc-status-details-bin"
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Address resolution failed", "Name resolution failure")
@@ -15,22 +19,26 @@ _BY_CODE: dict[grpc.StatusCode, type[JobwireError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
 }
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """Codes that, when no reason comes with them, say that there was no answer: a broker that ends cancels its calls, one that is stuck lets them time out."""
 
 
 def error_of(failure: grpc.aio.AioRpcError, target: str) -> JobwireError:
     """The error that a failed call stands for; `target` is whom it asked."""
-    status = _status(failure)
-    info, violations, retry = _details(status)
+    status = _status(failure) or error_pb2.ErrorStatus()
+    details = _details(status)
     code = failure.code()
-    message = (status.message if status else "") or failure.details() or code.name
-    kind = BY_REASON.get(info.reason)
-    if kind is QueueUnavailable or (kind is None and code in _UNAVAILABLE):
-        return _unavailable(failure, message, info, retry, target)
-    known = kind or _BY_CODE.get(code, ServerError)
-    retry_after = retry.retry_delay.ToTimedelta() if retry else None
-    return known(message, reason=info.reason or code.name, metadata=info.metadata, violations=violations, retry_after=retry_after)
+    message = status.message or failure.details() or code.name
+    if details.is_from_broker or code not in _UNAVAILABLE:
+        return _said(code, message, details)
+    said_no = code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_SENT)
+    return QueueUnavailable(f"no broker answers at {target}: {_short(code, message)}", accepted="no" if said_no else "unknown")
+
+
+def error_of_status(status: error_pb2.ErrorStatus) -> JobwireError:
+    """The error that an answer of a stream carries."""
+    return _said(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, _details(status))
 
 
 def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
@@ -41,19 +49,27 @@ def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
     return kind(item.message, reason=item.reason)
 
 
-def _unavailable(failure: grpc.aio.AioRpcError, message: str, info: error_pb2.ErrorInfo, retry: error_pb2.RetryInfo | None, target: str) -> QueueUnavailable:
-    if info.reason:
-        said_no = info.metadata.get("accepted") == "no"
-    else:
-        said_no = failure.code() is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_SENT)
-        message = f"no broker answers at {target}: {_short(failure.code(), message)}"
-    return QueueUnavailable(
-        message,
-        accepted="no" if said_no else "unknown",
-        reason=info.reason,
-        metadata=info.metadata,
-        retry_after=retry.retry_delay.ToTimedelta() if retry else None,
-    )
+@dataclass(frozen=True)
+class _Details:
+    """What the broker says of an error beside its code and sentence."""
+
+    info: error_pb2.ErrorInfo
+    violations: Sequence[FieldViolation]
+    retry_after: timedelta | None
+
+    @property
+    def is_from_broker(self) -> bool:
+        return bool(self.info.reason)
+
+
+def _said(code: grpc.StatusCode, message: str, details: _Details) -> JobwireError:
+    """The error that the broker itself has told of."""
+    info = details.info
+    kind = BY_REASON.get(info.reason) or _BY_CODE.get(code, ServerError)
+    if kind is QueueUnavailable or (info.reason not in BY_REASON and code in _UNAVAILABLE):
+        accepted: Accepted = "no" if info.metadata.get("accepted") == "no" else "unknown"
+        return QueueUnavailable(message, accepted=accepted, reason=info.reason, metadata=info.metadata, retry_after=details.retry_after)
+    return kind(message, reason=info.reason or code.name, metadata=info.metadata, violations=details.violations, retry_after=details.retry_after)
 
 
 def _short(code: grpc.StatusCode, message: str) -> str:
@@ -72,17 +88,17 @@ def _status(failure: grpc.aio.AioRpcError) -> error_pb2.ErrorStatus | None:
     return None
 
 
-def _details(status: error_pb2.ErrorStatus | None) -> tuple[error_pb2.ErrorInfo, list[FieldViolation], error_pb2.RetryInfo | None]:
-    info, violations, retry = error_pb2.ErrorInfo(), list[FieldViolation](), None
-    for detail in status.details if status else ():
+def _details(status: error_pb2.ErrorStatus) -> _Details:
+    info, violations, retry_after = error_pb2.ErrorInfo(), list[FieldViolation](), None
+    for detail in status.details:
         kind = _kind(detail)
         if kind == "google.rpc.ErrorInfo":
             info = error_pb2.ErrorInfo.FromString(detail.value)
         elif kind == "google.rpc.BadRequest":
             violations = [FieldViolation(v.field, v.description) for v in error_pb2.BadRequest.FromString(detail.value).field_violations]
         elif kind == "google.rpc.RetryInfo":
-            retry = error_pb2.RetryInfo.FromString(detail.value)
-    return info, violations, retry
+            retry_after = error_pb2.RetryInfo.FromString(detail.value).retry_delay.ToTimedelta()
+    return _Details(info, violations, retry_after)
 
 
 def _kind(detail: AnyMessage) -> str:

@@ -6,6 +6,7 @@ import pytest
 from jobwire.v1 import job_service_pb2
 from jobwire_client import Enqueued, InvalidRequest, JobwireError, QueueUnavailable
 from jobwire_client._batches import MAX_BYTES, MAX_JOBS, Lane
+from jobwire_client._enqueue_stream import ALL_MADE, Item, Verdicts
 from jobwire_client._entries import ManyJobs, OneJob
 from jobwire_client._ids import new_id
 from jobwire_client._spec import encode
@@ -15,20 +16,18 @@ class Broker:
     """Keeps each call until it is answered."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[job_service_pb2.EnqueueBatchRequest, asyncio.Future[job_service_pb2.EnqueueBatchResponse]]] = []
+        self.calls: list[tuple[job_service_pb2.EnqueueStreamRequest, asyncio.Future[Verdicts]]] = []
         self.sizes: list[int] = []
 
-    async def send(self, frames: bytes) -> job_service_pb2.EnqueueBatchResponse:
-        request = job_service_pb2.EnqueueBatchRequest.FromString(frames)
-        answer: asyncio.Future[job_service_pb2.EnqueueBatchResponse] = asyncio.get_running_loop().create_future()
+    async def send(self, frames: bytes) -> Verdicts:
+        request = job_service_pb2.EnqueueStreamRequest.FromString(frames)
+        answer: asyncio.Future[Verdicts] = asyncio.get_running_loop().create_future()
         self.calls.append((request, answer))
         self.sizes.append(len(request.jobs))
         return await answer
 
     def answer(self, call: int = 0) -> None:
-        request, answer = self.calls.pop(call)
-        items = [job_service_pb2.EnqueueBatchResponse.Item(id=job.id, verdict=job_service_pb2.ENQUEUE_VERDICT_MADE) for job in request.jobs]
-        answer.set_result(job_service_pb2.EnqueueBatchResponse(items=items))
+        self.calls.pop(call)[1].set_result(ALL_MADE)
 
     def fail(self, error: JobwireError, call: int = 0) -> None:
         self.calls.pop(call)[1].set_exception(error)
@@ -203,13 +202,12 @@ async def test_a_refused_item_fails_its_caller_alone(broker: Broker) -> None:
     callers = start(lane_to(broker), 3)
     await settle()
     request, answer = broker.calls.pop()
-    item, made, found = job_service_pb2.EnqueueBatchResponse.Item, job_service_pb2.ENQUEUE_VERDICT_MADE, job_service_pb2.ENQUEUE_VERDICT_FOUND
-    refused = item(verdict=job_service_pb2.ENQUEUE_VERDICT_REFUSED, error=job_service_pb2.ItemError(reason="INVALID_FIELD", message="no"))
-    answer.set_result(job_service_pb2.EnqueueBatchResponse(items=[item(id="a", verdict=made), refused, item(id="c", verdict=found)]))
+    refused = Item(at=1, verdict=job_service_pb2.ENQUEUE_VERDICT_REFUSED, error=job_service_pb2.ItemError(reason="INVALID_FIELD", message="no"))
+    answer.set_result({1: refused, 2: Item(at=2, id="c", verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert [type(result) for result in results] == [Enqueued, InvalidRequest, Enqueued]
     assert isinstance(results[2], Enqueued)
-    assert results[2].verdict == "found"
+    assert (results[2].verdict, results[2].id) == ("found", "c")
     assert len(request.jobs) == 3
 
 
@@ -269,10 +267,10 @@ async def test_flush_waits_for_everything_that_was_begun(broker: Broker) -> None
     assert all(caller.done() for caller in callers)
 
 
-async def test_an_answer_of_the_wrong_length_is_no_answer(broker: Broker) -> None:
+async def test_an_answer_for_a_job_that_was_not_sent_is_no_answer(broker: Broker) -> None:
     callers = start(lane_to(broker), 2)
     await settle()
-    broker.calls.pop()[1].set_result(job_service_pb2.EnqueueBatchResponse())
+    broker.calls.pop()[1].set_result({2: Item(at=2, verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert all(isinstance(result, QueueUnavailable) and result.accepted == "unknown" for result in results)
 

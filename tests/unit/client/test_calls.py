@@ -1,89 +1,16 @@
 """One call over several brokers that answer as they are told: what is repeated, where, and what is said in the end. The servers are real."""
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf.any_pb2 import Any as AnyMessage
-from jobwire.v1 import error_pb2, job_pb2, job_service_pb2
+from jobwire.v1 import job_pb2
 from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError
 from jobwire_client._connections import parse_targets
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Answer: TypeAlias = Callable[[Context], Awaitable[None]]
-
-
-class Scripted:
-    """A broker that does what `answer` says before it answers with success."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.calls: list[job_service_pb2.EnqueueBatchRequest] = []
-
-    async def enqueue_batch(self, request: job_service_pb2.EnqueueBatchRequest, context: Context) -> job_service_pb2.EnqueueBatchResponse:
-        self.calls.append(request)
-        await self.answer(context)
-        items = [job_service_pb2.EnqueueBatchResponse.Item(id=job.id, verdict=job_service_pb2.ENQUEUE_VERDICT_MADE) for job in request.jobs]
-        return job_service_pb2.EnqueueBatchResponse(items=items)
-
-    async def get_job(self, request: job_service_pb2.GetJobRequest, context: Context) -> job_service_pb2.GetJobResponse:
-        await self.answer(context)
-        return job_service_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
-
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """What a server is given."""
-        enqueue = grpc.unary_unary_rpc_method_handler(
-            self.enqueue_batch, job_service_pb2.EnqueueBatchRequest.FromString, job_service_pb2.EnqueueBatchResponse.SerializeToString
-        )
-        get = grpc.unary_unary_rpc_method_handler(self.get_job, job_service_pb2.GetJobRequest.FromString, job_service_pb2.GetJobResponse.SerializeToString)
-        return grpc.method_handlers_generic_handler("jobwire.v1.JobService", {"EnqueueBatch": enqueue, "GetJob": get})
-
-
-@asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[tuple[str, Scripted]]:
-    """A scripted broker and its address."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    scripted = Scripted(answer)
-    server.add_generic_rpc_handlers((scripted.handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}", scripted
-    finally:
-        await server.stop(0)
-
-
-async def well(context: Context) -> None:
-    """Answer with success."""
-
-
-async def never(context: Context) -> None:
-    """Do not answer."""
-    await asyncio.Event().wait()
-
-
-def refusing(code: grpc.StatusCode, reason: str, **metadata: str) -> Answer:
-    async def answer(context: Context) -> None:
-        info = error_pb2.ErrorInfo(reason=reason, domain="jobwire", metadata=metadata)
-        status = error_pb2.ErrorStatus(code=code.value[0], message=reason)
-        status.details.append(AnyMessage(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString()))
-        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-        await context.abort(code, reason)
-
-    return answer
-
-
-def nobody() -> str:
-    """An address where connections are refused."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+from tests.unit.client.scripted import Context, never, nobody, refusing, serving, well
 
 
 async def unavailable(client: Client) -> tuple[QueueUnavailable, float]:

@@ -28,20 +28,20 @@ class Photo:
 def sent(**fields: Any) -> job_pb2.JobSpec:
     """The job as a broker reads it."""
     frame = encode_spec(JobSpec(**({"queue": "q", "job_name": "h"} | fields)), "id1")
-    (job,) = job_service_pb2.EnqueueBatchRequest.FromString(frame).jobs
+    (job,) = job_service_pb2.EnqueueStreamRequest.FromString(frame).jobs
     return job
 
 
 def test_joined_frames_are_a_batch() -> None:
     specs = [JobSpec("q", "h", "x" * length, priority=length) for length in (0, 1, 100, 127, 128, 300, 20_000)]
     frames = b"".join(encode_spec(spec, f"id{number}") for number, spec in enumerate(specs))
-    expected = job_service_pb2.EnqueueBatchRequest(
+    expected = job_service_pb2.EnqueueStreamRequest(
         jobs=[
             job_pb2.JobSpec(queue="q", id=f"id{number}", job_name="h", payload=job_pb2.Payload(json=f'"{spec.payload}"'), priority=len(spec.payload))
             for number, spec in enumerate(specs)
         ]
     )
-    assert job_service_pb2.EnqueueBatchRequest.FromString(frames) == expected
+    assert job_service_pb2.EnqueueStreamRequest.FromString(frames) == expected
     assert frames == expected.SerializeToString()
 
 

@@ -1,0 +1,163 @@
+"""Enqueues as messages of one stream to one broker: a message costs a fifth of a call.
+
+1. One task reads and one writes, with never a timeout around either; a message that is not answered in time fails by a timer of its own, and its stream is
+   not used again.
+2. What a message is known by is how its answer begins on the wire. When all its jobs were made, that is the whole answer, so nothing has to be parsed.
+3. A stream that has had nothing to do for a minute is closed, before something between here and the broker forgets it in silence.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+from jobwire.v1 import job_service_pb2
+
+from jobwire_client._status import error_of_status
+from jobwire_client._wire import varint
+from jobwire_client.errors import JobwireError, QueueUnavailable
+
+Item = job_service_pb2.EnqueueStreamResponse.Item
+Verdicts = Mapping[int, Item]
+"""What there is to say of the jobs of one message, by their places in it. Those that are not named were made."""
+ALL_MADE: Verdicts = {}
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
+_IDLE_S = 60.0
+_NUMBER = b"\x18"
+"""The tag of `EnqueueStreamRequest.number`."""
+_ANSWER = b"\x08"
+"""The tag of `EnqueueStreamResponse.number`."""
+
+
+class EnqueueStream:
+    """One stream. Belongs to one event loop."""
+
+    def __init__(self, call: Call, address: str, explain: Callable[[grpc.aio.AioRpcError], JobwireError], on_end: Callable[[bool], None]) -> None:
+        """Begin to read and write.
+
+        Args:
+            call: the stream, just opened, whose messages are bytes.
+            address: whom it asks, for errors.
+            explain: the error that a broken stream stands for.
+            on_end: called once when it takes no more messages; True: because the broker is going, or gone.
+        """
+        self.open = True
+        """Whether it takes messages."""
+        self._call = call
+        self._address = address
+        self._explain = explain
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[bytes, tuple[asyncio.Future[Verdicts], asyncio.TimerHandle]] = {}
+        self._outgoing: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._number = 0
+        self._number_when_idle = 0
+        self._idle_timer = self._loop.call_later(_IDLE_S, self._close_when_idle)
+        self._reader = self._loop.create_task(self._read())
+        self._writer = self._loop.create_task(self._write())
+
+    def ask(self, frames: bytes, limit_s: float) -> asyncio.Future[Verdicts]:
+        """Send the joined frames of a batch. The future fails with JobwireError, after `limit_s` at the latest."""
+        self._number += 1
+        number = varint(self._number)
+        future: asyncio.Future[Verdicts] = self._loop.create_future()
+        key = _ANSWER + number
+        self._asked[key] = (future, self._loop.call_later(limit_s, self._late, key))
+        self._outgoing.append(b"".join((frames, _NUMBER, number)))
+        self._wake.set()
+        return future
+
+    async def close(self) -> None:
+        """End it. What was not answered fails as unknown."""
+        self._end(broker_gone=False)
+        self._wake.set()
+        self._call.cancel()
+        self._writer.cancel()
+        await asyncio.wait([self._reader, self._writer])
+
+    # ------------------------------------------------------------------ the two roles
+
+    async def _read(self) -> None:
+        error: JobwireError = QueueUnavailable(f"the stream to {self._address} has ended", accepted="unknown")
+        broker_gone = False
+        try:
+            while isinstance(answer := await self._call.read(), bytes):  # else it is the end
+                asked = self._asked.pop(answer, None)
+                if asked is not None:
+                    _resolve(asked, ALL_MADE)
+                else:
+                    self._take(answer)
+                if not self.open and not self._asked:
+                    self._call.cancel()
+        except grpc.aio.AioRpcError as failure:
+            error = self._explain(failure)
+            broker_gone = True
+        finally:
+            self._end(broker_gone)
+            self._writer.cancel()
+            for asked in self._asked.values():
+                _fail(asked, error)
+            self._asked.clear()
+
+    async def _write(self) -> None:
+        # A stream that is over makes the write fail; the reader says why.
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while True:
+                while self._outgoing:
+                    await self._call.write(self._outgoing.popleft())
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _take(self, answer: bytes) -> None:
+        """An answer with more to say than that all jobs were made."""
+        response = job_service_pb2.EnqueueStreamResponse.FromString(answer)
+        asked = self._asked.pop(_ANSWER + varint(response.number), None)
+        if asked is None:
+            return  # too late
+        if response.HasField("error"):
+            _fail(asked, error_of_status(response.error))
+        else:
+            _resolve(asked, {item.at: item for item in response.items})
+
+    # ------------------------------------------------------------------ ends
+
+    def _late(self, key: bytes) -> None:
+        asked = self._asked.pop(key)
+        self._end(broker_gone=True)
+        _fail(asked, QueueUnavailable(f"no broker answers at {self._address}: no answer in time", accepted="unknown"))
+        if not self._asked:
+            self._call.cancel()
+
+    def _close_when_idle(self) -> None:
+        if self._number != self._number_when_idle or self._asked:
+            self._number_when_idle = self._number
+            self._idle_timer = self._loop.call_later(_IDLE_S, self._close_when_idle)
+        else:
+            self._end(broker_gone=False)
+            self._call.cancel()
+
+    def _end(self, broker_gone: bool) -> None:
+        if self.open:
+            self.open = False
+            self._idle_timer.cancel()
+            self._on_end(broker_gone)
+
+
+def _resolve(asked: tuple[asyncio.Future[Verdicts], asyncio.TimerHandle], verdicts: Verdicts) -> None:
+    future, timer = asked
+    timer.cancel()
+    if not future.done():
+        future.set_result(verdicts)
+
+
+def _fail(asked: tuple[asyncio.Future[Verdicts], asyncio.TimerHandle], error: JobwireError) -> None:
+    future, timer = asked
+    timer.cancel()
+    if not future.done():
+        future.set_exception(error.again())
