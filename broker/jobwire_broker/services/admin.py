@@ -78,7 +78,9 @@ class AdminService(AdminServiceServicer):
         identity = caller.identity()
         if identity is None:
             return pb.GetIdentityResponse(authenticated=False, name=ANYBODY.name, scopes=["*:*"])
-        response = pb.GetIdentityResponse(authenticated=True, name=identity.name, tenant=identity.tenant, scopes=map(str, identity.scopes))
+        response = pb.GetIdentityResponse(
+            authenticated=True, name=identity.name, tenant=identity.tenant, scopes=map(str, identity.scopes), single_use=bool(identity.ticket)
+        )
         if identity.expires_at is not None:
             response.expire_time.FromMilliseconds(int(identity.expires_at * 1000))
         return response

@@ -300,12 +300,15 @@ class GetIdentityResponse(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SINGLE_USE_FIELD_NUMBER: _builtins.int
     authenticated: _builtins.bool
     """False when this broker asks nobody who they are: then everybody may do everything."""
     name: _builtins.str
     """The name of the key, or the subject of the token."""
     tenant: _builtins.str
     """When set, only queues whose names begin with it and a dot can be reached."""
+    single_use: _builtins.bool
+    """They were a ticket, which this call has spent."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`. VERB is one of enqueue, read, watch, control, work, manage, admin, or `*` for all of them."""
@@ -322,10 +325,11 @@ class GetIdentityResponse(_message.Message):
         tenant: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        single_use: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "expire_time", b"expire_time", "name", b"name", "scopes", b"scopes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "expire_time", b"expire_time", "name", b"name", "scopes", b"scopes", "single_use", b"single_use", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
