@@ -69,10 +69,31 @@ local function make(ctx, id, due_ms, priority, tail)
   return record
 end
 
+-- Make the items, all of which are new. What is plain (now, and not long) is made in this loop as `make` would.
+local function make_all(ctx, argv, ids, dues)
+  local writes, waiting = batch_for(ctx, 'MSET', 4 * #ids), batch_for(ctx, 'ZADD w', 2 * #ids)
+  local record_key, watched = ctx.record_key, is_watched(ctx)
+  for i = 1, #ids do
+    local id, at = ids[i], ITEMS_AT + 3 * i - 2
+    local tail = argv[at + 1]
+    if dues[i] or #tail > APART_OVER then
+      make(ctx, id, dues[i] or 0, argv[at], tail)
+    else
+      local n = ctx.n + 1
+      local n8 = pack('>I8', n)
+      local record, w, a = new_record(n8, tail), writes.n + 2, waiting.n + 2
+      writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, argv[at], n8 .. id
+      writes.n, waiting.n, ctx.n, ctx.added = w, a, n, ctx.added + 1
+      if watched then tell(ctx, id, brief(record)) end
+    end
+  end
+  ctx.changed = ctx.changed or #ids > 0
+end
+
 -- The records of those of `ids` that exist, by id, false for each that does not; nil when it is certain that all are new.
 local function existing(ctx, ids, has_twice)
-  local keys = {}
-  for i = 1, #ids do keys[i] = ctx.record_key .. ids[i] end
+  local keys, record_key = {}, ctx.record_key
+  for i = 1, #ids do keys[i] = record_key .. ids[i] end
   if #ids == 0 or (redis.call('EXISTS', unpack(keys)) == 0 and not has_twice) then return nil end
   local records, by_id = records_of(ctx, ids), {}
   for i = 1, #ids do by_id[ids[i]] = records[i] end
@@ -117,7 +138,7 @@ local function enqueue(keys, argv)
   if records or next(known) then
     words = make_missing(ctx, argv, ids, dues, known, records or {})
   else
-    for i = 1, #ids do make(ctx, ids[i], dues[i] or 0, argv[ITEMS_AT + 3 * i - 2], argv[ITEMS_AT + 3 * i - 1]) end
+    make_all(ctx, argv, ids, dues)
   end
   send_gathered(ctx)
   local leases = lease_all(ctx, argv, after)

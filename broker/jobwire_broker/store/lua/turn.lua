@@ -4,10 +4,10 @@
 --          lease count; per lease: session, epoch, jobs, bytes
 -- Returns  { '<word> <state>' per item, leases, waiting, seq }; a lease is { OK | NO_SESSION | SESSION_MOVED, id, token, record before the lease, id … }
 local function turn(keys, argv)
-  local count = tonumber(argv[1])
-  local after = check_items(argv, count)
   local ctx = open(keys[1])
-  local answers = settle_all(ctx, argv, count)
+  local ids, after = item_ids(argv, tonumber(argv[1]))
+  fetch(ctx, ids)
+  local answers = settle_all(ctx, argv, ids)
   flush(ctx)
   trim(ctx)
   local leases = lease_all(ctx, argv, after)

@@ -28,6 +28,12 @@ local EVENT_BYTES = 32768
 -- How the last finished lease ended. 0: the last lease has not finished.
 local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5 }
 
+-- Looked up once: a library that loads does not see the standard libraries yet, and what every job needs is not looked up for every job.
+local sub, byte, pack
+local function bind()
+  sub, byte, pack = string.sub, string.byte, struct.pack
+end
+
 -- Read a record into a table; nil when `s` is none.
 local function decode(s)
   if not s or #s <= HEADER_SIZE then return nil end
@@ -143,17 +149,17 @@ end
 
 -- The record of a job that nothing has happened to yet, leased. nil for any other.
 local function first_lease(record, sid4, token8)
-  if string.sub(record, 1, 10) ~= NEW then return nil end
-  return FIRST_LEASE .. token8 .. sid4 .. token8 .. string.sub(record, LEASED_SIZE + 1)
+  if sub(record, 1, 10) ~= NEW then return nil end
+  return FIRST_LEASE .. token8 .. sid4 .. token8 .. sub(record, LEASED_SIZE + 1)
 end
 
 -- Whether a record is that of a lease with this token, without flags.
 local function is_plain_lease(record, token8)
-  return string.sub(record, 1, 3) == PLAIN_ACTIVE and string.sub(record, 23, LEASED_SIZE) == token8
+  return sub(record, 1, 3) == PLAIN_ACTIVE and sub(record, 23, LEASED_SIZE) == token8
 end
 
 -- The record of such a lease, completed; its place among the leases; its entry among the completed.
 local function plain_completion(record, n8, id)
-  return PLAIN_COMPLETED .. string.sub(record, 8, 10) .. n8 .. NO_SID .. string.sub(record, 23), string.sub(record, 19, LEASED_SIZE) .. id,
-    n8 .. string.sub(record, 23, 38) .. '\1' .. id
+  return PLAIN_COMPLETED .. sub(record, 8, 10) .. n8 .. NO_SID .. sub(record, 23), sub(record, 19, LEASED_SIZE) .. id,
+    n8 .. sub(record, 23, 38) .. '\1' .. id
 end

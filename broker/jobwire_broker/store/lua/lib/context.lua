@@ -19,6 +19,7 @@ local RING_SLOTS, RING_SLOT_S = 5, 30
 local RING_ADD = { [0] = 'HSET g0', 'HSET g1', 'HSET g2', 'HSET g3', 'HSET g4' }
 
 local function open(key)
+  bind()
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
   local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total')

@@ -129,56 +129,61 @@ local function settle_one(ctx, kind, id, token, a, b)
   return 'OK', j.state
 end
 
--- Complete the plain lease of a job that this call has not touched, as settle_one would: without a table, for most items of a busy queue are this.
-local function complete_plain(ctx, id, record)
-  ctx.n = ctx.n + 1
-  local n8 = struct.pack('>I8', ctx.n)
-  local completed, lease, entry = plain_completion(record, n8, id)
-  gather(ctx, 'MSET', ctx.record_key .. id, completed)
-  gather(ctx, 'ZREM a', lease)
-  gather(ctx, 'RPUSH c', entry)
-  ctx.records[id], ctx.changed, ctx.completions = completed, true, ctx.completions + 1
-  if is_watched(ctx) then tell(ctx, id, brief(completed)) end
-end
-
 -- How many arguments follow an item, by its kind: C complete, D complete with a result, F fail (failure, wait in ms: -1 by the backoff, -2 it is permanent),
 -- S snooze (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines.
 local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, R = 1, P = 2, X = 0, E = 1, L = 1 }
 local NUMBER_AT = { F = 2, S = 1, P = 1, E = 1 }
+local KIND_C = 67
 local PLAIN_ANSWER = 'OK 5'
 
--- Where the items end that begin at argv[2]. Raises when one is malformed: before the first write, for a raised error does not roll back.
-local function check_items(argv, count)
-  local at = 2
+-- The ids of the items that begin at argv[2], and where the items end. Raises when one is malformed: before the first write, for a raised error does not
+-- roll back.
+local function item_ids(argv, count)
+  local at, ids = 2, {}
   for i = 1, count do
-    local kind = string.sub(argv[at], 1, 1)
-    local arguments = ARGUMENTS[kind]
-    if not arguments or #argv[at] < 10 or (NUMBER_AT[kind] and not tonumber(argv[at + NUMBER_AT[kind]])) then error('item ' .. i .. ' is malformed') end
-    at = at + 1 + arguments
+    local item = argv[at]
+    if #item < 10 then error('item ' .. i .. ' is malformed') end
+    ids[i] = sub(item, 10)
+    if byte(item) ~= KIND_C then
+      local kind = sub(item, 1, 1)
+      if not ARGUMENTS[kind] or (NUMBER_AT[kind] and not tonumber(argv[at + NUMBER_AT[kind]])) then error('item ' .. i .. ' is malformed') end
+      at = at + ARGUMENTS[kind]
+    end
+    at = at + 1
   end
-  return at
+  return ids, at
+end
+
+-- Complete the plain lease of a job that this call has not touched, as settle_one would: without a table, for most items of a busy queue are this.
+local function complete_plain(ctx, id, record)
+  local n = ctx.n + 1
+  local writes, leases, ends = ctx.writes, ctx.leases, ctx.ends
+  local w, l, e = writes.n + 2, leases.n + 1, ends.n + 1
+  local completed, lease, entry = plain_completion(record, pack('>I8', n), id)
+  writes[w - 1], writes[w], leases[l], ends[e] = ctx.record_key .. id, completed, lease, entry
+  writes.n, leases.n, ends.n, ctx.n, ctx.completions = w, l, e, n, ctx.completions + 1
+  ctx.records[id] = completed
+  if is_watched(ctx) then tell(ctx, id, brief(completed)) end
 end
 
 -- Settle the items that begin at argv[2]: each kind (1) .. token (8) .. id, and its arguments. Answers '<word> <state>' for each.
-local function settle_all(ctx, argv, count)
-  local at, ids, answers = 2, {}, {}
-  for i = 1, count do
-    ids[i] = string.sub(argv[at], 10)
-    at = at + 1 + ARGUMENTS[string.sub(argv[at], 1, 1)]
-  end
-  fetch(ctx, ids)
-  at = 2
+local function settle_all(ctx, argv, ids)
+  local at, count, answers, records, jobs = 2, #ids, {}, ctx.records, ctx.jobs
+  ctx.writes, ctx.leases, ctx.ends = batch_for(ctx, 'MSET', 2 * count), batch_for(ctx, 'ZREM a', count), batch_for(ctx, 'RPUSH c', count)
   for i = 1, count do
     local item, id = argv[at], ids[i]
-    local kind, token8, record = string.sub(item, 1, 1), string.sub(item, 2, 9), ctx.records[id]
-    if kind == 'C' and record and ctx.jobs[id] == nil and is_plain_lease(record, token8) then
+    local record, token8 = records[id], sub(item, 2, 9)
+    if record and byte(item) == KIND_C and jobs[id] == nil and is_plain_lease(record, token8) then
       complete_plain(ctx, id, record)
       answers[i] = PLAIN_ANSWER
     else
+      local kind = sub(item, 1, 1)
       local word, state = settle_one(ctx, kind, id, struct.unpack('>I8', token8), argv[at + 1], argv[at + 2])
       answers[i] = word .. ' ' .. state
+      at = at + ARGUMENTS[kind]
     end
-    at = at + 1 + ARGUMENTS[kind]
+    at = at + 1
   end
+  if ctx.completions > 0 then ctx.changed = true end
   return answers
 end

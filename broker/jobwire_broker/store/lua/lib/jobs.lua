@@ -10,8 +10,8 @@ local FETCH_MAX = 1000
 local function records_of(ctx, ids)
   local records, keys = {}, {}
   for first = 1, #ids, FETCH_MAX do
-    local last = math.min(first + FETCH_MAX - 1, #ids)
-    for i = first, last do keys[i - first + 1] = ctx.record_key .. ids[i] end
+    local last, record_key = math.min(first + FETCH_MAX - 1, #ids), ctx.record_key
+    for i = first, last do keys[i - first + 1] = record_key .. ids[i] end
     local found = redis.call('MGET', unpack(keys, 1, last - first + 1))
     for i = first, last do records[i] = found[i - first + 1] end
   end

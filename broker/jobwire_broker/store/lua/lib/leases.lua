@@ -40,19 +40,19 @@ end
 -- A record goes out as it was before: its reader adds one to the attempt. This loop is the hottest of all, so it makes no table for a job.
 local function lease_popped(ctx, sid, members, out)
   local ids = {}
-  for i = 1, #members do ids[i] = string.sub(members[i], 9) end
-  local records, sid4, watched = records_of(ctx, ids), struct.pack('>I4', sid), is_watched(ctx)
+  for i = 1, #members do ids[i] = sub(members[i], 9) end
+  local records, sid4, watched, record_key = records_of(ctx, ids), pack('>I4', sid), is_watched(ctx), ctx.record_key
   local writes, leases = batch_for(ctx, 'MSET', 2 * #ids), batch_for(ctx, 'ZADD a', 2 * #ids)
   local w, a, o, n, size = writes.n, leases.n, #out, ctx.n, 0
   for i = 1, #ids do
     local id, record = ids[i], records[i]
     if record then
       n = n + 1
-      local token8, flags = struct.pack('>I8', n), 0
+      local token8, flags = pack('>I8', n), 0
       local leased = first_lease(record, sid4, token8)
       if not leased then leased, flags = lease_again(record, sid, n) end
       if leased then
-        writes[w + 1], writes[w + 2] = ctx.record_key .. id, leased
+        writes[w + 1], writes[w + 2] = record_key .. id, leased
         leases[a + 1], leases[a + 2] = '0', sid4 .. token8 .. id
         if flags >= FLAG_APART then record = record .. payload_apart(ctx, id) end
         out[o + 1], out[o + 2], out[o + 3] = id, n, record

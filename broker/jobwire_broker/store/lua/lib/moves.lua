@@ -63,13 +63,19 @@ end
 -- Forget the oldest COMPLETED jobs. Their entries say all that the ring must keep, so no record is read.
 local function forget_completed(ctx, count)
   local entries = redis.call('LPOP', ctx.base .. 'c', count) or {}
+  local gone = batch_for(ctx, 'UNLINK', 2 * #entries)
   for i = 1, #entries do
     local entry = entries[i]
-    local created, marks = struct.unpack('>I8B', entry, 17)
-    local id = string.sub(entry, END_ENTRY_SIZE + 1)
-    gather(ctx, 'UNLINK', ctx.record_key .. id)
-    if marks >= APART_MARK then gather(ctx, 'UNLINK', ctx.payload_key .. id) end
-    ring_add(ctx, id, string.sub(entry, 1, 16), marks % APART_MARK, STATE.COMPLETED, created)
+    local id = sub(entry, END_ENTRY_SIZE + 1)
+    local marks = byte(entry, END_ENTRY_SIZE)
+    gone.n = gone.n + 1
+    gone[gone.n] = ctx.record_key .. id
+    if marks >= APART_MARK then
+      marks = marks - APART_MARK
+      gone.n = gone.n + 1
+      gone[gone.n] = ctx.payload_key .. id
+    end
+    ring_add(ctx, id, sub(entry, 1, 16), marks, STATE.COMPLETED, struct.unpack('>I8', entry, 17))
   end
 end
 

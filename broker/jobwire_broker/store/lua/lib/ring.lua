@@ -15,7 +15,7 @@ end
 -- Ids that we make begin with their date (ms). The latest one in the ring is remembered, so that newer ids need not be looked for. A date two days ahead is
 -- not believed, lest one bad clock makes all pay; ids a day ahead are always looked for.
 local function note_date(ctx, id)
-  if #id ~= 16 or string.byte(id) >= 32 then return end
+  if #id ~= 16 or byte(id) >= 32 then return end
   local ms = struct.unpack('>I6', id)
   if ms > ctx.newest and ms < ctx.now_ms + 2 * DAY_MS then ctx.newest, ctx.newer = ms, true end
 end
@@ -23,9 +23,14 @@ end
 -- `numbers` are revision and token, 8 bytes each. Only the id of a job that was removed soon after it was made is still taken, for it may be asked for again
 -- by the same call.
 local function ring_add(ctx, id, numbers, ended, state, created)
-  ring_turn(ctx)
+  local slot = ctx.ring_slot
+  if not slot then
+    ring_turn(ctx)
+    slot = RING_ADD[ctx.bucket % RING_SLOTS]
+    ctx.ring_slot = slot
+  end
   note_date(ctx, id)
-  gather(ctx, RING_ADD[ctx.bucket % RING_SLOTS], id, numbers .. string.char(ended, state, ctx.now_us - created < YOUNG_US and 1 or 0))
+  gather(ctx, slot, id, numbers .. string.char(ended, state, ctx.now_us - created < YOUNG_US and 1 or 0))
 end
 
 -- state, ended, revision, token of a removed job; nil when nothing is known.
