@@ -124,7 +124,8 @@ class Maker:
 
         self._put(queues, items, tell)
         results = await done
-        if durability == job_pb2.DURABILITY_DISK:
+        # Where nothing was made, there is nothing to wait for: a store that is away would be waited for in vain.
+        if durability == job_pb2.DURABILITY_DISK and not all(isinstance(result, BrokerError) for result in results):
             await self._registry.client.sync_to_disk()
         return results
 
