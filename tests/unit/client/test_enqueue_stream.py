@@ -1,6 +1,7 @@
 """Enqueues over a stream: what its answers, its breaks and its silence mean for those who wait. The servers are real, and do as they are told."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -139,7 +140,9 @@ async def test_a_stream_without_work_is_closed_and_the_next_enqueue_opens_anothe
 
 async def test_answers_out_of_order_and_answers_to_nobody_find_whom_they_are_for() -> None:
     class Turning(Scripted):
-        async def enqueue_stream(self, requests: Any, context: Context) -> Any:
+        async def enqueue_stream(
+            self, requests: AsyncIterator[job_service_pb2.EnqueueStreamRequest], context: Context
+        ) -> AsyncIterator[job_service_pb2.EnqueueStreamResponse]:
             response, refused = job_service_pb2.EnqueueStreamResponse, job_service_pb2.ENQUEUE_VERDICT_REFUSED
             first, second = await anext(requests), await anext(requests)
             yield response(number=1 << 40)
