@@ -55,7 +55,8 @@ async def echo_behind(cut: Cut | None) -> AsyncIterator[tuple[Echo, CuttingProxy
 
 async def exchange(stub: "WorkerServiceAsyncStub", count: int) -> list[int]:
     """Send and receive one by one. Returns what came back until the stream broke."""
-    call, heard = stub.Work(), []
+    # Waiting: after a cut the channel needs a moment to connect anew, and a call that does not wait fails at once.
+    call, heard = stub.Work(wait_for_ready=True), []
     try:
         for number in range(1, count + 1):
             await call.write(work.WorkRequest(pong=work.Pong(number=number)))
