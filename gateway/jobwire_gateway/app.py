@@ -27,7 +27,7 @@ from jobwire_gateway.operations import routes as operation_routes
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.rest import Rest
 from jobwire_gateway.security import Security
-from jobwire_gateway.sse import EventsEndpoint, ManyEventsEndpoint, watch_job, watch_queue
+from jobwire_gateway.sse import EventsEndpoint, ManyEventsEndpoint, Shortcut, watch_job, watch_queue
 from jobwire_gateway.stats import Stats
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.table import operations
@@ -87,9 +87,10 @@ def application(gateway: Gateway) -> ASGIApp:
 
     calls = table(gateway)
     handlers = {Problem: _show_problem, HTTPException: _http_exceptions(calls), Exception: _show_bug}
-    app = Starlette(routes=[*routes(calls, gateway.config.max_body_bytes), _sockets(gateway)], lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    all_routes = [*routes(calls, gateway.config.max_body_bytes), _sockets(gateway)]
+    app = Starlette(routes=all_routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
-    return Security(app, gateway.config.hosts)
+    return Security(Shortcut(app, all_routes), gateway.config.hosts)
 
 
 def table(gateway: Gateway) -> Sequence[Operation]:

@@ -41,6 +41,9 @@ class GatewayConfig:
     max_streams: int = 10_000
     """Open streams in this process. One more is told to come back later."""
 
+    max_stream_starts: int = 1_000
+    """Streams that begin in a second, in the long run; twice as many may at once. One more is told to come back later."""
+
     max_topics: int = 100
     """Topics on one stream."""
 
@@ -76,7 +79,16 @@ class GatewayConfig:
             raise ConfigError("drain, retry and call_timeout: a length of time, not a negative one")
         if self.max_wait < timedelta(0):
             raise ConfigError("max_wait: a length of time, not a negative one")
-        for bound in ("max_streams", "max_topics", "max_body_bytes", "max_lines_bytes", "max_header_bytes", "mailbox_frames", "mailbox_bytes"):
+        for bound in (
+            "max_streams",
+            "max_stream_starts",
+            "max_topics",
+            "max_body_bytes",
+            "max_lines_bytes",
+            "max_header_bytes",
+            "mailbox_frames",
+            "mailbox_bytes",
+        ):
             if getattr(self, bound) < 1:
                 raise ConfigError(f"{bound}: at least 1")
 

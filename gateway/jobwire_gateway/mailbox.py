@@ -52,10 +52,10 @@ class Mailbox:
         """Let a frame wait. After `end` nothing is taken in."""
         if self.ended:
             return
-        if frame.kind in _CHANGES or frame.mark is not None:
+        if self._pending and (frame.mark is not None or frame.kind in _CHANGES):
             self._supersede(topic, frame)
         self._append(topic, frame)
-        if self._over():
+        if len(self._pending) > self._bounds.max_frames or self._bytes > self._bounds.max_bytes:
             self._make_room()
         self.on_ready()
 
@@ -74,7 +74,7 @@ class Mailbox:
         if not self._pending and self._dropped is None:
             return []
         taken = [frame for _, frame in self._pending.values()]
-        if self._dropped is not None:
+        if self._dropped:
             taken = [frames.logs_dropped(topic, count) for topic, count in self._dropped.items()] + taken
         self._clear()
         return taken
@@ -83,7 +83,7 @@ class Mailbox:
         """Let nothing wait that is of a topic."""
         for number in [number for number, (of, _) in self._pending.items() if of == topic]:
             self._remove(number)
-        self._newest = {frame.name: number for number, (_, frame) in self._pending.items() if _is_newest(frame)}
+        self._newest = {frame.name: number for number, (_, frame) in self._pending.items() if frame.mark is not None or frame.kind is Kind.FINAL}
         if self._dropped is not None:
             self._dropped.pop(topic, None)
 
@@ -105,10 +105,11 @@ class Mailbox:
             self._remove(number)
 
     def _append(self, topic: str, frame: Frame) -> None:
-        self._pending[self._next] = (topic, frame)
-        if _is_newest(frame):
-            self._newest[frame.name] = self._next
-        self._next += 1
+        number = self._next
+        self._next = number + 1
+        self._pending[number] = (topic, frame)
+        if frame.mark is not None or frame.kind is Kind.FINAL:
+            self._newest[frame.name] = number
         self._bytes += len(frame.data)
 
     def _remove(self, number: int) -> None:
@@ -118,6 +119,8 @@ class Mailbox:
         return len(self._pending) > self._bounds.max_frames or (self._bytes > self._bounds.max_bytes and len(self._pending) > 1)
 
     def _make_room(self) -> None:
+        if len(self._pending) == 1:
+            return
         for number, topic in [(number, topic) for number, (topic, frame) in self._pending.items() if frame.kind is Kind.LOG]:
             self._remove(number)
             self._dropped = self._dropped or {}
@@ -145,10 +148,6 @@ class Mailbox:
         self._newest.clear()
         self._bytes = 0
         self._dropped = self._gaps = None
-
-
-def _is_newest(frame: Frame) -> bool:
-    return frame.mark is not None or frame.kind is Kind.FINAL
 
 
 def _essence(topic: str, waiting: list[Frame], gaps: set[str]) -> list[Frame]:

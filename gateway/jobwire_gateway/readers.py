@@ -88,7 +88,10 @@ class OneReader:
         pass
 
     def take(self) -> bytes:
-        return b"".join([frame.data for frame in self.mailbox.take()])
+        taken = self.mailbox.take()
+        if len(taken) == 1:
+            return taken[0].data
+        return b"".join([frame.data for frame in taken]) if taken else b""
 
     def cursor(self) -> bytes:
         # Every frame that changes anything had its id with it.

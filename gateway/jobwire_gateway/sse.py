@@ -1,21 +1,24 @@
 """Event streams of jobs and queues, which there may be many thousands of: lean ASGI endpoints that hand bytes straight to `send`.
 
-An idle stream is one task that waits for the reader to go away. Writing is done by a second task that lives from the first waiting frame to the
-last, so all that waits goes out in one write, and a reader that does not read holds up that task alone.
+An idle stream is one task that waits for the reader to go away. What waits goes out in one write, at the end of the turn of the event loop in which it
+came. That costs no task (at_once.py), unless the reader does not read: then one waits for it, and nobody else does.
 
 To an EventSource (`Accept: text/event-stream`) any status but 200 and 204 is the end for ever, so trouble is told in its own language: 200, a
 `retry:`, and a close. Anyone else gets a problem with its status: so the answer begins only when something is known to be there.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobwire_gateway import frames
+from jobwire_gateway.at_once import run_at_once
+from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.cursors import Cursor, cursor_of, place_of
 from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.many import ManyReader
@@ -46,21 +49,24 @@ Begin = Callable[[Topics, dict[str, str], Cursor | None, OnReady], Reader]
 class EventStream:
     """One open stream."""
 
-    __slots__ = ("_beating", "_beats", "_finished", "_pump", "_send", "last_write", "reader")
+    __slots__ = ("_beating", "_beats", "_finished", "_loop", "_rest", "_send", "_writing", "last_write", "reader")
 
     def __init__(self, send: Send) -> None:
+        self._loop = asyncio.get_running_loop()
         self.reader: Reader | None = None
-        self.last_write = asyncio.get_running_loop().time()
+        self.last_write = self._loop.time()
         self._send = send
-        self._pump: asyncio.Task[None] | None = None
+        self._writing = False
+        self._rest: asyncio.Task[None] | None = None
         self._beating = False
         self._beats = 0
         self._finished = False
 
     def wake(self) -> None:
-        """Write what waits."""
-        if self._pump is None and self.reader is not None and not self._finished:
-            self._pump = asyncio.get_running_loop().create_task(self._write())
+        """Write what waits, once all that happens now has been put there."""
+        if not self._writing and self.reader is not None and not self._finished:
+            self._writing = True
+            self._loop.call_soon(self._begin)
 
     def heartbeat(self) -> None:
         self._beating = True
@@ -77,21 +83,24 @@ class EventStream:
 
     async def settled(self) -> None:
         """Wait until nothing is being written."""
-        if self._pump is not None:
-            await asyncio.wait((self._pump,))
+        while self._writing:
+            await (asyncio.sleep(0) if self._rest is None else asyncio.wait((self._rest,)))
 
-    async def _write(self) -> None:
+    def _begin(self) -> None:
         assert self.reader is not None
+        self._rest = run_at_once(self._write(self.reader), self._loop)
+
+    async def _write(self, reader: Reader) -> None:
         try:
-            while data := self._take(self.reader):
+            while data := self._take(reader):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
-                self.last_write = asyncio.get_running_loop().time()
-            if self.reader.ended:
+                self.last_write = self._loop.time()
+            if reader.ended:
                 self._finished = True
                 await _finish(self._send)
         finally:
             # Between the last take and this line nobody else ran, so no frame waits unseen.
-            self._pump = None
+            self._writing = False
 
     def _take(self, reader: Reader) -> bytes:
         beating, self._beating = self._beating, False
@@ -111,7 +120,7 @@ class Asked:
     """Whether its cursor says that there is nothing more to come."""
 
 
-class _Endpoint:
+class StreamEndpoint:
     """The ASGI endpoint, whatever is asked for."""
 
     def __init__(self, topics: Topics, streams: Streams) -> None:
@@ -132,8 +141,8 @@ class _Endpoint:
         elif scope["method"] == "HEAD":
             await _start(send)
             await _finish(send)
-        elif self._streams.full:
-            await self._turn_away(send, is_event_source)
+        elif refusal := self._streams.refusal():
+            await self._turn_away(send, is_event_source, refusal)
         else:
             await self._serve(receive, send, asked, is_event_source)
 
@@ -171,17 +180,15 @@ class _Endpoint:
         if (problem := reader.problem()) is not None:
             raise problem
 
-    async def _turn_away(self, send: Send, is_event_source: bool) -> None:
+    async def _turn_away(self, send: Send, is_event_source: bool, refusal: str) -> None:
         if not is_event_source:
-            raise Problem(
-                503, "No more streams can be opened here now.", reason="SHUTTING_DOWN" if self._streams.draining else "TOO_MANY_STREAMS", retry_after_ms=5_000
-            )
+            raise no_room(refusal)
         await _start(send)
         await send({"type": "http.response.body", "body": self._streams.come_back_line(), "more_body": True})
         await _finish(send)
 
 
-class EventsEndpoint(_Endpoint):
+class EventsEndpoint(StreamEndpoint):
     """What the path names, alone. `begin` says what is watched; `ends` whether a cursor may say that there is nothing more to come."""
 
     def __init__(self, topics: Topics, streams: Streams, begin: Begin, *, ends: bool) -> None:
@@ -193,10 +200,11 @@ class EventsEndpoint(_Endpoint):
         query = query_of(scope, CURSOR_PARAMETERS)
         cursor = cursor_of(headers.get("last-event-id") or next(iter(query.values()), ""))
         params = scope["path_params"]
+        allow_watch(["/".join(("queues", params["queue"], *(("jobs", params["id"]) if "id" in params else ())))])
         return Asked(lambda on_ready: self._begin(self._topics, params, cursor, on_ready), self._ends and cursor is not None and cursor.end)
 
 
-class ManyEventsEndpoint(_Endpoint):
+class ManyEventsEndpoint(StreamEndpoint):
     """`GET /v1/events?topic=…&topic=…`, and `POST /v1/events` with `{"topics": […]}` for lists that no address can hold."""
 
     def __init__(self, topics: Topics, streams: Streams, max_topics: int) -> None:
@@ -208,6 +216,7 @@ class ManyEventsEndpoint(_Endpoint):
             names, said = await self._read_body(scope, receive)
         else:
             names, said = topics_of_query(scope, self._max_topics)
+        allow_watch(names)
         place = place_of(headers.get("last-event-id") or said)
         return Asked(lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
 
@@ -217,6 +226,33 @@ class ManyEventsEndpoint(_Endpoint):
         refuse_unknown(body, ("topics",))
         texts = body.get("topics")
         return topic_names(texts if isinstance(texts, list) else [], self._max_topics), next(iter(query.values()), "")
+
+
+class Shortcut:
+    """Serves the routes that are event streams before the framework does, whose layers would each cost time with every frame, and memory as long as a
+    stream is open. Everything else goes to `app`."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        self._routes = [(route, route.endpoint) for route in routes if isinstance(route, Route) and isinstance(route.endpoint, StreamEndpoint)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        for route, endpoint in self._routes if scope["type"] == "http" else ():
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(child)
+                try:
+                    await endpoint(scope, receive, send)
+                except Problem as problem:
+                    await problem.response(scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def no_room(refusal: str) -> Problem:
+    """One more stream is not to be had now."""
+    return Problem(503, "No more streams can be opened here now.", reason=refusal, retry_after_ms=5_000)
 
 
 def watch_job(topics: Topics, params: dict[str, str], cursor: Cursor | None, on_ready: OnReady) -> Reader:

@@ -17,8 +17,8 @@ from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.jobs import counts_json
 from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.names import QUEUES
-from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import query_of, wants_events
+from jobwire_gateway.sse import no_room
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topics import Topics
 from jobwire_gateway.watches import OverviewWatch
@@ -96,12 +96,12 @@ class Stats:
     async def stream(self, request: Request) -> Response:
         """`GET /v1/stats/stream`. A cursor is of no use here, as the first update is always all there is."""
         query_of(request.scope, ("last_event_id", "lastEventId"))
-        if self._streams.full:
-            if not wants_events(request.headers):
-                raise Problem(503, "No more streams can be opened here now.", reason="TOO_MANY_STREAMS", retry_after_ms=5_000)
-            return _event_source(_once(self._streams.come_back_line()))
         if request.method == "HEAD":
             return _event_source(_once(b""))
+        if refusal := self._streams.refusal():
+            if not wants_events(request.headers):
+                raise no_room(refusal)
+            return _event_source(_once(self._streams.come_back_line()))
         return _event_source(OverviewStream(self._topics, self._streams).chunks())
 
 

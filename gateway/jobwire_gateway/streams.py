@@ -1,6 +1,7 @@
 """All open streams of this process: how many there may be, their heartbeats, and their end.
 
-Draining spreads the reconnections: each stream is told `drain` with a `retry:` of its own, at a random moment of the window, and is closed.
+Draining spreads the reconnections: each stream is told `drain` with a `retry:` of its own, at a moment of its own in the window, and is closed. And a storm
+of reconnections is let in at a pace that leaves room for those who are in already; the others are told to come back.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import random
 from typing import Protocol
 
 from jobwire_gateway import frames
+from jobwire_gateway.allowance import Allowance
 from jobwire_gateway.wheel import Beating, Wheel
 
 
@@ -24,11 +26,12 @@ class OpenStream(Beating, Protocol):
 class Streams:
     """The registry. `draining` is said by readiness, too."""
 
-    def __init__(self, *, limit: int, retry_s: float, drain_s: float, heartbeat_s: float) -> None:
+    def __init__(self, *, limit: int, starts_per_s: int, retry_s: float, drain_s: float, heartbeat_s: float) -> None:
         self.draining = False
         self.heartbeat_ms = round(heartbeat_s * 1000)
         self.wheel = Wheel(heartbeat_s)
         self._limit = limit
+        self._starts = Allowance(starts_per_s, 2 * starts_per_s)
         self._retry_s = retry_s
         self._drain_s = drain_s
         self._open: set[OpenStream] = set()
@@ -40,8 +43,16 @@ class Streams:
 
     @property
     def full(self) -> bool:
-        """Whether one more is to come back later."""
+        """Whether nobody more may wait here."""
         return self.draining or len(self._open) >= self._limit
+
+    def refusal(self) -> str:
+        """Why one more is to come back later, as a word; empty when it may come in, which counts as a start."""
+        if self.draining:
+            return "SHUTTING_DOWN"
+        if len(self._open) >= self._limit:
+            return "TOO_MANY_STREAMS"
+        return "" if self._starts.take(asyncio.get_running_loop().time()) else "TOO_MANY_AT_ONCE"
 
     def add(self, stream: OpenStream) -> None:
         """Count a stream in."""
@@ -69,7 +80,10 @@ class Streams:
         self.draining = True
         loop = asyncio.get_running_loop()
         streams = list(self._open)
-        timers = [loop.call_later(random.uniform(0, self._drain_s), self._drain_one, stream) for stream in streams]
+        random.shuffle(streams)
+        # One in each slice of the window: chance alone would make some seconds half as busy again.
+        slice_s = self._drain_s / max(1, len(streams))
+        timers = [loop.call_later((index + random.random()) * slice_s, self._drain_one, stream) for index, stream in enumerate(streams)]
         try:
             await asyncio.wait_for(self._idle.wait(), self._drain_s + 1.0)
         except TimeoutError:

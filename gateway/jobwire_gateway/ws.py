@@ -174,7 +174,7 @@ class SocketsEndpoint:
             await problem.response(scope["path"])(scope, receive, send)
             return
         await send({"type": "websocket.accept", "subprotocol": protocol})
-        if self._streams.full:
+        if self._streams.refusal():
             await send({"type": "websocket.close", "code": Close.TOO_MANY, "reason": "too many connections; come back later"})
             return
         socket = Socket(self._topics, send, self._max_topics)

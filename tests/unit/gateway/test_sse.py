@@ -71,9 +71,9 @@ class Client:
 class House:
     """Topics on a feed that the test plays."""
 
-    def __init__(self, *, limit: int = 100, drain_s: float = 0.05, heartbeat_s: float = 15) -> None:
+    def __init__(self, *, limit: int = 100, starts_per_s: int = 100, drain_s: float = 0.05, heartbeat_s: float = 15) -> None:
         self.topics = Topics(Bounds(20, 100_000), 15_000)
-        self.streams = Streams(limit=limit, retry_s=1, drain_s=drain_s, heartbeat_s=heartbeat_s)
+        self.streams = Streams(limit=limit, starts_per_s=starts_per_s, retry_s=1, drain_s=drain_s, heartbeat_s=heartbeat_s)
         self.jobs = EventsEndpoint(self.topics, self.streams, watch_job, ends=True)
         self.queues = EventsEndpoint(self.topics, self.streams, watch_queue, ends=False)
         list(self.topics.plug())
@@ -194,6 +194,17 @@ async def test_one_stream_too_many_is_told_to_come_back() -> None:
         with pytest.raises(Problem) as caught:
             await Client(house.jobs, {}).request
         assert caught.value.status == 503
+
+
+async def test_a_storm_of_streams_is_let_in_at_a_pace() -> None:
+    house = House(starts_per_s=1)
+    async with house.open(), house.open():
+        turned_away = Client(house.jobs, EVENT_SOURCE)
+        await turned_away.request
+        assert (turned_away.status, turned_away.body.startswith(b"retry: "), turned_away.complete) == (200, True, True)
+        with pytest.raises(Problem) as caught:
+            await Client(house.jobs, {}).request
+        assert (caught.value.status, caught.value.reason) == (503, "TOO_MANY_AT_ONCE")
 
 
 async def test_head_gives_the_headers_alone(house: House) -> None:
