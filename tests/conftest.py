@@ -131,6 +131,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{outcomes.kills} processes were killed with -9; JOBWIRE_SEED={SEED} repeats the random choices")
     for program, tests in needs.left_out(terminalreporter.stats.get("skipped", [])).items():
         terminalreporter.write_line("")
-        terminalreporter.write_line(f"LEFT OUT: {len(tests)} tests, because {program} is not on this machine:", red=True, bold=True)
+        count = "1 test" if len(tests) == 1 else f"{len(tests)} tests"
+        terminalreporter.write_line(f"LEFT OUT: {count}, because {program} is not on this machine:", red=True, bold=True)
         for test in sorted(tests):
             terminalreporter.write_line(f"  {test}", red=True)
