@@ -84,6 +84,10 @@ def gateway(
 ) -> None:
     """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
     config, server = _load("jobwire_gateway", "gateway")
+    heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
+    retry: Annotated[
+        str, typer.Option(envvar="JOBWIRE_RETRY", metavar="DURATION", help="How long browsers wait at least before they reconnect; up to twice as long.")
+    ] = "2s",
     made = _configured(
         lambda: config.GatewayConfig(
             http=http,
@@ -107,6 +111,8 @@ def worker(
     ] = None,
     drain_grace: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long running jobs may take when the worker is told to end, instead of what the worker says.")
+            heartbeat=parse_duration(heartbeat),
+            retry=parse_duration(retry),
     ] = None,
 ) -> None:
     """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
