@@ -5,6 +5,7 @@ A registration that cannot work is refused when it is made, with a sentence that
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
@@ -95,16 +96,18 @@ def _check_function(function: object) -> bool:
         raise RegistrationError(f"a handler must be a function, got {function!r}")
     if isinstance(function, type):
         raise RegistrationError(f"a handler must be a function, and {function.__qualname__} is a class; register a method of an object of it")
-    called = function if inspect.isroutine(function) else _unwrapped(function)
+    called = _unwrapped(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise RegistrationError(f"{_described(function)} has a yield, and a handler must return; use job.progress(…) to tell how far it is")
     return inspect.iscoroutinefunction(called)
 
 
 def _unwrapped(function: Any) -> Any:
-    """What a partial or an object with `__call__` really runs."""
-    inner = getattr(function, "func", None)
-    return inner if callable(inner) else function.__call__
+    """The function that is really run: itself, or that of a partial or of an object with `__call__`."""
+    if isinstance(function, functools.partial):
+        # First: from Python 3.14 on a partial counts as a routine.
+        return _unwrapped(function.func)
+    return function if inspect.isroutine(function) else function.__call__
 
 
 def _timeout_s(timeout: timedelta | float | None, name: str) -> float | None:
@@ -153,7 +156,7 @@ def _positional(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else _unwrapped(function)
+    target = _unwrapped(function)
     try:
         return typing.get_type_hints(target, include_extras=True)
     except NameError as error:
