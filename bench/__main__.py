@@ -176,6 +176,8 @@ def show(results: dict[str, Any]) -> None:
     for phase, values in disturbed.items():
         if median(values) > report.DISTURBED_CORES:
             print(f"disturbed: other programs took {median(values):.1f} cores during {phase}")
+    for line in report.missed([*results["figures"], *results["scale"]]):
+        print(line)
     print(f"\nwritten to {report.RESULTS.relative_to(ROOT)}")
 
 

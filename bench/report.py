@@ -66,6 +66,11 @@ def compare(targets: tuple[Target, ...], ours: dict[str, list[float]], theirs: d
     return rows
 
 
+def missed(rows: list[dict[str, Any]]) -> list[str]:
+    """Name each figure whose floor was missed, one a line, so that nobody has to look for it in the table."""
+    return [f"FLOOR MISSED: {row['figure']}: {row['ratio']:.2f} of {row['floor']:.2f}" for row in rows if row.get("verdict") == "MISSED"]
+
+
 def table(rows: list[dict[str, Any]], ours: str, theirs: str) -> str:
     """Lay the rows out for a terminal: median [least - greatest] of each side."""
     lines = [["figure", ours, theirs, "ratio", "floor", "goal", ""]]
