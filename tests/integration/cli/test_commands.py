@@ -180,7 +180,9 @@ def test_a_watch_has_its_time(jobwire: Jobwire, queue: str) -> None:
 
 def test_ctrl_c_ends_a_watch_with_code_130_and_no_traceback(jobwire: Jobwire, queue: str, shared_broker: Broker) -> None:
     name = jobwire("enqueue", queue, "steps", "1")
-    command = [sys.executable, "-u", "-m", "jobwire_cli", "jobs", "watch", name, "--json", "--target", shared_broker.address]
+    # As from a terminal: a test run in the background has SIGINT ignored, and its children inherit that.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jobwire_cli.main import main; main()"
+    command = [sys.executable, "-u", "-c", program, "jobs", "watch", name, "--json", "--target", shared_broker.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert watching.stderr is not None
