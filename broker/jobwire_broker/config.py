@@ -21,6 +21,11 @@ class BrokerConfig:
     grpc: str = "127.0.0.1:7410"
     """HOST:PORT to listen on. Port 0 picks a free one."""
 
+    metrics: str = ""
+    """HOST:PORT for Prometheus. Port 0 picks a free one. Empty: no metrics, and nothing is counted.
+
+    Nobody has to say who they are there: keep it inside your network. Another address than loopback is taken under the same conditions as for `grpc`."""
+
     auth: AuthConfig = field(default_factory=AuthConfig)
     """Whom the broker knows. Default: it asks nobody who they are."""
 
@@ -52,9 +57,14 @@ class BrokerConfig:
             object.__setattr__(self, "heartbeat_interval", self.session_time / 4)
         if not self.namespace.isascii() or not self.namespace.isalnum() or len(self.namespace) > 20:
             raise ValueError("namespace must be 1 to 20 letters and digits")
-        host, _, port = self.grpc.rpartition(":")
+        for name, address in (("grpc", self.grpc), ("metrics", self.metrics)):
+            if address or name == "grpc":
+                self._check_address(name, address)
+
+    def _check_address(self, name: str, address: str) -> None:
+        host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"grpc must be HOST:PORT, not {self.grpc!r}")
+            raise ValueError(f"{name} must be HOST:PORT, not {address!r}")
         if not (self.insecure or is_loopback(host) or self.knows_callers):
             raise ValueError(
                 f"{host} is reachable from outside and nobody has to say who they are: configure --keys, JWTs or --tls-client-ca, "

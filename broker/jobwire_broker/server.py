@@ -35,6 +35,7 @@ from jobwire_broker.services.events import EventService
 from jobwire_broker.services.guard import Guard
 from jobwire_broker.services.handlers import HandlersInOrder
 from jobwire_broker.services.jobs import JobService, enqueue_handler
+from jobwire_broker.services.metrics import BrokerMetrics
 from jobwire_broker.services.queues import QueueService
 from jobwire_broker.services.reflection import add_reflection
 from jobwire_broker.services.workers import WorkerService, work_handler
@@ -79,6 +80,7 @@ class Broker:
         self._authenticator = Authenticator(config.auth, self._shared_tokens)
         self.refusals = Refusals()
         self._registry = Registry(self._client, int(config.session_time.total_seconds() * 1000))
+        self._metrics = BrokerMetrics(self._registry, self.refusals.counts)
         self._jobs = JobService(self._registry)
         self._workers = WorkerService(self._registry, config, self.broker_id)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # the module sets it at run time
@@ -100,10 +102,22 @@ class Broker:
         self._client.on_change.append(self._tell_health)
         await self._client.start()
         self._tell_health(self._client.available)
+        self._serve_metrics()
         self._registry.start()
         self._authenticator.start()
         await server.start()
         self._server = server
+
+    def _serve_metrics(self) -> None:
+        if not self.config.metrics:
+            return
+        host, _, port = self.config.metrics.rpartition(":")
+        self._registry.measure()
+        try:
+            taken = self._metrics.start(host.strip("[]"), int(port))
+        except OSError as error:
+            raise AddressTaken(f"{self.config.metrics} can't be listened on: {error}") from error
+        log.info("broker.metrics http=%s:%d", host, taken)
 
     def _build(self) -> grpc.aio.Server:
         listening = grpc.aio.server(options=_OPTIONS)
@@ -145,6 +159,7 @@ class Broker:
             await self._server.stop(min(grace_s, 1.0))
             self._server = None
         # What the partitions have gathered is written, then they stop.
+        await asyncio.to_thread(self._metrics.stop)
         await self._registry.stop()
         await self._authenticator.stop()
         await self._shared_tokens.stop()

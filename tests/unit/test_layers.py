@@ -19,11 +19,11 @@ ROOTS = {
 
 # What each package may import beside the standard library, the contract and itself.
 OUTSIDE = {
-    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection", "jwt", "cryptography"},
-    "jobwire_gateway": {"grpc", "google", "starlette", "sse_starlette", "uvicorn", "uvloop", "httptools"},
+    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection", "prometheus_client", "jwt", "cryptography"},
+    "jobwire_gateway": {"grpc", "google", "starlette", "sse_starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "limits", "websockets"},
     "jobwire_worker": {"grpc", "google"},
     "jobwire_client": {"grpc", "google"},
-    "jobwire_cli": {"grpc", "typer", "rich", "jobwire_broker", "jobwire_gateway", "jobwire_worker", "jobwire_client"},
+    "jobwire_cli": {"grpc", "typer", "rich", "structlog", "jobwire_broker", "jobwire_gateway", "jobwire_worker", "jobwire_client"},
 }
 
 # The layers of the broker, from the top down: a module imports from its own layer and from those below. What is in none is shared by all.

@@ -18,6 +18,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUnavailable
 from jobwire_broker.rules.lane import Lane
+from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, QueueStore, Settled, TurnItem, TurnReport, Word
@@ -126,6 +127,7 @@ class Partition:
         self.waiting = 0
         self.seq = 0
         self.on_delayed: Callable[[], None] = lambda: None
+        self.meter: Meter | None = None
         self._client = client
         self._enqueues: deque[_Piece] = deque()
         self._entries: deque[_TurnEntry] = deque()
@@ -235,6 +237,8 @@ class Partition:
         return await self.store.enqueue(call.items(), call.requests)
 
     def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
+        if self.meter is not None:
+            self.meter.made(report.words)
         words, at = report.words, 0
         # A worker that has room waits for the job, its caller only for the answer.
         self._take_leases(call.requests, report)
@@ -294,6 +298,8 @@ class Partition:
         return await self.store.turn([item for item, _, _ in call.chunk], call.requests)
 
     def _turn_done(self, call: _TurnCall, report: TurnReport) -> None:
+        if self.meter is not None:
+            self.meter.settled([item for item, _, _ in call.chunk], report.settled)
         for (item, text_id, sink), settled in zip(call.chunk, report.settled, strict=True):
             sink.settled(self.queue, text_id, item, settled)
         if any(state == _DELAYED for _, state in report.settled):
@@ -370,6 +376,8 @@ class Partition:
         return True
 
     def _take_leases(self, requests: list[LeaseRequest], report: TurnReport) -> None:
+        if self.meter is not None and report.leases:
+            self.meter.delivered(report.leases)
         for request, lease in zip(requests, report.leases, strict=True):
             self._take_lease(request, lease)
         self.kick()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from jobwire_broker.errors import BrokerError
+from jobwire_broker.rules.meter import Clock, Meter
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.pulse import SWEEP_S, Pulse
 from jobwire_broker.rules.watching import Feed
@@ -73,6 +74,8 @@ class Registry:
         self.listener = Listener(client)
         self.queues: dict[str, Queue] = {}
         self.on_new_queue: list[Callable[[Queue], None]] = []
+        self.clock = Clock()
+        self._is_metered = False
         self._session_ms = session_ms
         self._sweep: asyncio.Task[None] | None = None
         client.on_change.append(self._store_changed)
@@ -95,11 +98,19 @@ class Registry:
             await asyncio.wait_for(asyncio.gather(*(queue.partition.idle() for queue in self.queues.values())), 3)
         await self.listener.stop()
 
+    def measure(self) -> None:
+        """Count what every queue does, from now on."""
+        self._is_metered = True
+        for queue in self.queues.values():
+            queue.partition.meter = Meter(self.clock)
+
     def get(self, name: str) -> Queue:
         """The queue of that name, known or not."""
         queue = self.queues.get(name)
         if queue is None:
             queue = self.queues[name] = Queue(self.client, self.listener, name, self._session_ms)
+            if self._is_metered:
+                queue.partition.meter = Meter(self.clock)
         return queue
 
     def store(self, name: str) -> QueueStore:

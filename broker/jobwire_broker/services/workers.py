@@ -104,6 +104,8 @@ class WorkerService(WorkerServiceServicer):
         worker.connect_time.GetCurrentTime()
         await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [])
         report = await queue.store.turn([], [LeaseRequest(session, 1, request.max_jobs or 1)])
+        if queue.partition.meter is not None:
+            queue.partition.meter.delivered(report.leases)
         leased = report.leases[0].jobs
         if not leased:
             await queue.store.detach(session, 1)

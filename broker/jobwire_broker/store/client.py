@@ -199,6 +199,16 @@ class StoreClient:
             with contextlib.suppress(RedisError, OSError):
                 await self._prepare()
 
+    async def memory(self) -> tuple[int, int]:
+        """How many bytes the store uses, and its limit; 0 is none. Raises StoreUnavailable."""
+        await self._must_be_there()
+        try:
+            lines = bytes(await self._command("INFO", "memory")).decode().splitlines()
+        except RedisError as error:
+            raise self._translate(error) from error
+        found = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(found.get("used_memory", 0)), int(found.get("maxmemory", 0))
+
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
     def base(self, queue: str) -> str:

@@ -12,6 +12,7 @@ import typer
 from jobwire_cli import auth_options, settings
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.logs import LogFormat, set_up_logging
 
 Insecure = Annotated[
     bool, typer.Option("--insecure", envvar="JOBWIRE_INSECURE", help="Listen on other addresses than loopback, although nobody has to say who they are.")
@@ -19,6 +20,10 @@ Insecure = Annotated[
 AllowEviction = Annotated[
     bool, typer.Option("--allow-eviction", envvar="JOBWIRE_ALLOW_EVICTION", help="Accept a store whose maxmemory-policy may throw jobs away.")
 ]
+Metrics = Annotated[
+    str, typer.Option(envvar="JOBWIRE_METRICS", metavar="HOST:PORT", help="Serve metrics to Prometheus here; port 0 picks one. Default: none are served.")
+]
+LogStyle = Annotated[LogFormat, typer.Option("--log-format", envvar="JOBWIRE_LOG_FORMAT", help="Lines of the log for people, or as JSON.")]
 SessionTime = Annotated[str, typer.Option(envvar="JOBWIRE_SESSION_TIME", metavar="DURATION", help="How long a silent worker keeps its jobs: 1s to 10m.")]
 
 
@@ -48,10 +53,13 @@ def broker(
     tls_cert: auth_options.TlsCert = None,
     tls_key: auth_options.TlsKey = None,
     tls_client_ca: auth_options.TlsClientCa = None,
+    metrics: Metrics = "",
+    log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
     allow_eviction: AllowEviction = False,
 ) -> None:
     """Serve gRPC, with all state in a Redis or Valkey. Any number of brokers may share one store."""
+    set_up_logging(log_format)
     config, server = _load("jobwire_broker", "broker")
     made = _configured(
         lambda: config.BrokerConfig(
@@ -59,6 +67,7 @@ def broker(
             grpc=grpc,
             auth=auth_options.auth_config(keys, jwt_jwks, jwt_key, jwt_issuer, jwt_audience),
             tls=auth_options.tls_config(tls_cert, tls_key, tls_client_ca),
+            metrics=metrics,
             insecure=insecure,
             allow_eviction=allow_eviction,
             session_time=parse_duration(session_time),
@@ -80,9 +89,11 @@ def gateway(
         int, typer.Option(envvar="JOBWIRE_MAX_STREAM_STARTS", min=1, help="Streams that may begin in a second; twice as many may at once.")
     ] = 1_000,
     max_topics: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_TOPICS", min=1, help="Topics on one stream.")] = 100,
+    log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
 ) -> None:
     """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
+    set_up_logging(log_format)
     config, server = _load("jobwire_gateway", "gateway")
     heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
     retry: Annotated[

@@ -63,7 +63,7 @@ class Server:
 
     def _spec(self) -> ChildSpec:
         argv = [sys.executable, "-m", "jobwire_cli", self.name, f"--{self._address_flag}", self.address, *self._arguments]
-        ready = re.compile(rf"\b{self.name}\.ready\b.*?\b{self._address_flag}=(?P<address>[^\s\"',}}]+)")
+        ready = re.compile(rf"\b{self.name}\.ready\b.*?\b{self._address_flag}\"?[=:]\"?(?P<address>[^\s\"',}}]+)")
         return ChildSpec(name=self.name, argv=argv, env=_environment(self._secrets), ready=ready)
 
 
