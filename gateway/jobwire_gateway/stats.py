@@ -121,7 +121,10 @@ async def all_queues(brokers: Brokers, *, timeout_s: float | None = None) -> lis
 
 def _event_source(chunks: AsyncIterator[bytes]) -> Response:
     # Its own pings are off: the heartbeats come from the wheel, as for all streams.
-    return EventSourceResponse(chunks, ping=0, headers={"Cache-Control": "no-store, no-transform"})
+    response = EventSourceResponse(chunks, ping=0, headers={"Cache-Control": "no-store, no-transform"})
+    # It is the server's to say, and HTTP/2 has none.
+    del response.headers["Connection"]
+    return response
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -1,0 +1,288 @@
+"""What an event stream is on the wire. Each test begins with the lines of the checklist that it proves (docs/watching.md, "The checklist")."""
+
+import asyncio
+import re
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+from jobwire_gateway.config import GatewayConfig
+from jobwire_gateway.server import _listen
+
+from tests.support import Broker, Gateway, Store
+from tests.support.api import Api, api
+
+from .reading import EVENT_SOURCE, complete, enqueue, fail, lease, reading, report
+from .wire import Wire
+
+
+async def test_s01_s15_the_head_lets_no_proxy_keep_change_or_compress_anything(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    for path in (job["eventsUrl"], f"/v1/queues/{queue}/events", f"/v1/events?topic={job['name']}", "/v1/stats/stream"):
+        async with await Wire.ask(shared_gateway.address, path, Accept_Encoding="gzip, deflate, br") as wire:
+            assert wire.status == 200
+            assert wire.headers["content-type"].partition(";")[0] == "text/event-stream"
+            assert wire.headers["cache-control"] == "no-store, no-transform"
+            assert wire.headers["x-accel-buffering"] == "no"
+            assert not wire.headers.keys() & {"content-length", "content-encoding", "connection"}
+
+
+async def test_s02_s05_the_first_bytes_come_before_anything_is_known_and_say_when_to_come_back(shared_gateway: Gateway, shared_broker: Broker) -> None:
+    shared_broker.freeze()
+    try:
+        wires = [await Wire.ask(shared_gateway.address, f"/v1/queues/frozen{number}/events") for number in range(5)]
+        first = [await wire.first_chunk() for wire in wires]
+        for wire in wires:
+            await wire.close()
+    finally:
+        shared_broker.thaw()
+    assert all(re.fullmatch(rb"retry: [2-4]\d{3}\n\n", chunk) for chunk in first)
+    assert len(set(first)) > 1
+
+
+async def test_s03_ids_are_short_safe_and_grow(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    paths = (job["eventsUrl"], f"/v1/events?topic={job['name']}&topic=queues/{queue}")
+    one, many = [await Wire.ask(shared_gateway.address, path) for path in paths]
+    for wire in (one, many):
+        await wire.until(b'"state":"waiting"')
+    delivery = await lease(worker, queue)
+    for percent in range(10, 50, 10):
+        await report(worker, delivery, percent)
+        await one.until(b'"percent":%d.0' % percent)
+    await complete(worker, delivery)
+    await one.rest()
+    await many.until(b'"final"')
+    for wire in (one, many):
+        await wire.close()
+    for wire in (one, many):
+        ids = wire.ids()
+        assert len(ids) >= 6
+        assert all(re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", event_id) for event_id in ids)
+        numbers = [int(re.match(r"\d+", event_id)[0]) for event_id in ids]  # type: ignore[index]
+        assert numbers == sorted(set(numbers))
+
+
+async def test_s04_text_of_a_worker_breaks_no_frame(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    attack = "a\nb\rc\r\nd\u2028e\u0085f\x0bg\ndata: {}\n\nid: 7\nevent: message\n\n"
+    job = await enqueue(http, queue)
+    delivery = await lease(worker, queue)
+    async with await Wire.ask(shared_gateway.address, job["eventsUrl"]) as wire:
+        await wire.until(b'"active"')
+        await report(worker, delivery, 10, attack)
+        await wire.until(b'"percent":10.0')
+        await fail(worker, delivery, attack)
+        body = await wire.rest()
+    fields = {line.partition(b":")[0] for line in body.split(b"\n")}
+    assert fields <= {b"", b"id", b"data", b"retry"}
+    assert b"\r" not in body
+    final = wire.events()[-1]
+    assert (final["type"], final["failure"]["message"]) == ("final", attack)
+    assert attack in [event["progress"]["message"] for event in wire.events() if "progress" in event]
+
+
+async def test_s05_a_silent_stream_has_heartbeats_and_now_and_then_its_cursor(shared_broker: Broker, http: httpx.AsyncClient, queue: str) -> None:
+    job = await enqueue(http, queue)
+    async with Gateway(shared_broker, extra=["--heartbeat", "1s"]) as gateway:
+        one = await Wire.ask(gateway.address, job["eventsUrl"])
+        many = await Wire.ask(gateway.address, f"/v1/events?topic={job['name']}&topic=queues/{queue}")
+        await many.until(b'"update"')
+        shown = many.ids()[-1]
+        began = time.monotonic()
+        await one.until(b"\n:\n\n", 3)
+        await many.until(b"\n:\n\n:\n\n:\n\nid: " + shown.encode() + b"\n\n", 10)
+        assert time.monotonic() - began < 6
+        assert one.events()[0]["heartbeatMs"] == 1_000
+        await one.close()
+        await many.close()
+
+
+async def test_s06_a_cursor_may_come_by_header_or_by_query_under_two_names(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    async with reading(http, job["eventsUrl"]) as reader:
+        await reader.until("update")
+    path, last = job["eventsUrl"], reader.last_id
+    for query in (f"last_event_id={last}", f"lastEventId={last}"):
+        async with reading(http, f"{path}?{query}") as back:
+            assert (await back.next())["resumed"] is True
+    async with reading(http, f"{path}?last_event_id=1", last_event_id=last) as back:
+        assert (await back.next())["resumed"] is True
+
+
+@pytest.mark.parametrize("last_event_id", ["garbage", "a:b", "earliest", "latest", "1", "9999999999999999", "5-0123456789abcdef"])
+async def test_s07_an_id_that_cannot_be_gone_on_from_is_said_and_healed(http: httpx.AsyncClient, queue: str, last_event_id: str) -> None:
+    job = await enqueue(http, queue)
+    for path in (job["eventsUrl"], f"/v1/events?topic={job['name']}"):
+        async with reading(http, path, last_event_id=last_event_id) as reader:
+            seen = [await reader.next() for _ in range(3)]
+        assert [event["type"] for event in seen] == ["connected", "gap", "update"]
+        assert (seen[0]["resumed"], seen[1]["reason"]) == (False, "resumed")
+    async with reading(http, f"/v1/queues/{queue}/events", last_event_id=last_event_id) as reader:
+        assert [(await reader.next())["type"] for _ in range(2)] == ["connected", "gap"]
+
+
+async def test_s07_a_reader_goes_on_at_another_gateway_and_another_broker(store: Store, queue: str) -> None:
+    async with Broker(store) as one, Broker(store) as two, Gateway(one) as first, Gateway(two) as second, api(two) as worker:
+        async with httpx.AsyncClient(base_url=first.url, trust_env=False) as http:
+            jobs = [await enqueue(http, queue) for _ in range(3)]
+        path = "/v1/events?" + "&".join(f"topic={job['name']}" for job in jobs)
+        wire = await Wire.ask(first.address, path)
+        while len(wire.events()) < 6:
+            await wire.first_chunk()
+        await wire.close()
+        await first.kill()
+        await one.kill()
+        async with await Wire.ask(second.address, path, Last_Event_ID=wire.ids()[-1]) as same:
+            while len(same.events()) < 3:
+                await same.first_chunk()
+            assert [(event["type"], event["resumed"]) for event in same.events()] == [("connected", True)] * 3
+        for _ in jobs:
+            await complete(worker, await lease(worker, queue))
+        async with await Wire.ask(second.address, path, Last_Event_ID=wire.ids()[-1]) as late:
+            await late.rest()
+        finals = [event["name"] for event in late.events() if event["type"] == "final"]
+        assert sorted(finals) == sorted(job["name"] for job in jobs)
+        assert [event["type"] for event in late.events()].count("gap") == 3
+        async with await Wire.ask(second.address, path, Last_Event_ID=late.ids()[-1]) as over:
+            assert over.status == 204
+
+
+async def test_s09_after_the_end_comes_204_and_an_unknown_job_is_404_to_programs_alone(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    await complete(worker, await lease(worker, queue))
+    async with reading(http, job["eventsUrl"]) as reader:
+        await reader.rest()
+    for path, last in ((job["eventsUrl"], reader.last_id), (f"/v1/queues/{queue}/jobs/nope/events", "0.end")):
+        again = await http.get(path, headers={**EVENT_SOURCE, "Last-Event-ID": last})
+        assert (again.status_code, again.content) == (204, b"")
+    assert (await http.get(f"/v1/queues/{queue}/jobs/nope/events")).status_code == 404
+
+
+async def test_s10_b06_b07_one_too_many_is_sent_back_softly_and_health_answers_all_the_same(shared_broker: Broker, queue: str) -> None:
+    async with Gateway(shared_broker, extra=["--max-streams", "2"]) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        path = f"/v1/queues/{queue}/events"
+        held = [await Wire.ask(gateway.address, path) for _ in range(2)]
+        async with await Wire.ask(gateway.address, path) as turned_away:
+            assert turned_away.status == 200
+            assert re.fullmatch(rb"retry: \d{4,5}\n\n", await turned_away.rest())
+        plain = await http.get(path)
+        assert (plain.status_code, plain.headers["content-type"], plain.json()["reason"]) == (503, "application/problem+json", "TOO_MANY_STREAMS")
+        assert int(plain.headers["retry-after"]) >= 1
+        for probe in ("/livez", "/readyz", "/health"):
+            assert (await http.get(probe)).status_code == 200
+        await held.pop().close()
+        async with await Wire.ask(gateway.address, path) as again:
+            await again.until(b"connected")
+        await held.pop().close()
+
+
+async def test_s11_head_gives_the_head_and_other_methods_are_told_which_there_are(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    for path in (f"/v1/queues/{queue}/events", f"/v1/events?topic=queues/{queue}", "/v1/stats/stream"):
+        head = await http.head(path, headers=EVENT_SOURCE)
+        assert (head.status_code, head.headers["content-type"].partition(";")[0], head.content) == (200, "text/event-stream", b"")
+        wrong = await http.put(path)
+        assert wrong.status_code == 405
+        assert "GET" in wrong.headers["allow"]
+
+
+async def test_s13_a_job_too_large_for_a_frame_is_replaced_by_its_address(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    await complete(worker, await lease(worker, queue), '"' + "x" * 200_000 + '"')
+    async with reading(http, job["eventsUrl"]) as reader:
+        final = (await reader.rest())[-1]
+    assert (final["truncated"], final["url"], "result" in final) == (True, f"/v1/{job['name']}", False)
+    assert len((await http.get(final["url"])).json()["result"]) == 200_000
+
+
+def test_b05_what_is_accepted_shows_a_peer_that_is_gone_or_does_not_read() -> None:
+    listener = _listen(GatewayConfig(http="127.0.0.1:0"))
+    with listener, socket.socket() as client:
+        listener.listen()
+        client.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 16 * 1024
+
+
+async def test_b01_b08_a_reader_that_does_not_read_delays_nobody_and_gets_a_gap_and_the_end(
+    http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str
+) -> None:
+    host, port = shared_gateway.address.split(":")
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stalled.connect((host, int(port)))
+        stalled.sendall(f"GET /v1/queues/{queue}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
+        assert stalled.recv(1)
+        async with reading(http, f"/v1/queues/{queue}/events") as reader:
+            await reader.until("connected")
+            began = time.monotonic()
+            for _ in range(8):
+                jobs = await asyncio.gather(*(enqueue(http, queue, jobName="j" * 128) for _ in range(100)))
+            last = max(jobs, key=lambda job: str(job["id"]))
+            await reader.until("update", id=last["id"])
+            assert time.monotonic() - began < 30
+        stalled.settimeout(5)
+        body = b""
+        while last["id"].encode() not in body or b'"slow_reader"' not in body:
+            body += stalled.recv(1 << 16)
+        assert body.count(b"data: ") < 800
+
+
+async def test_b09_a_lost_broker_is_said_and_its_return_brings_what_was_missed_once(store: Store, queue: str) -> None:
+    async with Broker(store) as one, Broker(store) as two, Gateway(one) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        jobs = [await enqueue(http, queue) for _ in range(2)]
+        path = "/v1/events?" + "&".join(f"topic={job['name']}" for job in jobs)
+        async with reading(http, path) as reader, api(two) as worker:
+            for _ in jobs:
+                await reader.until("update")
+            await one.kill()
+            assert (await reader.until("degraded"))["reason"] == "broker_unavailable"
+            await complete(worker, await lease(worker, queue))
+            await one.restart()
+            seen = []
+            while not any(event["type"] == "final" for event in seen):
+                seen.append(await reader.next())
+            assert [event["type"] for event in seen] == ["degraded", "gap", "update", "final"]
+
+
+async def test_d01_the_first_signal_drains_over_the_window_and_the_process_ends_in_time(shared_broker: Broker, queue: str) -> None:
+    async with Gateway(shared_broker, extra=["--drain", "2s"]) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        wires = [await Wire.ask(gateway.address, f"/v1/queues/{queue}/events") for _ in range(20)]
+        for wire in wires:
+            await wire.until(b"connected")
+        began = time.monotonic()
+        gateway.send(signal.SIGTERM)
+        ended: list[float] = []
+
+        async def read(wire: Wire) -> None:
+            await wire.rest()
+            ended.append(time.monotonic() - began)
+            await wire.close()
+
+        reads = [asyncio.create_task(read(wire)) for wire in wires]
+        await gateway.line("draining", past=True)
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/livez")).status_code == 200
+        await asyncio.gather(*reads)
+        assert await gateway.ended() == 0
+        assert time.monotonic() - began < 2 + 5
+        assert all(wire.events()[-1]["type"] == "drain" for wire in wires)
+        assert len({wire.events()[-1]["reconnectMs"] for wire in wires}) > 10
+        # One in each tenth of a second; a busy machine may be late by a few.
+        assert max(sum(start <= moment < start + 0.5 for moment in ended) for start in ended) <= 12
+        assert not any(word in gateway.tail() for word in ("Traceback", "ERROR", "CancelledError"))
+
+
+async def test_d03_the_library_does_not_close_its_streams_by_itself(shared_broker: Broker) -> None:
+    async with Gateway(shared_broker, extra=["--drain", "1s"]) as gateway:
+        async with await Wire.ask(gateway.address, "/v1/stats/stream") as wire:
+            await wire.until(b"connected")
+            gateway.send(signal.SIGTERM)
+            await wire.rest()
+        assert wire.events()[-1]["type"] == "drain"
+        assert await gateway.ended() == 0
