@@ -20,6 +20,9 @@ class GatewayConfig:
     broker: str = "127.0.0.1:7410"
     """HOST:PORT of the broker, or several with commas between. One is used at a time; the next is tried when it fails."""
 
+    metrics: str = ""
+    """HOST:PORT for Prometheus. Port 0 takes a free one. Empty: no metrics, and nothing is counted. Nobody has to say who they are there."""
+
     insecure: bool = False
     """Serve addresses other than loopback although nobody has to say who they are. Default no."""
 
@@ -71,6 +74,8 @@ class GatewayConfig:
             raise ConfigError(
                 f"http: {host} is not a loopback address, and nobody has to say who they are yet; use 127.0.0.1, or --insecure to serve it all the same"
             )
+        if self.metrics:
+            self._check_metrics()
         for address in self.brokers:
             split_address(address, "broker")
         if self.heartbeat < timedelta(seconds=1):
@@ -91,6 +96,11 @@ class GatewayConfig:
         ):
             if getattr(self, bound) < 1:
                 raise ConfigError(f"{bound}: at least 1")
+
+    def _check_metrics(self) -> None:
+        host, _ = split_address(self.metrics, "metrics")
+        if not (self.insecure or host in LOOPBACK_HOSTS):
+            raise ConfigError(f"metrics: {host} is not a loopback address; use 127.0.0.1, or --insecure to serve it all the same")
 
     @property
     def brokers(self) -> tuple[str, ...]:

@@ -166,6 +166,7 @@ def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
         assert operation.handler is not None
         return await operation.handler(await _read(operation, request, max_body))
 
+    endpoint.route_path = path  # type: ignore[attr-defined]  # for who counts requests
     route = Route(path, endpoint, methods=list(methods))
     if path.endswith("{queue}"):
         # No queue's name has a colon: what stands behind one is a verb, and that is another path.

@@ -8,13 +8,17 @@ import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
+from starlette.types import ASGIApp
 
 from jobwire_gateway.app import Gateway, application
 from jobwire_gateway.config import GatewayConfig, split_address
+from jobwire_gateway.metrics import AddressTaken, GatewayMetrics, Measured
 from jobwire_gateway.protocol import STALL_S, bounded
 from jobwire_gateway.security import ANSWER_HEADERS
 from jobwire_gateway.ws_protocol import MAX_MESSAGE_BYTES, PING_S, GatewayWebSocket
@@ -39,7 +43,11 @@ def run(config: GatewayConfig) -> int:
         _log.error("gateway.no_address http=%s reason=%s", config.http, error)
         return 1
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, listener))
+        try:
+            runner.run(_serve(config, listener))
+        except AddressTaken as error:
+            _log.error("gateway.no_address metrics=%s reason=%s", config.metrics, error)
+            return 1
     _log.info("gateway.ended")
     return 0
 
@@ -91,8 +99,35 @@ class GatewayServer(uvicorn.Server):
 
 async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
     gateway = Gateway.of(config)
+    with _metrics(config, gateway) as measured:
+        await _serve_http(config, listener, gateway, measured(application(gateway)))
+
+
+@contextmanager
+def _metrics(config: GatewayConfig, gateway: Gateway) -> Iterator[Callable[[ASGIApp], ASGIApp]]:
+    """Serve metrics where they are wanted; gives what counts an application's requests."""
+    if not config.metrics:
+        yield lambda app: app
+        return
+    metrics = GatewayMetrics(
+        {
+            ("jobwire_gateway_streams", "Open event streams, sockets and waits."): lambda: len(gateway.streams),
+            ("jobwire_gateway_feed_up", "1 while the feed from a broker is there."): lambda: gateway.feed.open,
+            ("jobwire_gateway_draining", "1 from the first signal to the end."): lambda: gateway.streams.draining,
+        }
+    )
+    host, port = split_address(config.metrics, "metrics")
+    taken, stop = metrics.serve(host, port)
+    _log.info("gateway.metrics http=%s:%d", host, taken)
+    try:
+        yield lambda app: Measured(app, metrics)
+    finally:
+        stop()
+
+
+async def _serve_http(config: GatewayConfig, listener: socket.socket, gateway: Gateway, app: ASGIApp) -> None:
     server_config = uvicorn.Config(
-        application(gateway),
+        app,
         loop="none",
         http=bounded(config.max_header_bytes),
         ws=GatewayWebSocket,

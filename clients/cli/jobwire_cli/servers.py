@@ -89,16 +89,17 @@ def gateway(
         int, typer.Option(envvar="JOBWIRE_MAX_STREAM_STARTS", min=1, help="Streams that may begin in a second; twice as many may at once.")
     ] = 1_000,
     max_topics: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_TOPICS", min=1, help="Topics on one stream.")] = 100,
+    heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
+    retry: Annotated[
+        str, typer.Option(envvar="JOBWIRE_RETRY", metavar="DURATION", help="How long browsers wait at least before they reconnect; up to twice as long.")
+    ] = "2s",
+    metrics: Metrics = "",
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
 ) -> None:
     """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
     set_up_logging(log_format)
     config, server = _load("jobwire_gateway", "gateway")
-    heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
-    retry: Annotated[
-        str, typer.Option(envvar="JOBWIRE_RETRY", metavar="DURATION", help="How long browsers wait at least before they reconnect; up to twice as long.")
-    ] = "2s",
     made = _configured(
         lambda: config.GatewayConfig(
             http=http,
@@ -107,6 +108,9 @@ def gateway(
             max_streams=max_streams,
             max_stream_starts=max_stream_starts,
             max_topics=max_topics,
+            heartbeat=parse_duration(heartbeat),
+            retry=parse_duration(retry),
+            metrics=metrics,
             insecure=insecure,
         )
     )
@@ -122,8 +126,6 @@ def worker(
     ] = None,
     drain_grace: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long running jobs may take when the worker is told to end, instead of what the worker says.")
-            heartbeat=parse_duration(heartbeat),
-            retry=parse_duration(retry),
     ] = None,
 ) -> None:
     """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
