@@ -96,6 +96,20 @@ class Browser:
         """Send a command of the DevTools protocol."""
         return await self._call("POST", "goog/cdp/execute", {"cmd": command, "params": parameters})
 
+    async def new_tab(self) -> str:
+        """Open one more tab and go there. Gives its handle."""
+        made = await self._call("POST", "window/new", {"type": "tab"})
+        await self.switch(made["handle"])
+        return str(made["handle"])
+
+    async def tab(self) -> str:
+        """The handle of the tab where we are."""
+        return str(await self._call("GET", "window"))
+
+    async def switch(self, handle: str) -> None:
+        """Go to a tab."""
+        await self._call("POST", "window", {"handle": handle})
+
     async def screenshot(self) -> bytes:
         """What is seen, as PNG."""
         return base64.b64decode(await self._call("GET", "screenshot"))

@@ -244,7 +244,7 @@ async def test_b09_a_lost_broker_is_said_and_its_return_brings_what_was_missed_o
             assert (await reader.until("degraded"))["reason"] == "broker_unavailable"
             await complete(worker, await lease(worker, queue))
             await one.restart()
-            seen = []
+            seen: list[dict[str, object]] = []
             while not any(event["type"] == "final" for event in seen):
                 seen.append(await reader.next())
             assert [event["type"] for event in seen] == ["degraded", "gap", "update", "final"]
