@@ -1,6 +1,7 @@
 """A Valkey server of the benchmark's own: append-only file at everysec, a unix socket, a directory that goes with it."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+from jobwire_cli.up.store import ALLOCATOR
 
 STARTUP_TIMEOUT_S = 10.0
 
@@ -66,7 +68,9 @@ class Store:
             "maxmemory-policy": "noeviction",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._process = await asyncio.create_subprocess_exec(str(valkey_server()), *arguments, stdout=asyncio.subprocess.DEVNULL)
+        # With the allocator's settings of `jobwire up`, for both contenders.
+        environment = {**os.environ, **ALLOCATOR}
+        self._process = await asyncio.create_subprocess_exec(str(valkey_server()), *arguments, stdout=asyncio.subprocess.DEVNULL, env=environment)
         async with asyncio.timeout(STARTUP_TIMEOUT_S):
             while not self._answers():
                 await asyncio.sleep(0.02)
