@@ -15,7 +15,9 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from jobwire_gateway.access import Identities
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.caps import Shares
 from jobwire_gateway.config import GatewayConfig
 from jobwire_gateway.docs_page import page as docs_page
 from jobwire_gateway.feed import Feed
@@ -31,6 +33,7 @@ from jobwire_gateway.sse import EventsEndpoint, ManyEventsEndpoint, Shortcut, wa
 from jobwire_gateway.stats import Stats
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.table import operations
+from jobwire_gateway.tokens import operations as token_operations
 from jobwire_gateway.topics import Topics
 from jobwire_gateway.waits import Waits
 from jobwire_gateway.ws import SocketsEndpoint
@@ -60,7 +63,7 @@ class Gateway:
             heartbeat_s=heartbeat_s,
         )
         topics = Topics(Bounds(config.mailbox_frames, config.mailbox_bytes), streams.heartbeat_ms)
-        brokers = Brokers(config.brokers, config.call_timeout.total_seconds())
+        brokers = Brokers(config.brokers, config.call_timeout.total_seconds(), config.credentials)
         return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams)
 
     @asynccontextmanager
@@ -90,13 +93,27 @@ def application(gateway: Gateway) -> ASGIApp:
     all_routes = [*routes(calls, gateway.config.max_body_bytes), _sockets(gateway)]
     app = Starlette(routes=all_routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
-    return Security(Shortcut(app, all_routes), gateway.config.hosts)
+    return _secured(Shortcut(app, all_routes), gateway)
+
+
+def _secured(app: ASGIApp, gateway: Gateway) -> Security:
+    config = gateway.config
+    return Security(
+        app,
+        config.hosts,
+        origins=config.allowed_origins,
+        proxies=config.proxies,
+        identities=Identities(gateway.brokers) if config.asks_callers else None,
+        rate=config.request_rate,
+        attempt_rate=config.attempt_rate,
+        shares=Shares(per_address=config.max_streams_per_address, per_identity=config.max_streams_per_identity),
+    )
 
 
 def table(gateway: Gateway) -> Sequence[Operation]:
     """Every call, with the parts that answer it."""
     config, brokers = gateway.config, gateway.brokers
-    return operations(
+    calls = operations(
         brokers,
         Rest(config, brokers, Waits(brokers, gateway.streams, config.max_wait.total_seconds())),
         Stats(brokers, gateway.topics, gateway.streams),
@@ -105,6 +122,7 @@ def table(gateway: Gateway) -> Sequence[Operation]:
         queue_events=EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False),
         many_events=ManyEventsEndpoint(gateway.topics, gateway.streams, config.max_topics),
     )
+    return [*calls, *token_operations(brokers)]
 
 
 def routes(calls: Sequence[Operation], max_body: int) -> list[BaseRoute]:

@@ -17,6 +17,8 @@ from jobwire.v1.event_service_pb2_grpc import EventServiceStub
 from jobwire.v1.job_service_pb2_grpc import JobServiceStub
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceStub
 
+from jobwire_gateway.callers import caller
+from jobwire_gateway.credentials import BrokerCredentials
 from jobwire_gateway.problems import details_of, from_rpc
 
 if TYPE_CHECKING:
@@ -53,9 +55,9 @@ class Broker:
     events: "EventServiceAsyncStub"
     admin: "AdminServiceAsyncStub"
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: BrokerCredentials) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.channel = credentials.channel(address, _OPTIONS)
         self.jobs = JobServiceStub(self.channel)
         self.queues = QueueServiceStub(self.channel)
         self.events = EventServiceStub(self.channel)
@@ -65,8 +67,9 @@ class Broker:
 class Brokers:
     """All of them. Made inside the event loop that uses it."""
 
-    def __init__(self, addresses: Sequence[str], call_timeout_s: float) -> None:
-        self._brokers = [Broker(address) for address in addresses]
+    def __init__(self, addresses: Sequence[str], call_timeout_s: float, credentials: BrokerCredentials | None = None) -> None:
+        self._credentials = credentials or BrokerCredentials()
+        self._brokers = [Broker(address, self._credentials) for address in addresses]
         self._current = 0
         self._call_timeout_s = call_timeout_s
 
@@ -80,17 +83,33 @@ class Brokers:
         if broker is self.current:
             self._current = (self._current + 1) % len(self._brokers)
 
-    async def call(self, ask: Callable[[Broker], Callable[..., Awaitable[Answer]]], request: object, *, timeout_s: float | None = None) -> Answer:
+    def own_metadata(self) -> list[tuple[str, str]]:
+        """What our own calls carry. Empty without a key. Raises ValueError when its file cannot be read."""
+        return _bearing(self._credentials.authorization())
+
+    async def call(
+        self,
+        ask: Callable[[Broker], Callable[..., Awaitable[Answer]]],
+        request: object,
+        *,
+        timeout_s: float | None = None,
+        credentials: str | None = None,
+    ) -> Answer:
         """Make one call, at the next broker when one cannot be reached or does not answer. Every call of the gateway may be made twice without harm.
+
+        It carries `credentials`, else those of the caller whose request is being answered, else our own: we never lend ours to a caller.
 
         Raises:
             Problem: the broker's answer is an error, or none answers in time.
         """
         deadline = time.monotonic() + (timeout_s or self._call_timeout_s)
+        asking = caller()
+        lent = credentials or (asking.credentials if asking is not None else None)
+        metadata = _bearing(f"Bearer {lent}") if lent else self.own_metadata()
         for left in reversed(range(len(self._brokers))):
             broker = self.current
             try:
-                return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()) / (left + 1))
+                return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()) / (left + 1), metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 if not _try_elsewhere(error):
                     raise from_rpc(error) from None
@@ -102,6 +121,10 @@ class Brokers:
     async def close(self) -> None:
         """End all connections and the calls on them."""
         await asyncio.gather(*(broker.channel.close() for broker in self._brokers))
+
+
+def _bearing(authorization: str | None) -> list[tuple[str, str]]:
+    return [("authorization", authorization)] if authorization else []
 
 
 def _try_elsewhere(error: grpc.aio.AioRpcError) -> bool:

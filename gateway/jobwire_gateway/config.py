@@ -1,7 +1,13 @@
 """What a gateway process is told when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import urlsplit
+
+from limits import parse as parse_rate
+
+from jobwire_gateway.addresses import Network, networks
+from jobwire_gateway.credentials import BrokerCredentials
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -20,11 +26,35 @@ class GatewayConfig:
     broker: str = "127.0.0.1:7410"
     """HOST:PORT of the broker, or several with commas between. One is used at a time; the next is tried when it fails."""
 
+    credentials: BrokerCredentials = field(default_factory=BrokerCredentials)
+    """How brokers are reached, and the gateway's own key, which needs the scope `watch:*`. Callers bring their own."""
+
+    auth: bool | None = None
+    """Whether callers must say who they are; the broker says whose credentials are whose. None: when the gateway has a key of its own."""
+
     metrics: str = ""
     """HOST:PORT for Prometheus. Port 0 takes a free one. Empty: no metrics, and nothing is counted. Nobody has to say who they are there."""
 
     insecure: bool = False
     """Serve addresses other than loopback although nobody has to say who they are. Default no."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Other origins whose pages may use this gateway, with tokens and never with cookies: `https://app.example`."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-For` is believed, for example `10.0.0.0/8`. Empty: nobody's."""
+
+    request_rate: str = ""
+    """How many requests an identity, or an address where there are none, may make in this process: `100/second`. Empty: any number."""
+
+    attempt_rate: str = "20/10second"
+    """How many requests with credentials that nobody knows one address may make before none of its requests is looked at for a while."""
+
+    max_streams_per_address: int = 0
+    """Open streams of one address. 0 is no limit, since everybody behind one proxy or office may have the same address."""
+
+    max_streams_per_identity: int = 0
+    """Open streams of one identity. 0 is no limit."""
 
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may ask for. Empty: on loopback `localhost`, `127.0.0.1` and `::1`, else any."""
@@ -70,10 +100,12 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.http, "http")
-        if not self.insecure and host not in LOOPBACK_HOSTS:
+        if not (self.insecure or self.asks_callers or host in LOOPBACK_HOSTS):
             raise ConfigError(
-                f"http: {host} is not a loopback address, and nobody has to say who they are yet; use 127.0.0.1, or --insecure to serve it all the same"
+                f"http: {host} is not a loopback address, and nobody has to say who they are; give the gateway a key (JOBWIRE_API_KEY_FILE), use 127.0.0.1, "
+                "or --insecure to serve it all the same"
             )
+        self._check_callers()
         if self.metrics:
             self._check_metrics()
         for address in self.brokers:
@@ -97,9 +129,39 @@ class GatewayConfig:
             if getattr(self, bound) < 1:
                 raise ConfigError(f"{bound}: at least 1")
 
+    def _check_callers(self) -> None:
+        for origin in self.allowed_origins:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
+                raise ConfigError(f"allowed_origins: {origin!r} is no origin, such as https://app.example; there is no wildcard")
+        try:
+            networks(self.trusted_proxies)
+        except ValueError as error:
+            raise ConfigError(f"trusted_proxies: {error}") from None
+        for setting in ("request_rate", "attempt_rate"):
+            rate = getattr(self, setting)
+            try:
+                parse_rate(rate or "1/second")
+            except ValueError:
+                raise ConfigError(f"{setting}: {rate!r} is no rate, such as 100/second") from None
+        if not self.attempt_rate:
+            raise ConfigError("attempt_rate: a rate, such as 20/10second")
+        if self.max_streams_per_address < 0 or self.max_streams_per_identity < 0:
+            raise ConfigError("max_streams_per_address and max_streams_per_identity: 0 for no limit, or a number")
+
+    @property
+    def asks_callers(self) -> bool:
+        """Whether callers must say who they are."""
+        return self.credentials.has_key if self.auth is None else self.auth
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The trusted proxies."""
+        return networks(self.trusted_proxies)
+
     def _check_metrics(self) -> None:
         host, _ = split_address(self.metrics, "metrics")
-        if not (self.insecure or host in LOOPBACK_HOSTS):
+        if not (self.insecure or self.asks_callers or host in LOOPBACK_HOSTS):
             raise ConfigError(f"metrics: {host} is not a loopback address; use 127.0.0.1, or --insecure to serve it all the same")
 
     @property

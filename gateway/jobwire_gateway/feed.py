@@ -81,11 +81,11 @@ class Feed:
             return "no connection"
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
-        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except (asyncio.InvalidStateError, grpc.aio.UsageError, ValueError) as error:
             return str(error)
 
     async def _session(self, broker: Broker) -> str:
-        call: Call = broker.events.Subscribe()
+        call: Call = broker.events.Subscribe(metadata=self._brokers.own_metadata())
         self.open = True
         _log.info("gateway.feed_open broker=%s", broker.address)
         await _drive(self._topics.plug())

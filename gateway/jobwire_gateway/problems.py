@@ -1,7 +1,7 @@
 """Errors as the outside sees them: RFC 9457 problem details, made from gRPC statuses and their details.
 
-One table maps the codes. Two reasons have a status of their own: a payload over the limit is 413, as any body over a limit is, and a verb that does
-not fit the job's state is 409, since nothing is wrong with the request. Everything else follows google.rpc's mapping, in which a failed precondition
+One table maps the codes. Three reasons have a status of their own: a payload over the limit is 413, as any body over a limit is, and a verb that does
+not fit the job's state, or a session where nobody has to say who they are, is 409, since nothing is wrong with the request. Everything else follows google.rpc's mapping, in which a failed precondition
 is 400.
 """
 
@@ -36,7 +36,7 @@ _STATUS_OF = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DATA_LOSS: 500,
 }
-_STATUS_OF_REASON = {"PAYLOAD_TOO_LARGE": 413, "WRONG_STATE": 409}
+_STATUS_OF_REASON = {"PAYLOAD_TOO_LARGE": 413, "WRONG_STATE": 409, "NO_AUTHENTICATION": 409}
 _OURS = "jobwire"
 _SNAKE = re.compile("_([a-z0-9])")
 _RETRY_MS = 1_000
@@ -82,6 +82,8 @@ class Problem(Exception):
     def response(self, instance: str) -> Response:
         """The whole answer."""
         headers = {"Cache-Control": "no-store", **self.headers}
+        if self.status == 401:
+            headers.setdefault("WWW-Authenticate", 'Bearer realm="jobwire"')
         if self.retry_after_ms is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_ms / 1000)))
         content = json.dumps(self.body(instance), ensure_ascii=True, separators=(",", ":"))

@@ -1,23 +1,32 @@
-"""What every request must pass, and what every answer carries, before there are credentials.
+"""What every request must pass, and what every answer carries.
 
 1. `Host` must be a name that this gateway goes by: else a page of any site could reach a loopback gateway by pointing its own name here.
-2. A request that changes something must not come from a page of another origin. Browsers say so in `Sec-Fetch-Site`; where that is missing
-   (plain HTTP on a name of the local network), `Origin` must be the `Host`. Without both it is no browser.
-3. A page of another site may not even hold a stream open. A WebSocket is opened from any page without being asked, so 2 holds for it, too.
+2. A request that changes something must not come from a page of another origin, unless that origin is allowed. Browsers say so in `Sec-Fetch-Site`; where
+   that is missing (plain HTTP on a name of the local network), `Origin` must be the `Host`. Without both it is no browser, so a cookie alone will not do.
+3. A page of another site may not even hold a stream open, nor may a WebSocket come from one.
+4. Where callers must say who they are, the broker says whose the credentials are, before anything behind this reads the request.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobwire_gateway.access import Credentials, Identities, take_credentials, unauthenticated
+from jobwire_gateway.addresses import Network, client_address
+from jobwire_gateway.callers import Caller, set_caller
+from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.problems import Problem
+from jobwire_gateway.refusals import Refusals
+from jobwire_gateway.requests import wants_events
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_COME_BACK = b"retry: 10000\n\n"
 
 ANSWER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -28,37 +37,127 @@ ANSWER_HEADERS = {
 }
 """The server itself puts them on every answer, so they cost a stream nothing."""
 
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer",
+    "Access-Control-Max-Age": "600",
+}
+_EXPOSED = "ETag, Location, Preference-Applied, Retry-After"
+
 
 class Security:
-    """ASGI middleware. `hosts` are the names this gateway goes by; empty for any."""
+    """ASGI middleware. `hosts` are the names this gateway goes by; empty for any. `identities` None: nobody has to say who they are."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Collection[str],
+        *,
+        origins: Collection[str] = (),
+        proxies: Sequence[Network] = (),
+        identities: Identities | None = None,
+        rate: str = "",
+        attempt_rate: str = "20/10second",
+        shares: Shares | None = None,
+    ) -> None:
+        self.refusals = Refusals()
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origin.lower() for origin in origins)
+        self._proxies = proxies
+        self._identities = identities
+        self._rate = Rate(rate) if rate else None
+        self._attempts = Rate(attempt_rate)
+        self._shares = shares or Shares(per_address=0, per_identity=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        address = client_address(scope, self._proxies)
+        name = ""
         try:
-            self._check(scope)
+            allowed_origin = self._check(scope)
+            if allowed_origin:
+                send = _for_origin(send, allowed_origin)
+            if _is_preflight(scope):
+                await _answer_preflight(send)
+                return
+            caller = await self._caller(scope, address, cross_origin=bool(allowed_origin))
+            name = caller.identity.name if caller is not None else ""
+            await self._count(address, name)
         except Problem as problem:
-            await problem.response(scope["path"])(scope, receive, send)
+            await self._refuse(problem, scope, receive, send, address=address, name=name)
             return
-        await self._app(scope, receive, send)
+        if caller is not None:
+            set_caller(caller)
+        if not (self._shares.are_limited and _is_stream(scope)):
+            # Nothing of this middleware is kept for as long as a stream is open but this frame.
+            await self._app(scope, receive, send)
+            return
+        with self._shares.one(address=address, identity=name) as has_room:
+            if has_room:
+                await self._app(scope, receive, send)
+            else:
+                await self._turn_away(scope, receive, send, address=address, name=name)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> str:
+        """The allowed other origin that the request comes from; empty when it comes from none. Raises Problem: 403, 421."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts and hostname(host) not in self._hosts:
             raise Problem(421, "This gateway does not go by that name.", reason="HOST_NOT_ALLOWED")
-        site = headers.get("sec-fetch-site")
-        if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
-            if site == "cross-site" and scope["path"].startswith("/v1/"):
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if origin is not None and origin.lower() in self._origins:
+            return "" if site == "same-origin" else origin
+        if scope["type"] == "websocket":
+            if origin is not None and not _is_own(origin, host):
+                raise Problem(403, "Pages of other origins may open nothing here.", reason="CROSS_ORIGIN")
+        elif scope["method"] in _SAFE_METHODS:
+            foreign = origin is not None and not _is_own(origin, host)
+            if scope["path"].startswith("/v1/") and (site == "cross-site" or foreign):
                 raise Problem(403, "Pages of other sites may not read here.", reason="CROSS_ORIGIN")
-        elif not _same_origin(site, headers.get("origin"), host):
-            raise Problem(403, "Pages of other origins may change nothing and connect to nothing here.", reason="CROSS_ORIGIN")
+        elif not _same_origin(site, origin, host):
+            raise Problem(403, "Pages of other origins may change nothing here.", reason="CROSS_ORIGIN")
+        return ""
+
+    async def _caller(self, scope: Scope, address: str, *, cross_origin: bool) -> Caller | None:
+        """Who asks; None where nobody has to say. Raises Problem: 401, 403, 429, 503."""
+        credentials = take_credentials(scope) if _is_guarded(scope) else None
+        if self._identities is None or not _is_guarded(scope):
+            return None
+        if credentials is None:
+            raise unauthenticated("Say who you are: send `Authorization: Bearer KEY`.", "CREDENTIALS_MISSING")
+        _check_cookie(credentials, scope, cross_origin=cross_origin)
+        await self._attempts.check(address)
+        try:
+            identity = await self._identities.of(credentials.text)
+        except Problem as problem:
+            if problem.status == 401:
+                await self._attempts.take(address)
+            raise
+        return Caller(credentials=credentials.text, identity=identity, address=address)
+
+    async def _count(self, address: str, name: str) -> None:
+        if self._rate is not None:
+            await self._rate.take(f"identity {name}" if name else f"address {address}")
+
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send, *, address: str, name: str) -> None:
+        self.refusals.note(problem.reason, method=scope.get("method", "WS"), path=scope["path"], address=address, name=name)
+        if scope["type"] == "websocket":
+            await receive()
+        await problem.response(scope["path"])(scope, receive, send)
+
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, *, address: str, name: str) -> None:
+        """Too many streams of one caller. Any status but 200 would be the end for an EventSource."""
+        problem = Problem(429, "You have as many streams open as you may.", reason="TOO_MANY_STREAMS", code="resource_exhausted", retry_after_ms=10_000)
+        if scope["type"] == "websocket" or not wants_events(Headers(scope=scope)):
+            await self._refuse(problem, scope, receive, send, address=address, name=name)
+            return
+        self.refusals.note(problem.reason, method=scope["method"], path=scope["path"], address=address, name=name)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]})
+        await send({"type": "http.response.body", "body": _COME_BACK})
 
 
 def hostname(host: str) -> str:
@@ -69,7 +168,56 @@ def hostname(host: str) -> str:
         return ""
 
 
+def _is_guarded(scope: Scope) -> bool:
+    """Whether a caller is needed: for all data. The page itself, its description and the probes are everybody's."""
+    return bool(scope["path"].startswith("/v1/") or scope["path"] == "/health")
+
+
+def _is_stream(scope: Scope) -> bool:
+    return bool(scope["type"] == "websocket" or scope["path"].endswith(("/events", "/stats/stream")))
+
+
+def _is_own(origin: str, host: str) -> bool:
+    return urlsplit(origin).netloc.lower() == host.lower() != ""
+
+
 def _same_origin(site: str | None, origin: str | None, host: str) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
-    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    return origin is None or _is_own(origin, host)
+
+
+def _check_cookie(credentials: Credentials, scope: Scope, *, cross_origin: bool) -> None:
+    """A browser sends a cookie whoever made it ask, so the request must be known to come from our own page. Raises Problem: 403."""
+    if not credentials.from_cookie or (scope["type"] == "http" and scope["method"] in _SAFE_METHODS and not cross_origin):
+        return
+    headers = Headers(scope=scope)
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if cross_origin or (site is None and origin is None):
+        raise Problem(403, "A cookie is good for our own pages alone.", reason="CROSS_ORIGIN")
+
+
+def _is_preflight(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return bool(scope["type"] == "http" and scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers)
+
+
+async def _answer_preflight(send: Send) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in _PREFLIGHT.items()]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _for_origin(send: Send, origin: str) -> Send:
+    """Let pages of this origin read the answer. Never with cookies: they send a token."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = list(message.get("headers", ()))
+            headers = MutableHeaders(scope=message)
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
+            headers.add_vary_header("Origin")
+        await send(message)
+
+    return sending

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobwire_gateway import frames
 from jobwire_gateway.at_once import run_at_once
+from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.cursors import Cursor, cursor_of, place_of
 from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.many import ManyReader
@@ -199,6 +200,7 @@ class EventsEndpoint(StreamEndpoint):
         query = query_of(scope, CURSOR_PARAMETERS)
         cursor = cursor_of(headers.get("last-event-id") or next(iter(query.values()), ""))
         params = scope["path_params"]
+        allow_watch(["/".join(("queues", params["queue"], *(("jobs", params["id"]) if "id" in params else ())))])
         return Asked(lambda on_ready: self._begin(self._topics, params, cursor, on_ready), self._ends and cursor is not None and cursor.end)
 
 
@@ -214,6 +216,7 @@ class ManyEventsEndpoint(StreamEndpoint):
             names, said = await self._read_body(scope, receive)
         else:
             names, said = topics_of_query(scope, self._max_topics)
+        allow_watch(names)
         place = place_of(headers.get("last-event-id") or said)
         return Asked(lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
 

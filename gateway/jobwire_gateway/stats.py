@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from jobwire_gateway import frames
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.jobs import counts_json
 from jobwire_gateway.mailbox import GATEWAY
@@ -96,6 +97,7 @@ class Stats:
     async def stream(self, request: Request) -> Response:
         """`GET /v1/stats/stream`. A cursor is of no use here, as the first update is always all there is."""
         query_of(request.scope, ("last_event_id", "lastEventId"))
+        allow_watch([QUEUES])
         if request.method == "HEAD":
             return _event_source(_once(b""))
         if refusal := self._streams.refusal():

@@ -6,10 +6,12 @@ of reconnections is let in at a pace that leaves room for those who are in alrea
 
 import asyncio
 import random
+import time
 from typing import Protocol
 
 from jobwire_gateway import frames
 from jobwire_gateway.allowance import Allowance
+from jobwire_gateway.callers import caller
 from jobwire_gateway.wheel import Beating, Wheel
 
 
@@ -35,6 +37,7 @@ class Streams:
         self._retry_s = retry_s
         self._drain_s = drain_s
         self._open: set[OpenStream] = set()
+        self._ends: dict[OpenStream, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -57,12 +60,15 @@ class Streams:
     def add(self, stream: OpenStream) -> None:
         """Count a stream in."""
         self._open.add(stream)
+        self._end_with_credentials(stream)
         self.wheel.add(stream)
         self._idle.clear()
 
     def remove(self, stream: OpenStream) -> None:
         """Count it out. To do so twice is no error."""
         self._open.discard(stream)
+        if (timer := self._ends.pop(stream, None)) is not None:
+            timer.cancel()
         self.wheel.remove(stream)
         if not self._open:
             self._idle.set()
@@ -97,6 +103,13 @@ class Streams:
         self.draining = True
         for stream in list(self._open):
             stream.close()
+
+    def _end_with_credentials(self, stream: OpenStream) -> None:
+        """A stream ends when its caller's credentials do: whoever comes back with the same ones is refused for good."""
+        asking = caller()
+        if asking is not None and asking.identity.expires_at is not None:
+            left_s = max(0.0, asking.identity.expires_at - time.time())
+            self._ends[stream] = asyncio.get_running_loop().call_later(left_s, self._drain_one, stream)
 
     def _drain_one(self, stream: OpenStream) -> None:
         if stream in self._open:

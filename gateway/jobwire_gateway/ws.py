@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from jobwire_gateway import frames
 from jobwire_gateway.allowance import Allowance
+from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.cursors import cursor_of
 from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.many import Subscriptions
@@ -124,10 +125,13 @@ class Socket:
     def _subscribe(self, name: object, after: dict[str, object]) -> None:
         try:
             topic = topic_name(name if isinstance(name, str) else repr(name))
+            allow_watch([topic])
             if topic not in self._subscriptions.watches and len(self._subscriptions.watches) >= self._limit:
                 raise invalid("topic", f"is one too many; at most {self._limit} at once")
         except Problem as problem:
-            self._subscriptions.mailbox.put(GATEWAY, frames.error(str(name)[:200], "INVALID_TOPIC", problem.detail))
+            self._subscriptions.mailbox.put(
+                GATEWAY, frames.error(str(name)[:200], problem.reason if problem.status == 403 else "INVALID_TOPIC", problem.detail)
+            )
             return
         cursor = cursor_of(str(after.get(topic, "")))
         if cursor is None or not cursor.end:

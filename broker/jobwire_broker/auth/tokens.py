@@ -18,7 +18,7 @@ from jobwire_broker.auth.identity import Identity, Scope, known_scopes
 from jobwire_broker.errors import InvalidField
 
 TOKEN_PREFIX = "jobwire_token_"
-MAX_CREDENTIALS = 4096
+MAX_CREDENTIALS = 8192
 """No key or token is longer, in characters."""
 
 _ISSUER = "jobwire"
@@ -57,7 +57,7 @@ class Tokens:
             claims["jti"] = secrets.token_urlsafe(16)
         token = TOKEN_PREFIX + jwt.encode(claims, await self._store.token_key(), algorithm="HS256")
         if len(token) > MAX_CREDENTIALS:
-            raise InvalidField(f"names make a token of {len(token)} characters; it may have {MAX_CREDENTIALS}: name a queue instead of its jobs", field="names")
+            raise InvalidField(f"the scopes make a token of {len(token)} characters; it may have {MAX_CREDENTIALS}", field="names")
         return token, float(expires)
 
     async def read(self, token: str) -> Identity:

@@ -24,7 +24,7 @@ from jobwire_broker.services.verbs import topic_scope
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_TOKEN_NAMES = 100
+MAX_TOKEN_NAMES = 20
 _MINUTE_MS, _HOUR_MS = 60_000, 3_600_000
 
 
@@ -91,9 +91,9 @@ class AdminService(AdminServiceServicer):
         if not 1 <= len(request.names) <= MAX_TOKEN_NAMES:
             raise InvalidField(f"names may hold 1 to {MAX_TOKEN_NAMES}; it holds {len(request.names)}", field="names")
         scopes = [Scope.parse(topic_scope(name, f"names[{i}]")) for i, name in enumerate(request.names)]
-        high_ms, default_ms = (_MINUTE_MS, _MINUTE_MS // 2) if request.single_use else (_HOUR_MS, 5 * _MINUTE_MS)
-        low_ms = 1_000 if request.single_use else 10_000
-        ttl_ms = duration_ms(request.ttl, "ttl", low_ms=low_ms, high_ms=high_ms) if request.HasField("ttl") else default_ms
+        longest_ms, default_ms = (_MINUTE_MS, _MINUTE_MS // 2) if request.single_use else (_HOUR_MS, 5 * _MINUTE_MS)
+        ttl_ms = duration_ms(request.ttl, "ttl", low_ms=1_000, high_ms=_HOUR_MS) if request.HasField("ttl") else default_ms
+        ttl_ms = min(ttl_ms, longest_ms)
         token, expires = await self._tokens.make(caller.identity() or ANYBODY, scopes, ttl_ms / 1000, single_use=request.single_use)
         response = pb.CreateWatchTokenResponse(token=token)
         response.expire_time.FromSeconds(int(expires))

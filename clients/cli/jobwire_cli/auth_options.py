@@ -1,4 +1,7 @@
-"""The flags that say whom a broker knows, and which certificates its port has. Secrets have no flags: every user of the machine can read those."""
+"""The flags that say whom a broker or a gateway lets in, and which certificates a port has.
+
+Secrets have no flags, since every user of the machine can read those: they stand in variables, or in files that variables name.
+"""
 
 import os
 from pathlib import Path
@@ -23,6 +26,33 @@ TlsKey = Annotated[Path | None, typer.Option(envvar="JOBWIRE_TLS_KEY", metavar="
 TlsClientCa = Annotated[
     Path | None, typer.Option(envvar="JOBWIRE_TLS_CLIENT_CA", metavar="FILE", help="Let in only clients with a certificate of these authorities (mTLS).")
 ]
+Auth = Annotated[
+    bool | None,
+    typer.Option("--auth/--no-auth", envvar="JOBWIRE_AUTH", help="Callers must say who they are; the default when the gateway has a key (JOBWIRE_API_KEY)."),
+]
+AllowedHosts = Annotated[str, typer.Option(envvar="JOBWIRE_ALLOWED_HOSTS", metavar="NAME[,…]", help="Host names that requests may ask for.")]
+AllowedOrigins = Annotated[
+    str, typer.Option(envvar="JOBWIRE_ALLOWED_ORIGINS", metavar="URL[,…]", help="Other origins whose pages may use this gateway: https://app.example.")
+]
+TrustedProxies = Annotated[
+    str, typer.Option(envvar="JOBWIRE_TRUSTED_PROXIES", metavar="NET[,…]", help="Networks whose X-Forwarded-For is believed: 10.0.0.0/8.")
+]
+RequestRate = Annotated[str, typer.Option(envvar="JOBWIRE_REQUEST_RATE", metavar="N/UNIT", help="Requests that an identity may make: 100/second.")]
+AttemptRate = Annotated[str, typer.Option(envvar="JOBWIRE_ATTEMPT_RATE", metavar="N/UNIT", help="Requests with unknown credentials that one address may make.")]
+PerAddress = Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_ADDRESS", min=0, help="Open streams of one address; 0 is no limit.")]
+PerIdentity = Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_IDENTITY", min=0, help="Open streams of one identity; 0 is no limit.")]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def gateway_credentials() -> Any:
+    """The gateway's own, from variables. Raises ValueError."""
+    from jobwire_gateway.credentials import BrokerCredentials
+
+    return BrokerCredentials.from_environment()
 
 
 def auth_config(keys: Path | None, jwt_jwks: str, jwt_key: Path | None, jwt_issuer: str, jwt_audience: str) -> Any:

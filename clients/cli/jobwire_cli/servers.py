@@ -84,15 +84,23 @@ def gateway(
     drain: Annotated[
         str, typer.Option(envvar="JOBWIRE_DRAIN", metavar="DURATION", help="How long open streams are spread over when the process is told to end.")
     ] = "5s",
+    heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
+    retry: Annotated[
+        str, typer.Option(envvar="JOBWIRE_RETRY", metavar="DURATION", help="How long browsers wait at least before they reconnect; up to twice as long.")
+    ] = "2s",
     max_streams: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS", min=1, help="Open streams; one more is told to come back later.")] = 10_000,
     max_stream_starts: Annotated[
         int, typer.Option(envvar="JOBWIRE_MAX_STREAM_STARTS", min=1, help="Streams that may begin in a second; twice as many may at once.")
     ] = 1_000,
     max_topics: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_TOPICS", min=1, help="Topics on one stream.")] = 100,
-    heartbeat: Annotated[str, typer.Option(envvar="JOBWIRE_HEARTBEAT", metavar="DURATION", help="An open stream is never silent for longer.")] = "15s",
-    retry: Annotated[
-        str, typer.Option(envvar="JOBWIRE_RETRY", metavar="DURATION", help="How long browsers wait at least before they reconnect; up to twice as long.")
-    ] = "2s",
+    auth: auth_options.Auth = None,
+    allowed_hosts: auth_options.AllowedHosts = "",
+    allowed_origins: auth_options.AllowedOrigins = "",
+    trusted_proxies: auth_options.TrustedProxies = "",
+    request_rate: auth_options.RequestRate = "",
+    attempt_rate: auth_options.AttemptRate = "20/10second",
+    max_streams_per_address: auth_options.PerAddress = 0,
+    max_streams_per_identity: auth_options.PerIdentity = 0,
     metrics: Metrics = "",
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
@@ -105,11 +113,20 @@ def gateway(
             http=http,
             broker=broker,
             drain=parse_duration(drain),
+            heartbeat=parse_duration(heartbeat),
+            retry=parse_duration(retry),
             max_streams=max_streams,
             max_stream_starts=max_stream_starts,
             max_topics=max_topics,
-            heartbeat=parse_duration(heartbeat),
-            retry=parse_duration(retry),
+            credentials=auth_options.gateway_credentials(),
+            auth=auth,
+            allowed_hosts=auth_options.listed(allowed_hosts),
+            allowed_origins=auth_options.listed(allowed_origins),
+            trusted_proxies=auth_options.listed(trusted_proxies),
+            request_rate=request_rate,
+            attempt_rate=attempt_rate,
+            max_streams_per_address=max_streams_per_address,
+            max_streams_per_identity=max_streams_per_identity,
             metrics=metrics,
             insecure=insecure,
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import Broker, Store
+from tests.support import Broker, Gateway, Store
 from tests.support.credentials import AUDIENCE, ISSUER, SECRET, Keys
 
 VERBS = ("admin", "control", "enqueue", "manage", "read", "watch", "work")
@@ -28,3 +28,11 @@ def strict_broker(shared_store: Store, keys: Keys) -> Iterator[Broker]:
     env = {"JOBWIRE_KEYS": keys.text, "JOBWIRE_JWT_SECRET": SECRET}
     with Broker(shared_store, extra=["--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE], env=env).started() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def strict_gateway(strict_broker: Broker, keys: Keys) -> Iterator[Gateway]:
+    """A gateway with a key of its own, so that callers must have theirs. Pages of one other origin may use it."""
+    env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    with Gateway(strict_broker, extra=["--allowed-origins", "https://app.example", "--attempt-rate", "1000/second"], env=env).started() as gateway:
+        yield gateway

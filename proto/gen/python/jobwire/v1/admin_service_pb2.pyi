@@ -348,13 +348,11 @@ class CreateWatchTokenRequest(_message.Message):
     """Make a ticket: it opens one stream, once."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 100 names: `queues/{queue}/jobs/{id}`, `queues/{queue}`, or `queues` for all queues. The token may have 4,096 characters in all: name a queue instead of
-        very many jobs.
-        """
+        """1 to 20 names: `queues/{queue}/jobs/{id}`, `queues/{queue}`, or `queues` for all queues. They all stand in the token: name a queue instead of many jobs."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """From 10 s to 1 h; default 5 min. For a ticket at most 60 s; default 30 s."""
+        """From 1 s to 1 h; default 5 min. A ticket lives for 60 s at most, whatever is said here; default 30 s."""
 
     def __init__(
         self,

@@ -1,0 +1,62 @@
+"""How much one caller may have: requests in a time, open streams at once, and attempts with credentials that nobody knows."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import limits
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from jobwire_gateway.problems import Problem
+
+
+class Rate:
+    """How often something may happen for each key. Counted in this process alone."""
+
+    def __init__(self, rate: str) -> None:
+        """`rate` is as `limits` reads it, for example `100/second` or `5000/minute`. Raises ValueError."""
+        self._item = limits.parse(rate)
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    async def take(self, key: str) -> None:
+        """Count one. Raises Problem: 429, with when to come back."""
+        if not await self._limiter.hit(self._item, key):
+            await self._refuse(key)
+
+    async def check(self, key: str) -> None:
+        """Count nothing. Raises Problem: 429, when it is used up."""
+        if not await self._limiter.test(self._item, key):
+            await self._refuse(key)
+
+    async def _refuse(self, key: str) -> None:
+        resets_at = (await self._limiter.get_window_stats(self._item, key)).reset_time
+        left_ms = max(1_000, math.ceil(1000 * (resets_at - time.time())))
+        raise Problem(429, "That is too often; come back later.", reason="RATE_LIMITED", code="resource_exhausted", retry_after_ms=left_ms)
+
+
+class Shares:
+    """How many streams each key has open. 0 is no limit."""
+
+    def __init__(self, *, per_address: int, per_identity: int) -> None:
+        self._limits = {"address": per_address, "identity": per_identity}
+        self.are_limited = bool(per_address or per_identity)
+        self._open: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def one(self, *, address: str, identity: str) -> Iterator[bool]:
+        """Hold one stream. Gives False when there are too many already; then nothing is held."""
+        keys = [key for key in (("address", address), ("identity", identity)) if key[1] and self._limits[key[0]]]
+        if any(self._open[key] >= self._limits[key[0]] for key in keys):
+            yield False
+            return
+        self._open.update(keys)
+        try:
+            yield True
+        finally:
+            for key in keys:
+                self._open[key] -= 1
+                if not self._open[key]:
+                    del self._open[key]

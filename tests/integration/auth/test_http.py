@@ -1,0 +1,398 @@
+"""Who may do what over HTTP: the table of identity, call and queue, and what browsers are kept from.
+
+Lines X01 to X14 of the checklist are named where they are held.
+"""
+
+import asyncio
+import itertools
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from jobwire.v1 import admin_service_pb2 as admin
+
+from tests.integration.gateway.reading import EVENT_SOURCE, reading
+from tests.support import Broker, Gateway
+from tests.support.api import api
+from tests.support.credentials import AUDIENCE, ISSUER, SECRET, Keys, bearer, claims, forged, signed
+from tests.support.process import ProcessEnded
+
+from .test_table import QUEUES, allows, everywhere, somewhere
+
+GONE = "no-such-job"
+
+# Method, path with {q} for the queue, body, verb. `lists`: it shows what the caller may see; `all`: it needs all queues.
+CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
+    "enqueue": ("POST", "/v1/queues/{q}/jobs", {"jobName": "work"}, "enqueue", ""),
+    "get": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}", None, "read", ""),
+    "list": ("GET", "/v1/queues/{q}/jobs?state=failed", None, "read", ""),
+    "cancel": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:cancel", {}, "control", ""),
+    "retry": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:retry", {}, "control", ""),
+    "promote": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:promote", {}, "control", ""),
+    "delete": ("DELETE", f"/v1/queues/{{q}}/jobs/{GONE}", None, "control", ""),
+    "queue": ("GET", "/v1/queues/{q}", None, "read", ""),
+    "queue stats": ("GET", "/v1/queues/{q}/stats", None, "read", ""),
+    "pause": ("POST", "/v1/queues/{q}:pause", {}, "manage", ""),
+    "resume": ("POST", "/v1/queues/{q}:resume", {}, "manage", ""),
+    "queues": ("GET", "/v1/queues", None, "read", "lists"),
+    "stats": ("GET", "/v1/stats", None, "read", "lists"),
+    "workers": ("GET", "/v1/workers", None, "admin", "all"),
+    "server": ("GET", "/v1/server", None, None, ""),
+    "session": ("GET", "/v1/session", None, None, ""),
+    "watch token": ("POST", "/v1/tokens:watch", {"topics": ["queues/{q}"]}, "watch", ""),
+    "watch job": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}/events", None, "watch", ""),
+    "watch queue": ("HEAD", "/v1/queues/{q}/events", None, "watch", ""),
+    "watch many": ("HEAD", "/v1/events?topic=queues/{q}", None, "watch", ""),
+    "watch stats": ("HEAD", "/v1/stats/stream", None, "watch", "all"),
+}
+
+UNKNOWN = {"nobody": "CREDENTIALS_MISSING", "stranger": "CREDENTIALS_INVALID", "forged": "CREDENTIALS_INVALID", "expired": "CREDENTIALS_EXPIRED"}
+
+
+@asynccontextmanager
+async def client(gateway: Gateway, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=20, trust_env=False, headers=headers, limits=httpx.Limits(max_connections=16)) as http:
+        yield http
+
+
+def said(credentials: str | None) -> dict[str, str]:
+    return {} if credentials is None else {"Authorization": f"Bearer {credentials}"}
+
+
+async def minted(broker: Broker, key: str, *names: str, single_use: bool = False, ttl_s: int = 0) -> str:
+    request = admin.CreateWatchTokenRequest(names=names, single_use=single_use)
+    if ttl_s:
+        request.ttl.FromSeconds(ttl_s)
+    async with api(broker) as connected:
+        return (await connected.admin.CreateWatchToken(request, metadata=bearer(key))).token
+
+
+def wanted(who: str, verb: str | None, kind: str, queue: str) -> int:
+    if who in UNKNOWN:
+        return 401
+    if verb is None:
+        return 0
+    right = everywhere(who, verb) if kind == "all" else somewhere(who, verb) if kind == "lists" else allows(who, verb, queue)
+    return 0 if right else 403
+
+
+async def test_every_cell_of_identity_by_call_by_queue(strict_gateway: Gateway, strict_broker: Broker, keys: Keys) -> None:
+    identities: dict[str, str | None] = {
+        **keys.of,
+        "nobody": None,
+        "stranger": "jobwire_key_" + "A" * 43,
+        "jwt_all": signed(claims("*:*")),
+        "jwt_mail": signed(claims("*:mail*")),
+        "jwt_nothing": signed(claims("openid profile")),
+        "watch_token": await minted(strict_broker, keys.of["all"], f"queues/{QUEUES[0]}"),
+    }
+    wrong: list[str] = []
+    async with client(strict_gateway) as http:
+
+        async def check(who: str, name: str, queue: str) -> None:
+            method, path, body, verb, kind = CALLS[name]
+            content = None if body is None else json.loads(json.dumps(body).replace("{q}", queue))
+            answer = await http.request(method, path.replace("{q}", queue), json=content, headers=said(identities[who]))
+            expected = wanted(who, verb, kind, queue)
+            status = answer.status_code if answer.status_code in (401, 403, 429) or answer.status_code >= 500 else 0
+            if status != expected:
+                wrong.append(f"{who} {name} {queue}: {answer.status_code}, not {expected}")
+            if status in (401, 403) and method != "HEAD":
+                reason = answer.json()["reason"]
+                if reason != UNKNOWN.get(who, "NOT_PERMITTED"):
+                    wrong.append(f"{who} {name} {queue}: {reason}")
+            if status == 401 and "Bearer" not in answer.headers["www-authenticate"]:
+                wrong.append(f"{who} {name}: no challenge")
+
+        # Those whom nobody knows come last and few: an address that brings too many of them is not listened to for a while.
+        known = [who for who in identities if who not in UNKNOWN]
+        await asyncio.gather(*(check(*cell) for cell in itertools.product(known, CALLS, QUEUES)))
+        await asyncio.gather(*(check("nobody", name, QUEUES[0]) for name in CALLS))
+        for who in ("stranger", "expired"):
+            for name in ("get", "enqueue", "watch queue", "session"):
+                await check(who, name, QUEUES[0])
+    assert wrong == []
+
+
+async def test_what_needs_no_caller_holds_no_data(strict_gateway: Gateway) -> None:
+    async with client(strict_gateway) as http:
+        statuses = {path: (await http.get(path)).status_code for path in ("/", "/docs", "/openapi.json", "/livez", "/readyz", "/health", "/v1/stats")}
+    assert statuses == {"/": 200, "/docs": 200, "/openapi.json": 200, "/livez": 200, "/readyz": 200, "/health": 401, "/v1/stats": 401}
+
+
+async def test_guesses_of_one_address_are_answered_with_429_after_a_while(strict_broker: Broker, keys: Keys) -> None:
+    async with Gateway(strict_broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway, client(gateway) as http:
+        answers = [await http.get("/v1/stats", headers=said(f"guess-number-{number}-of-a-key")) for number in range(30)]
+        statuses = [answer.status_code for answer in answers]
+        assert statuses[:15] == [401] * 15
+        assert statuses[-1] == 429
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert (await http.get("/livez")).status_code == 200
+
+
+# X11: JWTs over HTTP. The cases by kind are in tests/unit/broker/auth/test_jwts.py; here, that each gets out as a 401 and nothing leaks. -------------------
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        signed(claims("*:*", exp=1)),
+        signed(claims("*:*", nbf=int(time.time()) + 600)),
+        signed(claims("*:*", aud="others")),
+        signed(claims("*:*", iss="https://evil.example")),
+        forged({"alg": "none"}, claims("*:*")),
+        forged({"alg": "HS256"}, claims("*:*"), b"x" * 32),
+        "a.b.c",
+        "x" * 8_193,
+        "ü",
+        "two words",
+    ],
+    ids=["expired", "not yet valid", "for others", "by others", "alg none", "wrong signature", "malformed", "over-long", "not ASCII", "two words"],
+)
+async def test_x11_a_token_that_is_not_good_is_a_401_that_does_not_repeat_it(strict_gateway: Gateway, strict_broker: Broker, token: str) -> None:
+    async with client(strict_gateway) as http:
+        answer = await http.get("/v1/stats", headers={b"Authorization": b"Bearer " + token.encode()})
+    assert answer.status_code in (401, 429)
+    assert token not in answer.text
+    assert token not in strict_gateway.tail(2_000)
+    assert token not in strict_broker.tail(2_000)
+
+
+async def test_x11_a_good_jwt_is_let_in(strict_gateway: Gateway) -> None:
+    async with client(strict_gateway, Authorization=f"Bearer {signed(claims('read:*'))}") as http:
+        assert (await http.get("/v1/stats")).status_code in (200, 429)
+    assert (ISSUER, AUDIENCE) != ("", "")
+    assert SECRET not in strict_gateway.tail(2_000)
+
+
+# Watch tokens, tickets, the end of a token ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_token_opens_its_stream_from_the_query_and_no_other(strict_gateway: Gateway, keys: Keys, queue: str) -> None:
+    mail = f"mail-{queue}"
+    async with client(strict_gateway) as http:
+        made = await http.post(f"/v1/queues/{mail}/jobs", json={"jobName": "work"}, headers=said(keys.of["mail"]))
+        job = made.json()
+        answer = await http.post("/v1/tokens:watch", json={"topics": [job["name"]], "ttl": "60s"}, headers=said(keys.of["only_watch"]))
+        token = answer.json()["token"]
+        async with reading(http, f"{job['eventsUrl']}?token={token}") as reader:
+            assert reader.status == 200
+            assert (await reader.until("update"))["state"] == "waiting"
+        for path in (f"/v1/queues/{mail}/jobs/other/events", f"/v1/queues/{mail}/events", "/v1/stats/stream"):
+            assert (await http.get(f"{path}?token={token}")).status_code == 403
+        assert (await http.get(f"/v1/queues/{mail}/jobs/{job['id']}?token={token}")).status_code == 403
+        assert (await http.post("/v1/tokens:watch", json={"topics": [f"queues/{mail}"]}, headers=said(token))).status_code == 403
+    assert token not in strict_gateway.tail(2_000)
+
+
+async def test_a_ticket_opens_one_stream_once(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
+    ticket = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True)
+    async with client(strict_gateway) as http:
+        async with reading(http, f"/v1/queues/{queue}/events?ticket={ticket}") as reader:
+            await reader.until("connected")
+        again = await http.get(f"/v1/queues/{queue}/events?ticket={ticket}", headers=EVENT_SOURCE)
+        assert (again.status_code, again.json()["reason"]) == (401, "CREDENTIALS_EXPIRED")
+
+
+async def test_of_many_who_bring_one_ticket_at_once_one_is_let_in(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
+    ticket = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True)
+    async with client(strict_gateway) as http:
+        answers = await asyncio.gather(*(http.head(f"/v1/queues/{queue}/events?ticket={ticket}") for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
+
+
+async def test_a_stream_ends_with_its_token_and_coming_back_is_refused_for_good(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
+    """S14 and X14."""
+    token = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True, ttl_s=3)
+    async with client(strict_gateway) as http, reading(http, f"/v1/queues/{queue}/events?ticket={token}") as reader:
+        await reader.until("drain")
+        await reader.rest()
+        assert (await http.get(f"/v1/queues/{queue}/events?ticket={token}", headers=EVENT_SOURCE)).status_code == 401
+
+
+# Browsers ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_x02_the_cookie_of_a_session_is_for_our_own_pages_alone(strict_gateway: Gateway, keys: Keys) -> None:
+    async with client(strict_gateway) as http:
+        made = await http.post("/v1/session", headers=said(keys.of["mail"]))
+        assert made.status_code == 204
+        cookie = made.headers["set-cookie"]
+        assert cookie.startswith("__Host-jobwire=jobwire_token_")
+        for word in ("Secure", "HttpOnly", "SameSite=Strict", "Path=/"):
+            assert word in cookie.split("; ")
+        assert "Domain" not in cookie
+        assert keys.of["mail"] not in cookie
+        sent = {"Cookie": cookie.partition(";")[0]}
+        who = (await http.get("/v1/session", headers=sent)).json()
+        assert (who["name"], who["scopes"]) == ("mail", ["*:mail*"])
+        # X03: what changes something needs a sign that our own page sent it.
+        path = "/v1/queues/mail-cookie:pause"
+        own = f"http://{strict_gateway.address}"
+        for headers, status in (
+            ({}, 403),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403),
+            ({"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Origin": own}, 200),
+        ):
+            answer = await http.post(path, json={}, headers={**sent, **headers})
+            assert answer.status_code == status, headers
+
+
+async def test_x02_a_page_of_another_site_is_refused_before_anything_is_registered(strict_gateway: Gateway, keys: Keys, queue: str) -> None:
+    async with client(strict_gateway, **said(keys.of["all"])) as http:
+        for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+            answer = await http.get(f"/v1/queues/{queue}/events", headers={**EVENT_SOURCE, **headers})
+            assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (403, False)
+            assert (await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "a"}, headers=headers)).status_code == 403
+
+
+async def test_x02_an_allowed_origin_may_use_tokens_and_is_told_so(strict_gateway: Gateway, keys: Keys, queue: str) -> None:
+    cross = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    async with client(strict_gateway) as http:
+        wishes = {**cross, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = await http.request("OPTIONS", f"/v1/queues/{queue}/jobs", headers=wishes)
+        assert preflight.status_code == 204
+        assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+        assert "Authorization" in preflight.headers["access-control-allow-headers"]
+        refused = await http.request("OPTIONS", f"/v1/queues/{queue}/jobs", headers={**wishes, "Origin": "https://evil.example"})
+        assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (403, False)
+        answer = await http.get("/v1/session", headers={**cross, **said(keys.of["all"])})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-credentials" not in answer.headers
+        assert "Origin" in answer.headers["vary"]
+
+
+async def test_x04_a_name_that_was_pointed_here_is_not_served(strict_gateway: Gateway, keys: Keys) -> None:
+    """DNS rebinding."""
+    async with client(strict_gateway, **said(keys.of["all"])) as http:
+        for host in ("evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "evil.example:80", ""):
+            answer = await http.get("/v1/stats", headers={"Host": host})
+            assert answer.status_code in (400, 421), host
+
+
+async def test_x08_every_answer_carries_the_headers_that_keep_pages_apart(strict_gateway: Gateway) -> None:
+    async with client(strict_gateway) as http:
+        for path in ("/", "/v1/stats", "/nothing", "/livez"):
+            headers = (await http.get(path)).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+# Logs and headers ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_x01_no_secret_and_no_query_stands_in_any_log(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
+    secret = "jobwire_key_thisisasecretthatisnotthere"
+    async with client(strict_gateway) as http:
+        for path in (f"/v1/queues/{queue}/events", "/v1/stats/stream", "/v1/queues", "/nothing", "/v1/events"):
+            await http.get(f"{path}?token={secret}&topic=queues/x", headers=EVENT_SOURCE)
+            answer = await http.get(f"{path}?topic=queues/x&ticket={secret}")
+            assert secret not in answer.text
+        await http.get("/v1/stats", headers={"Cookie": f"__Host-jobwire={secret}"})
+    logs = strict_gateway.tail(2_000) + strict_broker.tail(2_000)
+    assert "gateway.refused" in logs
+    for credentials in (secret, *keys.of.values()):
+        assert credentials not in logs
+
+
+async def test_a_name_with_a_line_break_begins_no_line_of_its_own(strict_gateway: Gateway, strict_broker: Broker) -> None:
+    token = signed(claims("read:mail", sub="ann\r\n2026-01-01 ERROR forged"))
+    async with client(strict_gateway, **said(token)) as http:
+        answer = await http.get("/v1/queues/other")
+        assert answer.status_code in (403, 429)
+        await http.get("/v1/queues/%0d%0aX-Evil:1/jobs/a%0d%0ab/events")
+    assert not [line for line in (*strict_gateway.lines(), *strict_broker.lines()) if re.match(r"(2026-01-01 ERROR forged|X-Evil)", line)]
+
+
+async def test_header_injection_gets_nowhere(strict_gateway: Gateway, keys: Keys) -> None:
+    """Through names, ids and keys that come back in headers such as Location."""
+    for text in ("a%0d%0aX-Evil:%201", "a%0aX-Evil:1", "%E5%98%8A%E5%98%8DX-Evil:1"):
+        request = (
+            f"POST /v1/queues/{text}/jobs HTTP/1.1\r\nHost: {strict_gateway.address}\r\nAuthorization: Bearer {keys.of['all']}\r\n"
+            'Content-Type: application/json\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{"jobName": "ab"}'
+        )
+        head = (await asyncio.to_thread(_raw, strict_gateway.address, request.encode())).partition(b"\r\n\r\n")[0]
+        assert b" 400 " in head.splitlines()[0] + b" "
+        assert b"x-evil" not in head.lower()
+
+
+def _raw(address: str, request: bytes) -> bytes:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+# The process ---------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_with_a_key_listens_beyond_loopback_and_one_without_does_not(strict_broker: Broker, keys: Keys) -> None:
+    open_to_all = Gateway(strict_broker)
+    open_to_all.address = "0.0.0.0:0"
+    with pytest.raises(ProcessEnded, match="nobody has to say who they are"):
+        await open_to_all.start()
+    guarded = Gateway(strict_broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]})
+    guarded.address = "0.0.0.0:0"
+    async with guarded:
+        port = guarded.address.rpartition(":")[2]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            assert (await http.get("/v1/stats")).status_code == 401
+
+
+async def test_a_gateway_that_asks_before_a_broker_that_does_not_lets_nobody_in(shared_broker: Broker) -> None:
+    """Else any word at all would be good enough."""
+    async with Gateway(shared_broker, extra=["--auth"]) as gateway, client(gateway, Authorization="Bearer anything") as http:
+        answer = await http.get("/v1/stats")
+    assert (answer.status_code, answer.json()["reason"]) == (503, "NO_AUTHENTICATION")
+
+
+async def test_a_rate_holds_for_each_identity_apart(strict_broker: Broker, keys: Keys) -> None:
+    env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    async with Gateway(strict_broker, extra=["--request-rate", "5/minute"], env=env) as gateway, client(gateway) as http:
+        statuses = [(await http.get("/v1/session", headers=said(keys.of["mail"]))).status_code for _ in range(7)]
+        assert statuses == [200] * 5 + [429] * 2
+        assert (await http.get("/v1/session", headers=said(keys.of["all"]))).status_code == 200
+
+
+async def test_one_identity_has_only_so_many_streams(strict_broker: Broker, keys: Keys, queue: str) -> None:
+    env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    path = f"/v1/queues/{queue}/events"
+    async with Gateway(strict_broker, extra=["--max-streams-per-identity", "1"], env=env) as gateway, client(gateway, **said(keys.of["all"])) as http:
+        async with reading(http, path) as first:
+            await first.until("connected")
+            soft = await http.get(path, headers=EVENT_SOURCE)
+            assert (soft.status_code, soft.text) == (200, "retry: 10000\n\n")
+            assert (await http.get(path)).status_code == 429
+            async with reading(http, path, authorization=f"Bearer {keys.of['gateway']}") as other:
+                await other.until("connected")
+        async with asyncio.timeout(5):
+            while (await http.head(path)).status_code != 200:
+                await asyncio.sleep(0.05)
+
+
+async def test_streams_open_for_known_callers_while_the_broker_is_away(strict_broker: Broker, keys: Keys, store: Any) -> None:
+    env = {"JOBWIRE_KEYS": keys.text}
+    gateway_env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    async with Broker(store, env=env) as broker, Gateway(broker, env=gateway_env) as gateway, client(gateway, **said(keys.of["all"])) as http:
+        assert (await http.get("/v1/session")).status_code == 200
+        await broker.kill()
+        async with reading(http, "/v1/queues/q/events") as reader:
+            assert reader.status == 200
+            assert (await reader.until("degraded"))["degraded"] is True
