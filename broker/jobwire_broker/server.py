@@ -152,6 +152,8 @@ class Broker:
             await self._health.enter_graceful_shutdown()
             # Workers close their streams, connect elsewhere and keep their jobs.
             await self._workers.go_away()
+            # Who waits or watches does so elsewhere.
+            self._registry.end_calls()
             # Callers get their answers, and enqueue elsewhere.
             self._jobs.streams.go_away()
             await self._wait_for_streams(grace_s)

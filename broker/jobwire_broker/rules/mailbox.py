@@ -24,6 +24,7 @@ class Mailbox:
         self._chains: dict[str, list[pb.JobChange]] = {}
         self._seen: dict[str, int] = {}
         self._opening: dict[str, int] = {}
+        self._snapshots: dict[str, list[pb.JobChange]] = {}
         self._followed: set[str] = set()
         self._ready = asyncio.Event()
 
@@ -36,8 +37,12 @@ class Mailbox:
         """The job as it was read after `open`: it goes before what is newer, and in place of what is not."""
         name = change.job.name
         self._opened(name)
-        newer = [c for c in self._chains.pop(name, []) if c.type in _ALWAYS or c.job.revision > change.job.revision]
-        self._chains[name] = [change, *newer]
+        # Who asks twice is answered twice, also when the first answer has not been taken yet.
+        snapshots = self._snapshots.setdefault(name, [])
+        others = [c for c in self._chains.pop(name, []) if all(c is not snapshot for snapshot in snapshots)]
+        newer = [c for c in others if c.type in _ALWAYS or c.job.revision > change.job.revision]
+        snapshots.append(change)
+        self._chains[name] = [*snapshots, *newer]
         self._note(name, change.job.revision)
         self._ready.set()
 
@@ -81,6 +86,7 @@ class Mailbox:
     def forget(self, name: str) -> None:
         """The reader follows this job no more."""
         self._chains.pop(name, None)
+        self._snapshots.pop(name, None)
         self._seen.pop(name, None)
         self._followed.discard(name)
 
@@ -101,6 +107,7 @@ class Mailbox:
                 self._ready.set()
                 break
             taken += self._chains.pop(name)
+            self._snapshots.pop(name, None)
         return taken
 
     def _overflow(self) -> None:
@@ -111,6 +118,7 @@ class Mailbox:
             self._seen.pop(name, None)
         for name, chain in self._chains.items():
             self._chains[name] = [next((change for change in reversed(chain) if change.type != pb.CHANGE_TYPE_LOG), chain[-1])]
+        self._snapshots.clear()
         for queue in queues:
             gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
             gap.job.queue, gap.job.name = queue, f"queues/{queue}"

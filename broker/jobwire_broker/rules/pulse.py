@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from jobwire.v1 import worker_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault
+from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import Partition, Stream
 from jobwire_broker.store.queue_store import PulseReport, Renewal, Word
@@ -90,12 +90,13 @@ class Pulse:
         self.beat()
 
     async def _beat(self) -> None:
-        # After a beat that failed the next one follows soon: what it was to find has waited long enough.
-        delay: float | None = min(self.interval_s, RETRY_S)
+        delay: float | None = self.interval_s
         try:
             delay = await self._beat_once()
-        except BrokerError:
-            pass
+        except BrokerError as error:
+            # After a beat whose answer was lost the next one follows soon: what it was to find has waited long enough. A store that is away is not hurried.
+            if isinstance(error, StoreUnavailable) and error.accepted == "unknown":
+                delay = min(self.interval_s, RETRY_S)
         except StoreFault as error:
             log.error("pulse.failed queue=%s error=%s", self.partition.queue, error)
         finally:

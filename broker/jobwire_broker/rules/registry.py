@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jobwire_broker.errors import BrokerError
 from jobwire_broker.rules.meter import Clock, Meter
@@ -18,6 +18,9 @@ from jobwire_broker.store.listener import Listener
 from jobwire_broker.store.queue_store import QueueStore
 
 log = logging.getLogger(__name__)
+
+#: So many queues are swept over at once.
+_SWEEP_AT_ONCE = 16
 
 
 class Queue:
@@ -74,6 +77,8 @@ class Registry:
         self.listener = Listener(client)
         self.queues: dict[str, Queue] = {}
         self.on_new_queue: list[Callable[[Queue], None]] = []
+        self.is_ending = False
+        self._on_ending: dict[object, Callable[[], None]] = {}
         self.clock = Clock()
         self._is_metered = False
         self._session_ms = session_ms
@@ -84,6 +89,22 @@ class Registry:
         """Begin to listen and to sweep."""
         self.listener.start()
         self._sweep = asyncio.create_task(self._sweep_forever())
+
+    def end_calls(self) -> None:
+        """The broker is ending: a call that waits for something to happen ends now, and says why."""
+        self.is_ending = True
+        for wake in list(self._on_ending.values()):
+            wake()
+
+    @contextlib.contextmanager
+    def waking_at_end(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake` when the broker is ending."""
+        key = object()
+        self._on_ending[key] = wake
+        try:
+            yield
+        finally:
+            del self._on_ending[key]
 
     async def stop(self) -> None:
         """Stop all of it, after what is under way. Tolerates stop before start, and twice."""
@@ -147,19 +168,28 @@ class Registry:
         for queue in self.queues.values():
             # The store may have come back without its last seconds.
             queue.is_registered = False
-            queue.pulse.beat()
+            # The sweep finds those that nobody here has to do with: all at once, ten thousand would be in each other's way.
+            if queue.partition.streams or queue.feed.is_watched:
+                queue.pulse.beat()
             if queue.feed.is_watched:
                 queue.feed.read_again()
 
     async def _sweep_forever(self) -> None:
         """A queue that no broker has workers or watchers for is pulsed all the same: its delayed jobs come due, its lost leases go back (RULES 2)."""
         while True:
+            names: list[str] = []
             with contextlib.suppress(BrokerError):
-                for name in await self.known():
-                    queue = self.queues[name]
-                    if time.monotonic() - queue.pulse.last_success >= SWEEP_S * 0.9 or queue.pulse.report is None:
-                        queue.pulse.beat()
+                names = await self.known()
             for queue in [queue for queue in self.queues.values() if queue.is_idle]:
                 del self.queues[queue.name]
                 await queue.forget()
-            await asyncio.sleep(SWEEP_S)
+            # A few at a time, spread over the interval: what else the broker has to ask the store never waits behind ten thousand idle queues.
+            for start in range(0, max(1, len(names)), _SWEEP_AT_ONCE):
+                for name in names[start : start + _SWEEP_AT_ONCE]:
+                    self._sweep_over(name)
+                await asyncio.sleep(SWEEP_S * min(1.0, _SWEEP_AT_ONCE / max(1, len(names))))
+
+    def _sweep_over(self, name: str) -> None:
+        queue = self.queues.get(name)
+        if queue is not None and (time.monotonic() - queue.pulse.last_success >= SWEEP_S * 0.9 or queue.pulse.report is None):
+            queue.pulse.beat()

@@ -11,7 +11,7 @@ import grpc
 from jobwire.v1 import event_service_pb2 as pb
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer
 
-from jobwire_broker.errors import BrokerError, StoreUnavailable, TooManyTopics
+from jobwire_broker.errors import BrokerError, ShuttingDown, StoreUnavailable, TooManyTopics
 from jobwire_broker.names import parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Queue, Registry
@@ -34,11 +34,14 @@ class EventService(EventServiceServicer):
         self, request_iterator: Any, context: Context
     ) -> None:
         """Serve one stream until either side ends it."""
+        if self._registry.is_ending:
+            await abort(context, ShuttingDown())
         subscription = Subscription(self._registry)
         reader = asyncio.create_task(self._read(subscription, context))
         writer = asyncio.create_task(self._write(subscription, context))
         try:
-            await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
+            with self._registry.waking_at_end(subscription.end):
+                await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
         finally:
             subscription.end()
             await end_tasks(writer, reader)
@@ -46,6 +49,8 @@ class EventService(EventServiceServicer):
         for task in (reader, writer):
             if not task.cancelled() and isinstance(error := task.exception(), BrokerError):
                 await abort(context, error)
+        if self._registry.is_ending:
+            await abort(context, ShuttingDown())
 
     async def _read(self, subscription: Subscription, context: Context) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:

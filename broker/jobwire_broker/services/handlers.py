@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import grpc
 
+from jobwire_broker.services.decoding import DecodingHandlers
+
 
 class HandlersInOrder:
     """What generated code takes for a server. Handlers are looked up by the order in which they were added, and in no other way.
@@ -19,7 +21,7 @@ class HandlersInOrder:
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Add handlers that know their methods by name."""
-        self._server.add_generic_rpc_handlers(handlers)
+        self._server.add_generic_rpc_handlers([DecodingHandlers(known) for known in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[object, object]]) -> None:
         """Do nothing: the same handlers were added as generic ones."""

@@ -12,7 +12,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
 
-from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, WaitTimeout, WrongState
+from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, ShuttingDown, WaitTimeout, WrongState
 from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Registry
@@ -195,8 +195,9 @@ class JobService(JobServiceServicer):
         await feed.watch_job(raw_id, mailbox)
         self._registry.get(queue).watched()
         try:
-            async with asyncio.timeout(timeout_s):
-                return pb.WaitJobResponse(job=await _end_of(queue, raw_id, mailbox))
+            with self._registry.waking_at_end(mailbox.wake):
+                async with asyncio.timeout(timeout_s):
+                    return pb.WaitJobResponse(job=await self._end_of(queue, raw_id, mailbox))
         except TimeoutError:
             raise WaitTimeout(f"{request.name} has not ended in {timeout_s:g} s", metadata={"name": request.name}) from None
         finally:
@@ -211,6 +212,7 @@ class JobService(JobServiceServicer):
         mailbox = Mailbox()
         open_ends = {job_path(*job) for job in jobs}
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._registry.waking_at_end(mailbox.wake))
             for queue in queues:
                 entry = self._registry.get(queue)
                 stack.push_async_callback(entry.feed.leave_all, mailbox)
@@ -227,16 +229,19 @@ class JobService(JobServiceServicer):
                 if changes:
                     yield pb.WatchJobsResponse(changes=changes)
                 open_ends -= {c.job.name for c in changes if c.type in (pb.CHANGE_TYPE_FINAL, pb.CHANGE_TYPE_NOT_FOUND)}
+                if self._registry.is_ending and (open_ends or queues):
+                    raise ShuttingDown
 
-
-async def _end_of(queue: str, raw_id: bytes, mailbox: Mailbox) -> job_pb2.Job:
-    while True:
-        await mailbox.wait()
-        for change in mailbox.take():
-            if change.type == pb.CHANGE_TYPE_FINAL:
-                return change.job
-            if change.type == pb.CHANGE_TYPE_NOT_FOUND:
-                raise _not_found(queue, raw_id, 0)
+    async def _end_of(self, queue: str, raw_id: bytes, mailbox: Mailbox) -> job_pb2.Job:
+        while True:
+            await mailbox.wait()
+            for change in mailbox.take():
+                if change.type == pb.CHANGE_TYPE_FINAL:
+                    return change.job
+                if change.type == pb.CHANGE_TYPE_NOT_FOUND:
+                    raise _not_found(queue, raw_id, 0)
+            if self._registry.is_ending:
+                raise ShuttingDown
 
 
 def _topics(names: list[str]) -> tuple[list[tuple[str, bytes]], list[str]]:

@@ -88,7 +88,7 @@ class WorkerService(WorkerServiceServicer):
         wait_s = duration_ms(request.wait, "wait", low_ms=0, high_ms=_MAX_WAIT_MS) / 1000 if request.HasField("wait") else 0.0
         jobs = await self._lease(queue, request, lease_ms)
         deadline = time.monotonic() + wait_s
-        while not jobs and (left := deadline - time.monotonic()) > 0:
+        while not jobs and not self._registry.is_ending and (left := deadline - time.monotonic()) > 0:
             await _something_waits(queue, left)
             jobs = await self._lease(queue, request, lease_ms)
         response = pb.LeaseJobsResponse()

@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
+from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
-from jobwire.v1 import job_pb2
+from jobwire.v1 import event_service_pb2, job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2 as work
 
@@ -245,5 +247,26 @@ async def test_an_ending_broker_ends_the_calls_that_wait_with_unavailable(shared
         waiting = asyncio.create_task(refusal(wait_for(api, name, 60)))
         await asyncio.wait([waiting], timeout=0.3)
         ending.send(signal.SIGTERM)
-        assert (await waiting).code is grpc.StatusCode.UNAVAILABLE
+        refused = await waiting
+        assert (refused.code, refused.reason, refused.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", 0.5)
         assert await ending.ended(4) == 0
+
+
+async def test_an_ending_broker_tells_those_who_watch_that_it_ends(shared_store: Store, queue: str) -> None:
+    async with Broker(shared_store) as ending, connected(ending) as api:
+        name = await enqueue(api, queue)
+        watch = api.jobs.WatchJobs(pb.WatchJobsRequest(names=[name]), timeout=20)
+        await watch.read()
+        subscription = api.events.Subscribe(timeout=20)
+        await subscription.write(event_service_pb2.SubscribeRequest(add=[name]))
+        await subscription.read()
+        ending.send(signal.SIGTERM)
+        for stream in (watch, subscription):
+            refused = await refusal(_to_the_end(stream))
+            assert (refused.code, refused.reason, refused.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", 0.5)
+        assert await ending.ended(4) == 0
+
+
+async def _to_the_end(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass

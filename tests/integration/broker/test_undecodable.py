@@ -41,6 +41,7 @@ async def _to_the_end(stream: Any) -> None:
 async def test_they_leave_no_traceback(store: Store) -> None:
     async with Broker(store) as broker, broker.channel() as channel:
         for method in ("GetJob", "Enqueue"):
+            call: Any = channel.unary_unary(f"/jobwire.v1.JobService/{method}", request_serializer=None, response_deserializer=None)
             with pytest.raises(grpc.aio.AioRpcError):
-                await channel.unary_unary(f"/jobwire.v1.JobService/{method}", request_serializer=None, response_deserializer=None)(GARBAGE)
+                await call(GARBAGE)
         assert not [line for line in broker.lines() if "Traceback" in line]
