@@ -38,6 +38,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
+        self._heads = 0
         self._in_head = True
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
@@ -65,9 +66,10 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self._in_head and self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
-        was_in_head = self._in_head
+        # A whole request may come at once, body and all: what counts is what came while one and the same head was read.
+        was_in_head, heads = self._in_head, self._heads
         super().data_received(data)
-        if was_in_head and self._in_head and not self._refused:
+        if was_in_head and self._in_head and self._heads == heads and not self._refused:
             self._head_bytes += len(data)
             self._check_head(self._head_bytes)
 
@@ -77,6 +79,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._heads += 1
         self._head_bytes = 0
         self._stop_head_timer()
         self._check_head(len(self.url) + sum(len(name) + len(value) + _LINE_OVERHEAD for name, value in self.headers))

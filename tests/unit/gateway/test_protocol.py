@@ -63,6 +63,13 @@ async def test_a_head_within_the_bound_is_served_and_a_large_body_is_not_counted
     assert answer.endswith(body)
 
 
+async def test_a_body_over_the_heads_bound_that_comes_at_once_with_its_head_is_served() -> None:
+    body = b"x" * 20_000
+    answer = await exchange(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(body)
+
+
 async def test_an_answer_before_the_end_of_the_body_is_not_lost() -> None:
     body = b"x" * 20_000_000
     assert (await exchange(b"POST /impatient HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)).startswith(b"HTTP/1.1 413")
