@@ -17,6 +17,8 @@ WITH_CODE = [page for page in PAGES if page.exists() and blocks(page)]
 def test_the_code_of_a_page_does_what_the_page_says(page: Path, page_reader: Reader) -> None:
     if page.name == "grpcurl.md":
         _need_grpcurl()
+    if re.search(r"\bjq\b", page.read_text()):
+        need("jq")
     page_reader.follow(page)
 
 
