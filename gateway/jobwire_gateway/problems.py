@@ -1,8 +1,8 @@
 """Errors as the outside sees them: RFC 9457 problem details, made from gRPC statuses and their details.
 
-One table maps the codes. Three reasons have a status of their own: a payload over the limit is 413, as any body over a limit is, and a verb that does
-not fit the job's state, or a session where nobody has to say who they are, is 409, since nothing is wrong with the request. Everything else follows google.rpc's mapping, in which a failed precondition
-is 400.
+One table maps the codes. Three reasons have a status of their own: a payload over the limit is 413, as any body over a limit is; a verb that does not fit
+the job's state is 409, since nothing is wrong with the request, and so is a session where nobody has to say who they are. Everything else follows
+google.rpc's mapping, in which a failed precondition is 400.
 """
 
 import json

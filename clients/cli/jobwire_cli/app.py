@@ -2,7 +2,7 @@
 
 import typer
 
-from jobwire_cli import enqueue, exits, jobs, queues, servers, up_command
+from jobwire_cli import access, enqueue, exits, jobs, queues, servers, up_command
 
 app = typer.Typer(
     name="jobwire",
@@ -18,3 +18,4 @@ servers.register(app)
 enqueue.register(app)
 jobs.register(app)
 queues.register(app)
+access.register(app)

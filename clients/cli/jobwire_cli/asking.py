@@ -11,8 +11,10 @@ from jobwire_client import (
     JobExists,
     JobwireError,
     NotFound,
+    NotPermitted,
     QueueUnavailable,
     StoreFull,
+    Unauthenticated,
     WaitTimeout,
     WrongState,
 )
@@ -34,6 +36,8 @@ _CODES: tuple[tuple[type[JobwireError], Exit], ...] = (
     (WrongState, Exit.CONFLICT),
     (JobExists, Exit.CONFLICT),
     (InvalidRequest, Exit.USAGE),
+    (Unauthenticated, Exit.DENIED),
+    (NotPermitted, Exit.DENIED),
 )
 
 

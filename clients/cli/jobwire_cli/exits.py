@@ -14,6 +14,7 @@ class Exit(IntEnum):
     NOT_COMPLETED = 5
     TIMEOUT = 6
     CONFLICT = 7
+    DENIED = 8
     INTERRUPTED = 130
 
 
@@ -26,6 +27,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.NOT_COMPLETED: "a watched job ended, but not as completed",
     Exit.TIMEOUT: "the time given was not enough",
     Exit.CONFLICT: "the job's state does not allow it, its id is taken, or the data directory is in use",
+    Exit.DENIED: "the broker does not know the key, or the key does not allow this",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

@@ -6,6 +6,7 @@ async with Client("localhost:7410") as client:
 """
 
 from jobwire_client._client import Client
+from jobwire_client._credentials import Credentials
 from jobwire_client._job import (
     Change,
     ChangeType,
@@ -19,6 +20,7 @@ from jobwire_client._job import (
     Queue,
     QueueCounts,
     ServerInfo,
+    WatchToken,
     WorkerSession,
 )
 from jobwire_client._spec import Backoff, Durability, JobSpec, Priority
@@ -34,6 +36,7 @@ from jobwire_client.errors import (
     JobNotFound,
     JobwireError,
     NotFound,
+    NotPermitted,
     PageTokenInvalid,
     PayloadTooLarge,
     QueueNotFound,
@@ -41,6 +44,7 @@ from jobwire_client.errors import (
     ServerError,
     StaleLease,
     StoreFull,
+    Unauthenticated,
     WaitTimeout,
     WrongState,
 )
@@ -53,6 +57,7 @@ __all__ = [
     "ChangeType",
     "Client",
     "ClientClosed",
+    "Credentials",
     "Durability",
     "DurabilityUnsupported",
     "EnqueueVerdict",
@@ -68,6 +73,7 @@ __all__ = [
     "LogLine",
     "Named",
     "NotFound",
+    "NotPermitted",
     "PageTokenInvalid",
     "PayloadTooLarge",
     "Priority",
@@ -81,7 +87,9 @@ __all__ = [
     "StaleLease",
     "StoreFull",
     "SyncClient",
+    "Unauthenticated",
     "WaitTimeout",
+    "WatchToken",
     "WorkerSession",
     "WrongState",
 ]

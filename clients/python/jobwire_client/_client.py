@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
 from jobwire_client import _watch
 from jobwire_client._batches import Lane
 from jobwire_client._connections import Answer, Connections, Method
+from jobwire_client._credentials import Credentials
 from jobwire_client._enqueue_stream import Verdicts
 from jobwire_client._entries import OneJob
 from jobwire_client._fork import generation, watch_forks
@@ -25,6 +26,7 @@ from jobwire_client._job import (
     Named,
     Queue,
     ServerInfo,
+    WatchToken,
     WorkerSession,
     job_from,
     name_of,
@@ -60,6 +62,7 @@ _PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.Fro
 _RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
 _LIST_WORKERS = Method(_ADMIN + "ListWorkers", admin_service_pb2.ListWorkersResponse.FromString)
 _SERVER_INFO = Method(_ADMIN + "GetServerInfo", admin_service_pb2.GetServerInfoResponse.FromString)
+_WATCH_TOKEN = Method(_ADMIN + "CreateWatchToken", admin_service_pb2.CreateWatchTokenResponse.FromString)
 
 
 class Client:
@@ -73,6 +76,7 @@ class Client:
         self,
         target: str | Sequence[str] | None = None,
         *,
+        credentials: Credentials | None = None,
         timeout: timedelta | float = 2.0,
         max_waiting: int = 10_000,
         max_waiting_bytes: int = 64 * 1024 * 1024,
@@ -82,14 +86,15 @@ class Client:
         Args:
             target: `host:port`, several with commas between, or a sequence. One broker is used at a time, the next when it does not answer. None means
                 the variable JOBWIRE_TARGET, then localhost:7410.
+            credentials: the key to send, and what TLS needs. None means the variables that `Credentials.from_environment` names.
             timeout: how long a call may go without an answer before it raises QueueUnavailable. Calls are repeated within this time. A number is seconds.
             max_waiting: how many enqueued jobs may wait in this process to be sent; beyond it `enqueue` itself waits.
             max_waiting_bytes: the same bound in bytes.
 
         Raises:
-            InvalidRequest: the target names no broker.
+            InvalidRequest: the target names no broker, or the credentials in the environment do not fit.
         """
-        self._connections = Connections(target)
+        self._connections = Connections(target, credentials)
         self._timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
         self._lanes = {
             "store": Lane(self._send_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
@@ -344,6 +349,23 @@ class Client:
     async def server_info(self) -> ServerInfo:
         """Which broker answers, and how its store is."""
         return server_info_from(await self._call(_SERVER_INFO, admin_service_pb2.GetServerInfoRequest()))
+
+    async def watch_token(self, names: Sequence[str | Named], *, ttl: timedelta | float | None = None, single_use: bool = False) -> WatchToken:
+        """Make a token that lets a page in a browser watch jobs and queues, and do nothing else.
+
+        Args:
+            names: 1 to 20 of `queues/{queue}/jobs/{id}` (or what `enqueue` returned), `queues/{queue}`, or `queues` for all.
+            ttl: how long it is good: 1 s to 1 h. None: 5 minutes; 30 s for a ticket, which lives for 60 s at most.
+            single_use: make a ticket, which opens one stream, once.
+
+        Raises:
+            NotPermitted: this client may not watch all of them.
+        """
+        request = admin_service_pb2.CreateWatchTokenRequest(names=[name if isinstance(name, str) else name.name for name in names], single_use=single_use)
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl))
+        answer = await self._call(_WATCH_TOKEN, request)
+        return WatchToken(token=answer.token, expires_at=answer.expire_time.ToDatetime(UTC))
 
     # ------------------------------------------------------------------ details
 

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from jobwire_client._credentials import Bearer, Credentials
 from jobwire_client._enqueue_stream import EnqueueStream, Verdicts
 from jobwire_client._status import error_of
 from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
@@ -73,9 +74,14 @@ def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
 class Connections:
     """A channel per broker, made when it is first needed. One is used at a time; which comes first is chosen at random, so that clients spread."""
 
-    def __init__(self, target: str | Sequence[str] | None) -> None:
-        """Take the addresses; nothing is connected yet."""
+    def __init__(self, target: str | Sequence[str] | None, credentials: Credentials | None = None) -> None:
+        """Take the addresses; nothing is connected yet. Raises InvalidRequest."""
         self.addresses = parse_targets(target)
+        try:
+            self._credentials = Credentials.from_environment() if credentials is None else credentials
+            self._bearer = Bearer(self._credentials)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
         self._current = random.randrange(len(self.addresses))
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._enqueue_streams: dict[int, EnqueueStream] = {}
@@ -94,7 +100,9 @@ class Connections:
             QueueUnavailable: nobody answered. `accepted` is "no" only when no try can have reached the store.
             JobwireError: the broker refused.
         """
-        return await self._repeatedly(lambda index, limit_s: self._stub(index, method)(request, timeout=limit_s), deadline, retry_until)
+        return await self._repeatedly(
+            lambda index, limit_s: self._stub(index, method)(request, timeout=limit_s, metadata=self._bearer.metadata()), deadline, retry_until
+        )
 
     async def enqueue(self, frames: bytes, *, deadline: float) -> Verdicts:
         """Make the jobs of the joined frames, over a stream that all enqueues share. It is repeated, and fails, as `call` does."""
@@ -134,7 +142,7 @@ class Connections:
         opener: grpc.aio.UnaryStreamMultiCallable[bytes, Answer] = self._channel(index).unary_stream(
             method.path, request_serializer=None, response_deserializer=method.decode
         )
-        return index, opener(request)
+        return index, opener(request, metadata=self._bearer.metadata())
 
     def move_on(self, index: int) -> None:
         """Use the next broker from now on, unless that has happened since `index` was the current one."""
@@ -158,7 +166,10 @@ class Connections:
         if stream is None:
             opener: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel(index).stream_stream(_ENQUEUE_STREAM)
             stream = self._enqueue_streams[index] = EnqueueStream(
-                opener(), self.addresses[index], lambda failure: self.failure(index, failure), lambda broker_gone: self._enqueues_ended(index, broker_gone)
+                opener(metadata=self._bearer.metadata()),
+                self.addresses[index],
+                lambda failure: self.failure(index, failure),
+                lambda broker_gone: self._enqueues_ended(index, broker_gone),
             )
         return stream
 
@@ -177,5 +188,5 @@ class Connections:
     def _channel(self, index: int) -> grpc.aio.Channel:
         channel = self._channels.get(index)
         if channel is None:
-            channel = self._channels[index] = grpc.aio.insecure_channel(self.addresses[index], options=_OPTIONS)
+            channel = self._channels[index] = self._credentials.channel(self.addresses[index], _OPTIONS)
         return channel

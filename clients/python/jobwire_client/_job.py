@@ -1,6 +1,6 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -241,6 +241,16 @@ class ServerInfo:
     """Whether `durability="disk"` can be asked for."""
     uptime_s: float
     """How long the process has run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchToken:
+    """Lets a page watch something, and do nothing else."""
+
+    token: str = field(repr=False)
+    """For the gateway: `?token=…`, or `?ticket=…` when it is good once."""
+    expires_at: datetime
+    """When it expires."""
 
 
 def name_of(job: str | Named) -> str:

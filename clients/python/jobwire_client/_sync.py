@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from jobwire_client._client import Client
+from jobwire_client._credentials import Credentials
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
-from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WorkerSession
+from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._many import checked
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode
@@ -36,12 +37,15 @@ class SyncClient:
         self,
         target: str | Sequence[str] | None = None,
         *,
+        credentials: Credentials | None = None,
         timeout: timedelta | float = 2.0,
         max_waiting: int = 10_000,
         max_waiting_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         """Prepare a client; the arguments are those of Client."""
-        self._make: Callable[[], Client] = lambda: Client(target, timeout=timeout, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes)
+        self._make: Callable[[], Client] = lambda: Client(
+            target, credentials=credentials, timeout=timeout, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes
+        )
         self._make()  # a target that is none is refused here, and not in another thread
         self._start_lock = threading.Lock()
         self._thread: _ClientThread | None = None
@@ -144,6 +148,10 @@ class SyncClient:
     def server_info(self) -> ServerInfo:
         """Which broker answers."""
         return self._run(lambda client: client.server_info())
+
+    def watch_token(self, names: Sequence[str | Named], *, ttl: timedelta | float | None = None, single_use: bool = False) -> WatchToken:
+        """Make a token that lets a page in a browser watch jobs and queues."""
+        return self._run(lambda client: client.watch_token(names, ttl=ttl, single_use=single_use))
 
     def _started(self) -> "_ClientThread":
         thread = self._thread

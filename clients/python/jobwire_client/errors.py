@@ -15,6 +15,8 @@
     ├── DurabilityUnsupported   the store has no append-only file that is synced
     ├── QueueUnavailable        the broker or its store is away
     ├── StoreFull               the store is at its memory limit
+    ├── Unauthenticated         the broker does not know who calls
+    ├── NotPermitted            it knows, and the caller may not do this
     ├── WaitTimeout             the job did not end in time; also a TimeoutError
     └── ServerError             anything else that the server answered
 
@@ -152,6 +154,14 @@ class StoreFull(JobwireError):
     """Raised when the store is at its memory limit. Nothing was made; `retry_after` says when to try again."""
 
 
+class Unauthenticated(JobwireError):
+    """Raised when the broker does not know who calls: no key, an unknown one, or one that has expired. Nothing was done."""
+
+
+class NotPermitted(JobwireError):
+    """Raised when the broker knows who calls, and the caller's scopes do not allow this; `metadata` names `verb` and `queue`. Nothing was done."""
+
+
 class WaitTimeout(JobwireError, TimeoutError):
     """Raised when the job did not end in the time given. The job goes on."""
 
@@ -197,6 +207,12 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "STORE_FAULT": ServerError,
     "STORE_FULL": StoreFull,
     "TOO_MANY_TOPICS": ServerError,
+    "CREDENTIALS_MISSING": Unauthenticated,
+    "CREDENTIALS_INVALID": Unauthenticated,
+    "CREDENTIALS_EXPIRED": Unauthenticated,
+    "NOT_PERMITTED": NotPermitted,
+    "NO_AUTHENTICATION": ServerError,
+    "KEYS_UNAVAILABLE": QueueUnavailable,
     "WAIT_TIMEOUT": WaitTimeout,
 }
 """ErrorInfo.reason and its class. PROTOCOL_VIOLATION and SESSION_MOVED are for workers; no call of this client gets them."""

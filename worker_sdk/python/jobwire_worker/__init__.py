@@ -13,6 +13,7 @@ worker.run()
 """
 
 from ._cancellation import Cancellation, CancelReason
+from ._credentials import Credentials
 from ._job import Job
 from ._spec import run_from_spec
 from ._worker import Worker, WorkerOptions
@@ -22,6 +23,7 @@ __all__ = [
     "CancelReason",
     "Cancellation",
     "Cancelled",
+    "Credentials",
     "Job",
     "Outcome",
     "PayloadError",

@@ -24,6 +24,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2_grpc as pb_grpc
 
 from ._backoff import Backoff
+from ._credentials import Bearer, Credentials
 from ._effects import Cause, Close, Effect, Refused, Welcomed
 from ._health import HealthServer
 from ._job import Job
@@ -56,7 +57,14 @@ _Call = grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]
 class Stream:
     """The thread, its loop and the session. Made by the worker's start; what it calls back runs on its own thread."""
 
-    def __init__(self, options: SessionOptions, targets: Targets, deliver: Callable[[list[Effect]], None], health: tuple[str, int] | None) -> None:
+    def __init__(
+        self,
+        options: SessionOptions,
+        targets: Targets,
+        deliver: Callable[[list[Effect]], None],
+        health: tuple[str, int] | None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.started: concurrent.futures.Future[None] = concurrent.futures.Future()
         """Done when `outbox` may be used; fails when the health port is taken."""
         self.closed: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -64,6 +72,8 @@ class Stream:
         self.outbox: Mailbox[Any]
         self.health_port: int | None = None
         self._targets = targets
+        self._credentials = credentials or Credentials()
+        self._bearer = Bearer(self._credentials)
         self._deliver = deliver
         self._session = Session(options, new_session_id)
         self._health = HealthServer(*health, self._probe) if health is not None else None
@@ -199,9 +209,9 @@ class Stream:
         """From connecting to the end of the stream. The status that the broker gave, or None when we ended it."""
         session = self._session
         self._address, self._close, self._welcomed_at = address, None, None
-        async with grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
+        async with self._credentials.channel(address, _CHANNEL_OPTIONS, self._targets.host_of(address)) as channel:
             stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(channel)
-            self._call = call = stub.Work()
+            self._call = call = stub.Work(metadata=self._bearer.metadata())
             session.opened(self._loop.time())
             self._schedule_tick()
             writer = self._loop.create_task(self._write(call))

@@ -68,6 +68,7 @@ class Targets:
         self._names = tuple(addresses)
         self._rng = rng or random.Random()
         self._addresses: list[str] = []
+        self._hosts: dict[str, str] = {}
         self._not_before: dict[str, float] = {}
         self._current: str | None = None
 
@@ -82,8 +83,9 @@ class Targets:
 
     async def refresh(self) -> None:
         """Resolve the names. What does not resolve is kept as it is: the connection then tells what is wrong with it."""
-        found = [address for name in self._names for address in await _resolve(name)]
-        fresh = list(dict.fromkeys(found))[:MAX_ADDRESSES]
+        found = {address: name for name in self._names for address in await _resolve(name)}
+        fresh = list(found)[:MAX_ADDRESSES]
+        self._hosts = {address: _split(name)[0] for address, name in found.items() if address != name}
         if sorted(fresh) != sorted(self._addresses):
             self._rng.shuffle(fresh)
             self._addresses = fresh
@@ -96,6 +98,10 @@ class Targets:
         best = min(turn, key=lambda address: max(now, self._not_before.get(address, 0.0)))
         self._current = best
         return best, max(0.0, self._not_before.pop(best, 0.0) - now)
+
+    def host_of(self, address: str) -> str:
+        """The name that led to an address; empty when it was named itself. A certificate is of the name."""
+        return self._hosts.get(address, "")
 
     def avoid(self, address: str, until: float) -> None:
         """A broker asked not to be tried again before `until`."""

@@ -16,6 +16,7 @@ from importlib import metadata
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
+from ._credentials import Credentials
 from ._effects import Effect
 from ._handlers import MAX_QUEUES, Registry, check_queue
 from ._health import parse_health
@@ -61,6 +62,8 @@ class WorkerOptions:
     """How long running jobs may take to end when the worker is stopped. Default 30 s; 0 hands them back at once."""
     health: tuple[str, int] | None = None
     """Where to serve the health port. Default: nowhere."""
+    credentials: Credentials = field(default_factory=Credentials)
+    """The key to send, and what TLS needs. Default: the variables that `Credentials.from_environment` names."""
 
 
 class Worker:
@@ -85,6 +88,7 @@ class Worker:
         target: str | Sequence[str] | None = None,
         *,
         queues: Sequence[str] | Mapping[str, int],
+        credentials: Credentials | None = None,
         concurrency: int | None = None,
         instance_id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -101,6 +105,7 @@ class Worker:
             labels=_labels(labels or {}),
             drain_grace=_grace(drain_grace),
             health=None if health is None else parse_health(health),
+            credentials=_credentials(credentials),
         )
         self._registry = Registry()
         self._hooks = Hooks()
@@ -244,7 +249,7 @@ class Worker:
         inbox: Mailbox[list[Effect]] = Mailbox(loop, self._take)
         options = self._options
         self._pid = os.getpid()
-        self._stream = stream = Stream(_session_options(options), Targets(options.targets), inbox.put, options.health)
+        self._stream = stream = Stream(_session_options(options), Targets(options.targets), inbox.put, options.health, options.credentials)
         stream.start()
         try:
             await asyncio.wrap_future(stream.started)
@@ -325,6 +330,13 @@ def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
 
 
 # --- checking ---
+
+
+def _credentials(given: Credentials | None) -> Credentials:
+    try:
+        return Credentials.from_environment() if given is None else given
+    except ValueError as error:
+        raise RegistrationError(str(error)) from None
 
 
 def _queues(queues: object) -> tuple[tuple[str, ...], dict[str, int]]:
