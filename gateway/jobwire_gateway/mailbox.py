@@ -33,12 +33,15 @@ class Bounds:
 class Mailbox:
     """The frames of one reader. `on_ready` is called whenever there is something to take; it may be called without need."""
 
-    __slots__ = ("_bounds", "_bytes", "_dropped", "_gaps", "_newest", "_next", "_pending", "ended", "on_ready")
+    __slots__ = ("_alone", "_alone_topic", "_bounds", "_bytes", "_dropped", "_gaps", "_newest", "_next", "_pending", "ended", "on_ready")
 
     def __init__(self, bounds: Bounds, on_ready: Callable[[], None]) -> None:
         self.on_ready = on_ready
         self.ended = False
         self._bounds = bounds
+        # A frame that waits alone, as most do, stands here and costs no dictionary.
+        self._alone: Frame | None = None
+        self._alone_topic = GATEWAY
         # By a growing number, so that any frame is found and removed at once and the order stays.
         self._pending: dict[int, tuple[str, Frame]] = {}
         self._newest: dict[str, int] = {}
@@ -52,11 +55,10 @@ class Mailbox:
         """Let a frame wait. After `end` nothing is taken in."""
         if self.ended:
             return
-        if self._pending and (frame.mark is not None or frame.kind in _CHANGES):
-            self._supersede(topic, frame)
-        self._append(topic, frame)
-        if len(self._pending) > self._bounds.max_frames or self._bytes > self._bounds.max_bytes:
-            self._make_room()
+        if self._alone is None and not self._pending:
+            self._alone, self._alone_topic = frame, topic
+        else:
+            self._put_behind(topic, frame)
         self.on_ready()
 
     def over(self, topic: str) -> None:
@@ -71,6 +73,9 @@ class Mailbox:
 
     def take(self) -> list[Frame]:
         """Take all that waits."""
+        if self._alone is not None:
+            alone, self._alone = self._alone, None
+            return [alone]
         if not self._pending and self._dropped is None:
             return []
         taken = [frame for _, frame in self._pending.values()]
@@ -81,6 +86,7 @@ class Mailbox:
 
     def forget(self, topic: str) -> None:
         """Let nothing wait that is of a topic."""
+        self._join()
         for number in [number for number, (of, _) in self._pending.items() if of == topic]:
             self._remove(number)
         self._newest = {frame.name: number for number, (_, frame) in self._pending.items() if frame.mark is not None or frame.kind is Kind.FINAL}
@@ -88,12 +94,26 @@ class Mailbox:
             self._dropped.pop(topic, None)
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._pending) + (self._alone is not None)
 
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait."""
-        return self._bytes
+        return self._bytes if self._alone is None else len(self._alone.data)
+
+    def _put_behind(self, topic: str, frame: Frame) -> None:
+        self._join()
+        if frame.mark is not None or frame.kind in _CHANGES:
+            self._supersede(topic, frame)
+        self._append(topic, frame)
+        if len(self._pending) > self._bounds.max_frames or self._bytes > self._bounds.max_bytes:
+            self._make_room()
+
+    def _join(self) -> None:
+        """Let what waits alone wait with others."""
+        if self._alone is not None:
+            self._append(self._alone_topic, self._alone)
+            self._alone = None
 
     def _supersede(self, topic: str, frame: Frame) -> None:
         """What says all that the one before it said takes its place."""
@@ -103,14 +123,6 @@ class Mailbox:
         said = self._gaps is not None and topic in self._gaps
         if said or (frame.mark is not None and self._pending[number][1].mark == frame.mark):
             self._remove(number)
-
-    def _append(self, topic: str, frame: Frame) -> None:
-        number = self._next
-        self._next = number + 1
-        self._pending[number] = (topic, frame)
-        if frame.mark is not None or frame.kind is Kind.FINAL:
-            self._newest[frame.name] = number
-        self._bytes += len(frame.data)
 
     def _remove(self, number: int) -> None:
         self._bytes -= len(self._pending.pop(number)[1].data)
@@ -142,6 +154,14 @@ class Mailbox:
         for kind in (Kind.DEGRADED, Kind.DRAIN):
             if (notice := _last(of_gateway, kind)) is not None:
                 self._append(GATEWAY, notice)
+
+    def _append(self, topic: str, frame: Frame) -> None:
+        number = self._next
+        self._next = number + 1
+        self._pending[number] = (topic, frame)
+        self._bytes += len(frame.data)
+        if frame.mark is not None or frame.kind is Kind.FINAL:
+            self._newest[frame.name] = number
 
     def _clear(self) -> None:
         self._pending.clear()

@@ -32,6 +32,10 @@ _NOT_SENT_BYTES = 16 * 1024
 """What the kernel holds for a reader beyond what is on its way: the rest waits here, where it is conflated."""
 
 
+_SEND_BUFFER_BYTES = 128 * 1024
+"""The most that the kernel holds for one reader that does not read (Linux allows twice that); by itself it would let this grow to megabytes."""
+
+
 def run(config: GatewayConfig) -> int:
     """Serve until a signal. Returns the process's exit code: 0, or 1 when the address cannot be had."""
     _set_up_logging()
@@ -165,6 +169,7 @@ def _set_for_streams(listener: socket.socket) -> None:
     """Options that every accepted connection inherits: a peer that is gone, or does not read, is to show here and not to hide in the kernel."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_S * 1000))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)

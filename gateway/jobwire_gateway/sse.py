@@ -49,7 +49,7 @@ Begin = Callable[[Topics, dict[str, str], Cursor | None, OnReady], Reader]
 class EventStream:
     """One open stream."""
 
-    __slots__ = ("_beating", "_beats", "_finished", "_loop", "_rest", "_send", "_writing", "last_write", "reader")
+    __slots__ = ("_beating", "_beats", "_finished", "_loop", "_more", "_rest", "_send", "_writing", "last_write", "reader")
 
     def __init__(self, send: Send) -> None:
         self._loop = asyncio.get_running_loop()
@@ -57,6 +57,7 @@ class EventStream:
         self.last_write = self._loop.time()
         self._send = send
         self._writing = False
+        self._more = False
         self._rest: asyncio.Task[None] | None = None
         self._beating = False
         self._beats = 0
@@ -64,7 +65,9 @@ class EventStream:
 
     def wake(self) -> None:
         """Write what waits, once all that happens now has been put there."""
-        if not self._writing and self.reader is not None and not self._finished:
+        if self._writing:
+            self._more = True
+        elif self.reader is not None and not self._finished:
             self._writing = True
             self._loop.call_soon(self._begin)
 
@@ -92,20 +95,26 @@ class EventStream:
 
     async def _write(self, reader: Reader) -> None:
         try:
-            while data := self._take(reader):
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
-                self.last_write = self._loop.time()
+            self._more = True
+            while self._more:
+                # What comes while this is being sent, which seldom takes any time, is sent after it.
+                self._more = False
+                if data := self._take(reader):
+                    await self._send({"type": "http.response.body", "body": data, "more_body": True})
+                    self.last_write = self._loop.time()
             if reader.ended:
                 self._finished = True
                 await _finish(self._send)
         finally:
-            # Between the last take and this line nobody else ran, so no frame waits unseen.
+            # Between the last look at `_more` and this line nobody else ran, so no frame waits unseen.
             self._writing = False
 
     def _take(self, reader: Reader) -> bytes:
-        beating, self._beating = self._beating, False
         data = reader.take()
-        if data or not beating or reader.ended:
+        if not self._beating:
+            return data
+        self._beating = False
+        if data or reader.ended:
             return data
         self._beats += 1
         return (reader.cursor() if self._beats % _CURSOR_EVERY == 0 else b"") or HEARTBEAT

@@ -40,7 +40,7 @@ class Seen:
         """As its end."""
         return frames.final(self.job)
 
-    @property
+    @cached_property
     def newest(self) -> Frame:
         """As a change that has just happened."""
         return self.final if self.ended else self.update
@@ -97,14 +97,14 @@ class JobWatch:
 
     def change(self, seen: Seen) -> None:
         """Show a change that has just happened."""
-        if self.heard and self._on_heard is not None:
-            self.newest = seen
-        if not self.started or seen.revision <= self._cursor:
-            return
-        self._cursor = seen.revision
-        self._put(seen.newest)
-        if seen.ended:
-            self._end()
+        if not self.started:
+            if self.heard:
+                self.newest = seen
+        elif seen.revision > self._cursor:
+            self._cursor = seen.revision
+            self.outlet.put(self.topic, seen.newest)
+            if seen.ended:
+                self._end()
 
     def gone(self) -> None:
         """There is no such job. One that the reader has seen was removed; any other never was."""
