@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 
 from jobwire.v1 import job_pb2
@@ -31,6 +30,9 @@ _MAX_NAMES = 20_000
 #: Where `order` stands in a record's header.
 _ORDER = Struct(">38xQ")
 _FAILED = job_pb2.JOB_STATE_FAILED
+_OTHER = OTHER.encode()
+#: An enum's member costs a lookup for each job.
+_OK = Word.OK.value
 
 
 class Histogram:
@@ -42,9 +44,10 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one. What two clocks make negative counts as nothing."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
+        if seconds > 0:
+            self.sum += seconds
 
 
 class Clock:
@@ -68,19 +71,24 @@ class Clock:
 
 
 class Words:
-    """Words from outside, of which only so many are told apart."""
+    """Counts by words from outside, of which only so many are told apart."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._counts: dict[bytes, int] = {}
 
-    def bounded(self, word: str) -> str:
-        """The word itself, or OTHER."""
-        if word in self._known:
-            return word
-        if len(self._known) >= MAX_WORDS:
-            return OTHER
-        self._known.add(word)
-        return word
+    def add(self, word: bytes) -> None:
+        """Count one."""
+        counts = self._counts
+        if word in counts:
+            counts[word] += 1
+        elif len(counts) < MAX_WORDS:
+            counts[word] = 1
+        else:
+            counts[_OTHER] = counts.get(_OTHER, 0) + 1
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Each word with its count."""
+        return ((word.decode(errors="replace"), count) for word, count in self._counts.items())
 
 
 class Meter:
@@ -91,18 +99,16 @@ class Meter:
         self.leased = 0
         self.handed_back = 0
         self.retries = 0
-        self.completions: Counter[str] = Counter()
+        self.completions = Words()
         """By job name."""
-        self.failures: Counter[str] = Counter()
+        self.failures = Words()
         """Jobs that ended as FAILED by what their worker said, by job name."""
-        self.errors: Counter[str] = Counter()
+        self.errors = Words()
         """Attempts that failed, by the error's type."""
         self.waits = Histogram(WAIT_BUCKETS)
         self.durations = Histogram(DURATION_BUCKETS)
         self._clock = clock
         self._names: dict[int, bytes] = {}
-        self._job_names = Words()
-        self._error_types = Words()
 
     def made(self, words: Sequence[str]) -> None:
         """Jobs were enqueued with these words."""
@@ -129,25 +135,26 @@ class Meter:
     def settled(self, items: Sequence[TurnItem], answers: Sequence[Settled]) -> None:
         """What workers said was settled."""
         now_us = self._clock.now_us()
+        pop, add, observe = self._names.pop, self.completions.add, self.durations.observe
         for item, (word, state) in zip(items, answers, strict=True):
-            kind = item.kind
-            if word != Word.OK or kind not in "CFSR":
+            kind, token = item.kind, item.token
+            if word != _OK:
                 continue
-            name = self._names.pop(item.token, b"")
             if kind == "C":
-                self.completions[self._job_names.bounded(name.decode())] += 1
-                self.durations.observe(max(0.0, (now_us - item.token) / 1e6))
+                add(pop(token, b""))
+                observe((now_us - token) / 1e6)
             elif kind == "F":
-                self._failed(item, name, state)
-                self.durations.observe(max(0.0, (now_us - item.token) / 1e6))
-            else:
+                self._failed(item, pop(token, b""), state)
+                observe((now_us - token) / 1e6)
+            elif kind in "SR":
+                pop(token, b"")
                 self.handed_back += 1
 
     def _failed(self, item: TurnItem, name: bytes, state: int) -> None:
         failure = job_pb2.Failure.FromString(item.a) if isinstance(item.a, bytes) else job_pb2.Failure()
-        self.errors[self._error_types.bounded(failure.type)] += 1
+        self.errors.add(failure.type.encode())
         if state == _FAILED:
-            self.failures[self._job_names.bounded(name.decode())] += 1
+            self.failures.add(name)
         else:
             self.retries += 1
 

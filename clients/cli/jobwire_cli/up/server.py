@@ -69,5 +69,6 @@ class Server:
 
 def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
     """Ours without what says where a store is, plus this part's own: the gateway is to know nothing of the store."""
-    kept = {key: value for key, value in os.environ.items() if key != "JOBWIRE_STORE" and not key.startswith("REDIS_")}
+    # Two parts cannot have one address for their metrics.
+    kept = {key: value for key, value in os.environ.items() if key not in ("JOBWIRE_STORE", "JOBWIRE_METRICS") and not key.startswith("REDIS_")}
     return {**kept, "PYTHONUNBUFFERED": "1", **secrets}
