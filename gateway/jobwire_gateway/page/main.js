@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { jobView } from "./job.js";
 import { overview } from "./overview.js";
 import { queueView } from "./queue.js";
+import { needSession } from "./session.js";
 
 const main = document.getElementById("main");
 let view = null;
@@ -44,4 +45,5 @@ function decode(part) {
 }
 
 addEventListener("hashchange", show);
+needSession();
 show();

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from jobwire_cli.up.own_keys import OwnKeys
 from jobwire_cli.up.process import Ending, LineSink, PartFailed
 from jobwire_cli.up.server import Server
 from jobwire_cli.up.store import EmbeddedStore
@@ -128,12 +129,13 @@ class Supervisor:
         """Start what is not there yet, one after the other, then keep all of it running. Returns only by an error."""
         for part in self._parts:
             await part.start()
+        keys = OwnKeys.made()
         broker = Server(
             "broker",
             address_flag="grpc",
             address=self._config.grpc,
             arguments=self._config.broker_arguments,
-            secrets={"JOBWIRE_STORE": store_url},
+            secrets={"JOBWIRE_STORE": store_url, **keys.for_broker},
             sink=self._sink,
         )
         await self._add(broker)
@@ -142,7 +144,7 @@ class Supervisor:
             address_flag="http",
             address=self._config.http,
             arguments=["--broker", broker.address, *self._config.gateway_arguments],
-            secrets={},
+            secrets=keys.for_gateway,
             sink=self._sink,
         )
         await self._add(gateway)
