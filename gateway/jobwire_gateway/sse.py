@@ -33,7 +33,10 @@ from jobwire_gateway.topics import Topics
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
 
 _SETTLE_S = 2.0
-"""How long one who is no EventSource waits at most for the first word before the answer begins, and one who comes back for the last of its topics."""
+"""How long one who is no EventSource waits at most for the first word before the answer begins."""
+
+_HOLD_S = 1.5
+"""How long one who comes back to many topics waits at most for the last of them."""
 
 _CURSOR_EVERY = 4
 """Of so many heartbeats one moves the browser's `Last-Event-ID`."""
@@ -163,7 +166,7 @@ class StreamEndpoint:
         spoken = asyncio.Event()
         reader = asked.begin(stream.wake if is_event_source else spoken.set)
         self._streams.add(stream)
-        settling = asyncio.get_running_loop().call_later(_SETTLE_S, reader.settle) if reader.holding else None
+        settling = asyncio.get_running_loop().call_later(_HOLD_S, reader.settle) if reader.holding else None
         try:
             if not is_event_source:
                 await self._first_word(reader, spoken)
