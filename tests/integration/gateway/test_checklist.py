@@ -221,16 +221,18 @@ async def test_b01_b08_a_reader_that_does_not_read_delays_nobody_and_gets_a_gap_
         async with reading(http, f"/v1/queues/{queue}/events") as reader:
             await reader.until("connected")
             began = time.monotonic()
+            # More than the kernel and the server hold for one reader.
+            many = {"jobs": [{"jobName": "j" * 128} for _ in range(500)]}
             for _ in range(8):
-                jobs = await asyncio.gather(*(enqueue(http, queue, jobName="j" * 128) for _ in range(100)))
-            last = max(jobs, key=lambda job: str(job["id"]))
+                assert (await http.post(f"/v1/queues/{queue}/jobs", json=many)).is_success
+            last = await enqueue(http, queue)
             await reader.until("update", id=last["id"])
             assert time.monotonic() - began < 30
         stalled.settimeout(5)
         body = b""
         while last["id"].encode() not in body or b'"slow_reader"' not in body:
             body += stalled.recv(1 << 16)
-        assert body.count(b"data: ") < 800
+        assert body.count(b"data: ") < 4_000
 
 
 async def test_b09_a_lost_broker_is_said_and_its_return_brings_what_was_missed_once(store: Store, queue: str) -> None:
