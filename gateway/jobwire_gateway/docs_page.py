@@ -38,7 +38,7 @@ def _contents(operations: Sequence[Operation]) -> Iterator[str]:
     for tag, group in groupby(operations, lambda operation: operation.tag):
         yield f"<h2>{escape(tag)}</h2><ul>"
         for operation in group:
-            yield f'<li><a href="#{operation.id}">{escape(operation.summary)}</a></li>'
+            yield f'<li><a href="#{operation.id}">{_marked(operation.summary)}</a></li>'
         yield "</ul>"
     yield "<h2>Things</h2><ul>"
     for name in COMPONENTS:
@@ -61,7 +61,7 @@ def _calls(operations: Sequence[Operation]) -> Iterator[str]:
 
 
 def _call(operation: Operation) -> Iterator[str]:
-    yield f'<section class="call" id="{operation.id}"><h3>{escape(operation.summary)}</h3>'
+    yield f'<section class="call" id="{operation.id}"><h3>{_marked(operation.summary)}</h3>'
     yield f'<p class="address"><b class="{operation.method.lower()}">{operation.method}</b> <code>{escape(operation.path)}</code></p>'
     if operation.description:
         yield f"<p>{_marked(operation.description)}</p>"
@@ -101,7 +101,8 @@ def _bodies(bodies: Mapping[str, Schema]) -> Iterator[str]:
     for media_type, schema in bodies.items():
         if schema.get("properties") == {}:
             continue
-        yield f"<h4>Body, <code>{media_type}</code>: {_type(schema)}</h4>"
+        what = _marked(schema["description"]) if "description" in schema else _type(schema)
+        yield f"<h4>Body, <code>{media_type}</code>: {what}</h4>"
         if "properties" in schema:
             yield from _members(schema)
 

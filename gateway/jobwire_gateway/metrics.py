@@ -5,10 +5,10 @@ timed: their length is their readers' choice.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,11 +23,11 @@ class AddressTaken(Exception):
 
 
 class GatewayMetrics:
-    """All of it. `gauges` are asked at each scrape: name and sentence, and what gives the number."""
+    """All of it. `gauges` are asked at each scrape: name and sentence, and what gives the number; `refusals` are numbers by reason."""
 
-    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]]) -> None:
+    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], refusals: Mapping[str, int]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(gauges))
+        self._registry.register(_Gauges(gauges, refusals))
         ProcessCollector(registry=self._registry)
         labels = ["method", "route", "status"]
         self._requests = Counter("jobwire_gateway_requests", "Requests by route and status, without streams.", labels, registry=self._registry)
@@ -43,7 +43,7 @@ class GatewayMetrics:
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Begin to serve. Gives the port, and what ends it. Raises AddressTaken."""
         # A series beside each other that says when it was begun: twice as many, for nobody.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
             server, _ = start_http_server(port, host, self._registry)
         except OSError as error:
@@ -87,8 +87,9 @@ class Measured:
 
 
 class _Gauges(Collector):
-    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]]) -> None:
+    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], refusals: Mapping[str, int]) -> None:
         self._gauges = gauges
+        self._refusals = refusals
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -96,3 +97,7 @@ class _Gauges(Collector):
     def collect(self) -> Iterable[Metric]:
         for (name, sentence), ask in self._gauges.items():
             yield GaugeMetricFamily(name, sentence, value=float(ask()))
+        refused = CounterMetricFamily("jobwire_gateway_refusals", "Requests that were refused for who made them, or from where.", labels=["reason"])
+        for reason, count in list(self._refusals.items()):
+            refused.add_metric([reason], count)
+        yield refused

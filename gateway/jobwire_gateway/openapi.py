@@ -18,8 +18,10 @@ _DESCRIPTION = (
 )
 _ALWAYS = {
     400: "Something in the call is out of its bounds.",
-    403: "A page of another origin asks (`CROSS_ORIGIN`).",
+    401: "Nobody knows the credentials, where callers must say who they are.",
+    403: "The credentials do not allow it, or a page of another origin asks (`CROSS_ORIGIN`).",
     421: "The gateway does not go by the name in `Host` (`HOST_NOT_ALLOWED`).",
+    429: "Too many requests at once.",
     431: "The request line and headers are too large.",
     500: "Something went wrong inside.",
     503: "The broker or its store is away, or this gateway is about to end.",
