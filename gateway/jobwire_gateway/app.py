@@ -27,6 +27,7 @@ from jobwire_gateway.openapi import document
 from jobwire_gateway.operations import Operation, verbs_of
 from jobwire_gateway.operations import routes as operation_routes
 from jobwire_gateway.problems import Problem
+from jobwire_gateway.refusals import Refusals
 from jobwire_gateway.rest import Rest
 from jobwire_gateway.security import Security
 from jobwire_gateway.sse import EventsEndpoint, ManyEventsEndpoint, Shortcut, watch_job, watch_queue
@@ -50,6 +51,7 @@ class Gateway:
     topics: Topics
     feed: Feed
     streams: Streams
+    refusals: Refusals
 
     @classmethod
     def of(cls, config: GatewayConfig) -> "Gateway":
@@ -64,7 +66,7 @@ class Gateway:
         )
         topics = Topics(Bounds(config.mailbox_frames, config.mailbox_bytes), streams.heartbeat_ms)
         brokers = Brokers(config.brokers, config.call_timeout.total_seconds(), config.credentials)
-        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams)
+        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=Refusals())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -101,6 +103,7 @@ def _secured(app: ASGIApp, gateway: Gateway) -> Security:
     return Security(
         app,
         config.hosts,
+        refusals=gateway.refusals,
         origins=config.allowed_origins,
         proxies=config.proxies,
         identities=Identities(gateway.brokers) if config.asks_callers else None,

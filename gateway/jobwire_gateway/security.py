@@ -53,6 +53,7 @@ class Security:
         app: ASGIApp,
         hosts: Collection[str],
         *,
+        refusals: Refusals | None = None,
         origins: Collection[str] = (),
         proxies: Sequence[Network] = (),
         identities: Identities | None = None,
@@ -60,7 +61,7 @@ class Security:
         attempt_rate: str = "20/10second",
         shares: Shares | None = None,
     ) -> None:
-        self.refusals = Refusals()
+        self._refusals = refusals or Refusals()
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origin.lower() for origin in origins)
@@ -144,7 +145,7 @@ class Security:
             await self._rate.take(f"identity {name}" if name else f"address {address}")
 
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send, *, address: str, name: str) -> None:
-        self.refusals.note(problem.reason, method=scope.get("method", "WS"), path=scope["path"], address=address, name=name)
+        self._refusals.note(problem.reason, method=scope.get("method", "WS"), path=scope["path"], address=address, name=name)
         if scope["type"] == "websocket":
             await receive()
         await problem.response(scope["path"])(scope, receive, send)
@@ -155,7 +156,7 @@ class Security:
         if scope["type"] == "websocket" or not wants_events(Headers(scope=scope)):
             await self._refuse(problem, scope, receive, send, address=address, name=name)
             return
-        self.refusals.note(problem.reason, method=scope["method"], path=scope["path"], address=address, name=name)
+        self._refusals.note(problem.reason, method=scope["method"], path=scope["path"], address=address, name=name)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]})
         await send({"type": "http.response.body", "body": _COME_BACK})
 

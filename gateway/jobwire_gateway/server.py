@@ -118,7 +118,8 @@ def _metrics(config: GatewayConfig, gateway: Gateway) -> Iterator[Callable[[ASGI
             ("jobwire_gateway_streams", "Open event streams, sockets and waits."): lambda: len(gateway.streams),
             ("jobwire_gateway_feed_up", "1 while the feed from a broker is there."): lambda: gateway.feed.open,
             ("jobwire_gateway_draining", "1 from the first signal to the end."): lambda: gateway.streams.draining,
-        }
+        },
+        gateway.refusals.counts,
     )
     host, port = split_address(config.metrics, "metrics")
     taken, stop = metrics.serve(host, port)

@@ -1,0 +1,246 @@
+"""Who asks, as the gateway finds it out: credentials of a request, addresses behind proxies, what was known before, and topics."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobwire.v1.admin_service_pb2 import GetIdentityResponse
+from jobwire_broker.auth.identity import Identity as BrokerIdentity
+from jobwire_broker.auth.identity import known_scopes
+from jobwire_gateway.access import KEPT_S, STALE_S, Credentials, Identities, take_credentials
+from jobwire_gateway.addresses import client_address, networks
+from jobwire_gateway.callers import Identity
+from jobwire_gateway.caps import Rate, Shares
+from jobwire_gateway.config import ConfigError, GatewayConfig
+from jobwire_gateway.credentials import BrokerCredentials
+from jobwire_gateway.problems import Problem
+from starlette.types import Scope
+
+# Topics --------------------------------------------------------------------------------------------------------------------------------------------------
+
+QUEUES = st.sampled_from(["a", "ab", "b", "acme.a", "acme.ab", "acme", "other.a"])
+JOBS = st.sampled_from(["", "j", "j2", "a:b"])
+SCOPES = st.lists(
+    st.builds(
+        lambda verb, queue, star, job: f"{verb}:{queue}*" if star else f"{verb}:{queue}{'/' + job if job else ''}",
+        st.sampled_from(["watch", "*", "read", "enqueue"]),
+        QUEUES,
+        st.booleans(),
+        JOBS,
+    )
+    | st.sampled_from(["watch:*", "*:*", "read:*"]),
+    max_size=4,
+)
+
+
+@given(SCOPES, st.sampled_from(["", "acme", "other"]), QUEUES, JOBS)
+def test_gateway_and_broker_agree_on_what_may_be_watched(scopes: list[str], tenant: str, queue: str, job: str) -> None:
+    """The rule is written in both, since neither may know the other."""
+    broker = BrokerIdentity(name="a", scopes=known_scopes(scopes), tenant=tenant)
+    gateway = Identity(name="a", scopes=tuple(scopes), tenant=tenant)
+    assert gateway.may_watch(f"queues/{queue}/jobs/{job}" if job else f"queues/{queue}") == broker.may("watch", queue, job)
+    assert gateway.may_watch("queues") == broker.may_everywhere("watch")
+
+
+# Credentials of a request --------------------------------------------------------------------------------------------------------------------------------
+
+
+def request(query: str = "", *, subprotocols: list[str] | None = None, **headers: str) -> Scope:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/v1/x", "headers": raw, "query_string": query.encode()}
+    return {**scope, "type": "websocket", "subprotocols": subprotocols} if subprotocols is not None else scope
+
+
+@pytest.mark.parametrize(
+    ("scope", "found"),
+    [
+        (request(), None),
+        (request(authorization="Bearer k"), Credentials("k")),
+        (request(authorization="bearer  k"), Credentials("k")),
+        (request("token=k"), Credentials("k")),
+        (request("a=1&ticket=k&b=2"), Credentials("k")),
+        (request("token=k", authorization="Bearer h"), Credentials("h")),
+        (request(cookie="a=b; __Host-jobwire=k; c=d"), Credentials("k", from_cookie=True)),
+        (request("token=k", cookie="__Host-jobwire=c"), Credentials("k")),
+        (request(cookie="jobwire=k"), None),
+        (request(subprotocols=["jobwire.v1", "ticket.k"]), Credentials("k")),
+        (request(subprotocols=["jobwire.v1"]), None),
+        (request("topic=queues/t&tokens=k"), None),
+    ],
+)
+def test_where_credentials_may_stand(scope: Scope, found: Credentials | None) -> None:
+    assert take_credentials(scope) == found
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        request(authorization="Basic a2V5"),
+        request(authorization="Bearer"),
+        request(authorization="Bearer a b"),
+        request(authorization="Bearer é"),
+        request(authorization="Bearer " + "k" * 8193),
+        request(f"token={'k' * 8193}"),
+    ],
+)
+def test_credentials_that_are_none_are_a_401(scope: Scope) -> None:
+    with pytest.raises(Problem) as caught:
+        take_credentials(scope)
+    assert (caught.value.status, caught.value.reason) == (401, "CREDENTIALS_INVALID")
+
+
+def test_what_stood_in_the_query_is_seen_by_nobody_further_in() -> None:
+    scope = request("topic=queues/a&token=secret&topic=queues/b&ticket=other")
+    take_credentials(scope)
+    assert scope["query_string"] == b"topic=queues/a&topic=queues/b"
+    scope = request(subprotocols=["ticket.secret", "jobwire.v1"])
+    take_credentials(scope)
+    assert scope["subprotocols"] == ["jobwire.v1"]
+
+
+# X05: addresses ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.2.3.4, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, garbage", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("::1", "198.51.100.1", "::1"),
+    ],
+)
+def test_x05_only_what_a_trusted_proxy_says_is_believed(peer: str, forwarded: str, address: str) -> None:
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    assert client_address({"type": "http", "client": (peer, 1), "headers": headers}, networks(["10.0.0.0/8"])) == address
+
+
+# What was known before -----------------------------------------------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """In the place of the brokers: they are a network away, and what is tested is when they are asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answer: GetIdentityResponse | Problem = GetIdentityResponse(authenticated=True, name="ann", scopes=["read:*"])
+
+    async def call(self, ask: object, request: object, *, credentials: str) -> GetIdentityResponse:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if isinstance(self.answer, Problem):
+            raise self.answer
+        return self.answer
+
+
+def identities() -> tuple[Identities, Answers, list[float]]:
+    answers, now = Answers(), [0.0]
+    return Identities(answers, lambda: now[0]), answers, now  # type: ignore[arg-type]
+
+
+async def test_a_storm_with_the_same_credentials_is_one_call() -> None:
+    known, answers, now = identities()
+    found = await asyncio.gather(*(known.of("k") for _ in range(100)))
+    assert ({identity.name for identity in found}, answers.asked) == ({"ann"}, 1)
+    now[0] = KEPT_S + 1
+    await known.of("k")
+    assert answers.asked == 2
+
+
+async def test_while_no_broker_can_be_asked_the_last_word_holds_for_a_while() -> None:
+    known, answers, now = identities()
+    await known.of("k")
+    answers.answer = Problem(503, "away")
+    now[0] = STALE_S - 1
+    assert (await known.of("k")).name == "ann"
+    with pytest.raises(Problem, match="away"):
+        await known.of("another")
+    now[0] = STALE_S + 1
+    with pytest.raises(Problem, match="away"):
+        await known.of("k")
+
+
+async def test_a_refusal_is_remembered_for_a_moment_and_then_asked_again() -> None:
+    known, answers, now = identities()
+    answers.answer = Problem(401, "unknown", reason="CREDENTIALS_INVALID")
+    for _ in range(3):
+        with pytest.raises(Problem, match="unknown"):
+            await known.of("k")
+    assert answers.asked == 1
+    answers.answer = GetIdentityResponse(authenticated=True, name="ann")
+    now[0] = 6.0
+    assert (await known.of("k")).name == "ann"
+
+
+async def test_a_key_that_is_taken_away_is_forgotten() -> None:
+    known, answers, now = identities()
+    await known.of("k")
+    answers.answer = Problem(401, "gone", reason="CREDENTIALS_INVALID")
+    now[0] = KEPT_S + 1
+    with pytest.raises(Problem, match="gone"):
+        await known.of("k")
+
+
+async def test_a_ticket_is_never_remembered() -> None:
+    known, answers, _ = identities()
+    answers.answer = GetIdentityResponse(authenticated=True, name="ann", single_use=True)
+    results = await asyncio.gather(*(known.of("k") for _ in range(5)), return_exceptions=True)
+    assert sum(isinstance(result, Identity) for result in results) == 1
+    await known.of("k")
+    assert answers.asked == 2
+
+
+# Caps ----------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rate_is_counted_for_each_key() -> None:
+    rate = Rate("2/minute")
+    for key in ("a", "a", "b"):
+        await rate.take(key)
+    with pytest.raises(Problem) as caught:
+        await rate.take("a")
+    assert caught.value.status == 429
+    assert 0 < (caught.value.retry_after_ms or 0) <= 60_000
+    await rate.take("b")
+
+
+def test_a_share_is_given_back() -> None:
+    shares = Shares(per_address=1, per_identity=0)
+    with shares.one(address="a", identity="x") as first, shares.one(address="a", identity="y") as second, shares.one(address="b", identity="x") as third:
+        assert (first, second, third) == (True, False, True)
+    with shares.one(address="a", identity="x") as again:
+        assert again
+
+
+# Settings ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"allowed_origins": ("*",)},
+        {"allowed_origins": ("https://app.example/",)},
+        {"allowed_origins": ("app.example",)},
+        {"trusted_proxies": ("10.0.0.0/33",)},
+        {"request_rate": "often"},
+        {"attempt_rate": ""},
+        {"max_streams_per_address": -1},
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(setting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        GatewayConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_a_gateway_with_a_key_asks_its_callers_and_may_listen_for_all() -> None:
+    with_key = GatewayConfig(http="0.0.0.0:80", credentials=BrokerCredentials(key="k"))
+    assert with_key.asks_callers
+    assert not GatewayConfig(credentials=BrokerCredentials(key="k"), auth=False).asks_callers
+    with pytest.raises(ConfigError, match="insecure"):
+        GatewayConfig(http="0.0.0.0:80", credentials=BrokerCredentials(key="k"), auth=False)
