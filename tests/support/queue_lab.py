@@ -13,7 +13,7 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.watching import decode_events
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import PERMANENT, JobItem, Lease, LeaseRequest, QueueStore, Renewal, Settled, TurnItem
+from jobwire_broker.store.queue_store import PERMANENT, JobItem, Lease, LeaseRequest, QueueStore, Renewal, Settled, TurnItem, TurnReport
 
 from tests.support.queue_state import QueueState, read_state, session_bytes, state_name
 from tests.support.store import Store
@@ -64,6 +64,10 @@ class QueueLab:
         """Settle one item: the word and the state."""
         (settled,) = (await self.store.turn([TurnItem(kind, raw_id.encode(), token, *args)])).settled
         return settled.word, state_name(settled.state)
+
+    async def turn_all(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest]) -> TurnReport:
+        """Settle items, then lease."""
+        return await self.store.turn(items, leases)
 
     async def complete(self, raw_id: str, token: int, result: bytes = b"") -> tuple[str, str]:
         """Complete."""

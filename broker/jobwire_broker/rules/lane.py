@@ -40,8 +40,7 @@ class Lane(Generic[Call]):
             self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        # A yield, so that all who call in this turn of the loop share the first call.
-        await asyncio.sleep(0)
+        # A task begins in the next turn of the loop, so all who call in this one share the first call.
         try:
             under_way = self._start()
             while under_way is not None:
@@ -55,16 +54,11 @@ class Lane(Generic[Call]):
                 # What the next call depends on, at once; the rest when that one is on its way.
                 self._note(call, report)
                 under_way = self._start()
-                if under_way is not None:
-                    await asyncio.sleep(0)
                 self._done(call, report)
                 under_way = under_way or self._start()
         finally:
             self.task = None
 
-    def _start(self) -> tuple[Call, asyncio.Task[TurnReport]] | None:
+    def _start(self) -> tuple[Call, Awaitable[TurnReport]] | None:
         call = self._prepare()
-        return None if call is None else (call, asyncio.ensure_future(self._answer(call)))
-
-    async def _answer(self, call: Call) -> TurnReport:
-        return await self._send(call)
+        return None if call is None else (call, self._send(call))

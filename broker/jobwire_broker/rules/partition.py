@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
@@ -233,8 +233,8 @@ class Partition:
             pieces.append(self._enqueues.popleft())
         return _EnqueueCall(pieces, self._plan_leases(count + self.waiting))
 
-    async def _send_enqueue(self, call: _EnqueueCall) -> TurnReport:
-        return await self.store.enqueue(call.items(), call.requests)
+    def _send_enqueue(self, call: _EnqueueCall) -> Awaitable[TurnReport]:
+        return self.store.enqueue(call.items(), call.requests)
 
     def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
         if self.meter is not None:
@@ -294,8 +294,8 @@ class Partition:
             chunk.append(self._entries.popleft())
         return chunk
 
-    async def _send_turn(self, call: _TurnCall) -> TurnReport:
-        return await self.store.turn([item for item, _, _ in call.chunk], call.requests)
+    def _send_turn(self, call: _TurnCall) -> Awaitable[TurnReport]:
+        return self.store.turn([item for item, _, _ in call.chunk], call.requests)
 
     def _turn_done(self, call: _TurnCall, report: TurnReport) -> None:
         if self.meter is not None:

@@ -67,7 +67,7 @@ class CallWatch:
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for connection in self._under_way:
+        for connection in list(self._under_way):
             if now >= connection.late_at:
                 connection.cut(TimeoutError("the store has not answered in time"))
         if self._asking is None and any(now >= connection.ask_at for connection in self._under_way):
@@ -109,8 +109,8 @@ class CallWatch:
         if self._own is None or not self._own.is_usable():
             await self._forget_own()
             self._own = await self._connected()
-        await self._own.exchange(_PING)
-        await self._own.exchange(_PING)
+        await self._own.ask(_PING)
+        await self._own.ask(_PING)
         # Who reads them takes a turn of the loop or two.
         for _ in range(3):
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import asyncio
 import builtins
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -221,15 +221,28 @@ class StoreClient:
         Raises StoreUnavailable, whose `accepted` says whether the call can have been carried out, and StoreFull.
         """
         await self._must_be_there()
-        name = self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
+        return await self._answered(self._calls.call("FCALL", self._name(function), 1, meta_key, *args), function, meta_key, args)
+
+    def begin(self, function: str, meta_key: str, args: Sequence[bytes | str | int]) -> Awaitable[Any]:
+        """The same, sent before this returns when a connection is free. To be awaited once."""
+        if self.available and (self._ping is None or self._ping.done()):
+            answer = self._calls.begin("FCALL", self._name(function), 1, meta_key, *args)
+            if answer is not None:
+                return self._answered(answer, function, meta_key, args)
+        return asyncio.ensure_future(self.call(function, meta_key, args))
+
+    def _name(self, function: str) -> str:
+        return self._names.get(function) or self._names.setdefault(function, f"jobwire_{self._version}_{function}")
+
+    async def _answered(self, answer: Awaitable[Any], function: str, meta_key: str, args: Sequence[bytes | str | int]) -> Any:
         try:
             try:
-                return await self._calls.call("FCALL", name, 1, meta_key, *args)
+                return await answer
             except ResponseError as error:
                 if "Function not found" not in str(error):
                     raise
                 await self._load()
-                return await self._calls.call("FCALL", name, 1, meta_key, *args)
+                return await self._calls.call("FCALL", self._name(function), 1, meta_key, *args)
         except RedisError as error:
             raise self._translate(error) from error
 

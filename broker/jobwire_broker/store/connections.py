@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -26,43 +28,97 @@ class NotSent(ConnectionError):
     """Raised when the store could not be connected to: nothing was asked of it."""
 
 
+class Line(asyncio.Protocol):
+    """A connection that is set up, without streams: what is asked is written at once, and each answer goes to who waits for it."""
+
+    def __init__(self, transport: Any, to_error: Callable[[str], Exception]) -> None:
+        self.closed = transport.is_closing()
+        self._transport = transport
+        self._reader = hiredis.Reader(replyError=to_error)
+        self._asked: asyncio.Future[Any] | None = None
+        self._loop = asyncio.get_running_loop()
+        transport.set_protocol(self)
+
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        """Write a command. The answer, or RedisError; one command at a time."""
+        self._asked = answer = self._loop.create_future()
+        if self.closed:
+            self._break(None)
+        else:
+            self._transport.write(packed)
+        return answer
+
+    def is_being_answered(self) -> bool:
+        """Whether a part of the answer is there, so that the rest is on its way."""
+        return bool(self._reader.has_data())
+
+    def cut(self, error: RedisError | None) -> None:
+        """Close it without waiting for anything. Who waits for an answer gets `error`, else ConnectionError."""
+        if error is not None and self._asked is not None and not self._asked.done():
+            self._asked.set_exception(error)
+        self.closed = True
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio.Protocol."""
+        self._reader.feed(data)
+        answer = self._reader.gets()
+        asked = self._asked
+        if answer is False or asked is None or asked.done():
+            return
+        if isinstance(answer, RedisError):
+            asked.set_exception(answer)
+        else:
+            asked.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Of asyncio.Protocol."""
+        self.closed = True
+        self._break(error)
+
+    def _break(self, error: Exception | None) -> None:
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_exception(ConnectionError(f"the connection to the store broke: {error or 'the store closed it'}"))
+
+
 def connection_for_calls(connection_class: type[Any]) -> type[Any]:
-    """The same connection, with what a call needs and no more."""
+    """The same connection, which can be made a Line once it is set up."""
 
     class CallConnection(connection_class):  # type: ignore[misc]  # its base is known at run time alone
+        line: Line | None = None
         #: Of the call under way, on the loop's clock: when it was sent, when the watch asks after it, and when its time is up.
         sent_at = ask_at = late_at = 0.0
-        #: Why the watch has cut this connection.
-        cut_for: RedisError | None = None
 
         def pack_command(self, *args: Any) -> list[bytes]:
             """With hiredis: the asyncio client packs in Python, which cost as much as all of our own work on a call."""
             return [hiredis.pack_command(args)]
 
+        async def connect_line(self) -> None:
+            """Connect and say who we are, as the client library does; then go on without its streams."""
+            await self.disconnect(nowait=True)
+            await self.connect()
+            self.line = Line(self._writer.transport, self._parser.parse_error)
+
         def is_usable(self) -> bool:
             """Whether it is open, and the store has not closed it meanwhile."""
-            return bool(self.is_connected) and not self._reader.at_eof()
+            return self.line is not None and not self.line.closed
 
-        async def exchange(self, packed: bytes) -> Any:
-            """Send one command and read its answer, without a time limit. Raises RedisError."""
-            try:
-                self._writer.write(packed)
-                await self._writer.drain()
-                answer = await self._parser.read_response()
-            except OSError as error:
-                raise ConnectionError(f"the connection to the store broke: {error}") from error
-            if isinstance(answer, ResponseError):
-                raise answer
-            return answer
+        def ask(self, packed: bytes) -> asyncio.Future[Any]:
+            """Send one command, without a time limit. The answer, or RedisError."""
+            assert self.line is not None
+            return self.line.ask(packed)
 
         def is_being_answered(self) -> bool:
-            """Whether a part of the answer is there, so that the rest is on its way."""
-            return bool(self._parser._reader.has_data())
+            """Whether a part of the answer is there."""
+            return self.line is not None and self.line.is_being_answered()
 
-        def cut(self, error: RedisError) -> None:
-            """End the call that is under way with `error`."""
-            self.cut_for = error
-            self._writer.transport.abort()
+        def cut(self, error: RedisError | None = None) -> None:
+            """Close it at once. The call that is under way ends with `error`."""
+            if self.line is not None:
+                self.line.cut(error)
+            # As its `disconnect` leaves it.
+            self._parser.on_disconnect()
+            self._reader = self._writer = None
 
     return CallConnection
 
@@ -87,40 +143,54 @@ class Connections:
         else:
             await self._wait_for_turn(late_at)
         try:
-            return await self._exchange(packed, late_at)
-        finally:
+            connection = await self._ready(late_at)
+        except BaseException:
             self._let_next()
-
-    async def _exchange(self, packed: bytes, late_at: float) -> Any:
-        connection: Any = self._idle.pop() if self._idle else self._make()
-        try:
-            if not connection.is_usable():
-                await self._connect(connection, late_at)
-            self._watch.begin(connection, len(packed), late_at)
-            try:
-                answer = await connection.exchange(packed)
-            finally:
-                self._watch.end(connection)
-        except ResponseError:
-            # An answer like any other: the connection is in order.
-            self._idle.append(connection)
             raise
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if connection.cut_for is None or not isinstance(error, RedisError):
-                raise
-            if isinstance(connection.cut_for, AnswerLost):
-                # What took this one may have taken others, too.
-                await self.close_idle()
-            raise connection.cut_for from error
-        self._idle.append(connection)
+        return await self._send(connection, packed, late_at)
+
+    def begin(self, *args: Any) -> asyncio.Future[Any] | None:
+        """The same, sent before this returns, on an idle connection; None when there is none."""
+        if not self._idle or self._busy >= MAX_CONNECTIONS or not self._idle[-1].is_usable():
+            return None
+        packed, late_at = hiredis.pack_command(args), asyncio.get_running_loop().time() + self._timeout_s
+        self._busy += 1
+        return self._send(self._idle.pop(), packed, late_at)
+
+    def _send(self, connection: Any, packed: bytes, late_at: float) -> asyncio.Future[Any]:
+        self._watch.begin(connection, len(packed), late_at)
+        answer: asyncio.Future[Any] = connection.ask(packed)
+        answer.add_done_callback(partial(self._answered, connection))
         return answer
+
+    def _answered(self, connection: Any, answer: asyncio.Future[Any]) -> None:
+        self._watch.end(connection)
+        error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
+        if error is None or isinstance(error, ResponseError):
+            # An error of the store is an answer like any other: the connection is in order.
+            self._idle.append(connection)
+        else:
+            connection.cut()
+        if isinstance(error, AnswerLost):
+            # What took this one may have taken others, too.
+            self._cut_idle()
+        self._let_next()
+
+    async def _ready(self, late_at: float) -> Any:
+        connection: Any = self._idle.pop() if self._idle else self._make()
+        if not connection.is_usable():
+            await self._connect(connection, late_at)
+        return connection
+
+    def _cut_idle(self) -> None:
+        for connection in self._idle:
+            connection.cut()
+        self._idle.clear()
 
     async def _connect(self, connection: Any, late_at: float) -> None:
         try:
             async with asyncio.timeout_at(late_at):
-                await connection.disconnect(nowait=True)
-                await connection.connect()
+                await connection.connect_line()
         except (AuthenticationError, BusyLoadingError):
             raise
         except (ConnectionError, TimeoutError, OSError, builtins.TimeoutError) as error:
@@ -158,7 +228,7 @@ class Connections:
         """Return when the store answers on a new connection. Raises RedisError."""
         connection = await self._connected()
         try:
-            await connection.exchange(hiredis.pack_command(("PING",)))
+            await connection.ask(hiredis.pack_command(("PING",)))
         finally:
             await connection.disconnect(nowait=True)
 

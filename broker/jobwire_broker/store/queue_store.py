@@ -5,7 +5,7 @@ At most MAX_ITEMS items and about MAX_BYTES per call, so that no call holds the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from enum import StrEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -218,26 +218,35 @@ def _lease_args(requests: Sequence[LeaseRequest]) -> list[Any]:
     return args
 
 
+async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
+    words, granted, waiting, seq = await answer
+    return TurnReport([w.decode() for w in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq)
+
+
+async def _turned(answer: Awaitable[Any]) -> TurnReport:
+    answers, granted, waiting, seq = await answer
+    return TurnReport([], [_SETTLED[answer] for answer in answers], _leases(granted), waiting, seq)
+
+
 class QueueStore:
     """The keys of one queue."""
 
     def __init__(self, client: StoreClient, queue: str) -> None:
         self._call = client.call
+        self._begin = client.begin
         self.queue = queue
         base = client.base(queue)
         self._meta = base + "m"
         self.events_channel = base + "E"
         self.wake_channel = base + "W"
 
-    async def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
-        """Make jobs, then lease. `words` are MADE or EXISTS."""
-        words, granted, waiting, seq = await self._call("enqueue", self._meta, _item_args(items) + _lease_args(leases))
-        return TurnReport([w.decode() for w in words] or [Word.MADE] * len(items), [], _leases(granted), waiting, seq)
+    def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
+        """Make jobs, then lease. `words` are MADE or EXISTS. The call is sent before this returns when a connection is free; to be awaited once."""
+        return _enqueued(self._begin("enqueue", self._meta, _item_args(items) + _lease_args(leases)), len(items))
 
-    async def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> TurnReport:
-        """Settle what workers say, then lease."""
-        answers, granted, waiting, seq = await self._call("turn", self._meta, _turn_args(items) + _lease_args(leases))
-        return TurnReport([], [_SETTLED[answer] for answer in answers], _leases(granted), waiting, seq)
+    def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
+        """Settle what workers say, then lease. Sent as `enqueue` is."""
+        return _turned(self._begin("turn", self._meta, _turn_args(items) + _lease_args(leases)))
 
     async def attach(self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]]) -> list[Settled] | None:
         """Bind a session to its newest stream. A word per held job; None when a newer stream has it."""

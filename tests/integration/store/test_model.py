@@ -136,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
     def turn(self, settled: list[tuple[tuple[str, int], str, str]], asked: list[tuple[str, int, int]]) -> None:
         said = [(kind, raw_id, self.token(raw_id, which), argument) for (kind, argument), raw_id, which in settled]
         wanted = [(session, self.epochs[session] + off, count) for session, off, count in asked]
-        report = self.call(self.q.store.turn([turn_item(*x) for x in said], [LeaseRequest(session_bytes(s), epoch, n) for s, epoch, n in wanted]))
+        report = self.call(self.q.turn_all([turn_item(*x) for x in said], [LeaseRequest(session_bytes(s), epoch, n) for s, epoch, n in wanted]))
         assert [(x.word, state_name(x.state)) for x in report.settled] == [self.model.settle(*x) for x in said]
         for (session, epoch, count), lease in zip(wanted, report.leases, strict=True):
             word, ids = self.model.lease(session, epoch, count)
