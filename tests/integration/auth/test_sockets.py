@@ -9,7 +9,7 @@ import pytest
 from jobwire.v1 import admin_service_pb2 as admin
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from tests.support import Broker, Gateway
 from tests.support.api import api
@@ -44,10 +44,10 @@ async def test_w01_w02_who_may_open_one(strict_gateway: Gateway, strict_broker: 
     assert await refused(strict_gateway, additional_headers={"Cookie": f"__Host-jobwire={token}"}) == 403
     assert await refused(strict_gateway, additional_headers={"Cookie": f"__Host-jobwire={token}"}, origin="https://app.example") == 403
     async with connect(
-        address(strict_gateway), proxy=None, additional_headers={"Cookie": f"__Host-jobwire={token}"}, origin=f"http://{strict_gateway.address}"
+        address(strict_gateway), proxy=None, additional_headers={"Cookie": f"__Host-jobwire={token}"}, origin=Origin(f"http://{strict_gateway.address}")
     ):
         pass
-    async with connect(address(strict_gateway, f"?token={token}"), proxy=None, origin="https://app.example"):
+    async with connect(address(strict_gateway, f"?token={token}"), proxy=None, origin=Origin("https://app.example")):
         pass
     assert token not in strict_gateway.tail(2_000) + strict_broker.tail(2_000)
 
