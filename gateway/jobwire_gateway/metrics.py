@@ -23,11 +23,11 @@ class AddressTaken(Exception):
 
 
 class GatewayMetrics:
-    """All of it. `gauges` are asked at each scrape: name and sentence, and what gives the number; `refusals` are numbers by reason."""
+    """All of it. `gauges` and `counters` are asked at each scrape: name and sentence, and what gives the number, for counters by reason."""
 
-    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], refusals: Mapping[str, int]) -> None:
+    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], counters: dict[tuple[str, str], Mapping[str, int]]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(gauges, refusals))
+        self._registry.register(_Asked(gauges, counters))
         ProcessCollector(registry=self._registry)
         labels = ["method", "route", "status"]
         self._requests = Counter("jobwire_gateway_requests", "Requests by route and status, without streams.", labels, registry=self._registry)
@@ -86,10 +86,10 @@ class Measured:
             self._metrics.observe(method, route, status, time.perf_counter() - began)
 
 
-class _Gauges(Collector):
-    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], refusals: Mapping[str, int]) -> None:
+class _Asked(Collector):
+    def __init__(self, gauges: dict[tuple[str, str], Callable[[], float]], counters: dict[tuple[str, str], Mapping[str, int]]) -> None:
         self._gauges = gauges
-        self._refusals = refusals
+        self._counters = counters
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -97,7 +97,8 @@ class _Gauges(Collector):
     def collect(self) -> Iterable[Metric]:
         for (name, sentence), ask in self._gauges.items():
             yield GaugeMetricFamily(name, sentence, value=float(ask()))
-        refused = CounterMetricFamily("jobwire_gateway_refusals", "Requests that were refused for who made them, or from where.", labels=["reason"])
-        for reason, count in list(self._refusals.items()):
-            refused.add_metric([reason], count)
-        yield refused
+        for (name, sentence), counts in self._counters.items():
+            family = CounterMetricFamily(name, sentence, labels=["reason"])
+            for reason, count in list(counts.items()):
+                family.add_metric([reason], count)
+            yield family

@@ -116,10 +116,14 @@ def _metrics(config: GatewayConfig, gateway: Gateway) -> Iterator[Callable[[ASGI
     metrics = GatewayMetrics(
         {
             ("jobwire_gateway_streams", "Open event streams, sockets and waits."): lambda: len(gateway.streams),
+            ("jobwire_gateway_streams_started", "Streams, sockets and waits that began since this process did."): lambda: gateway.streams.started,
             ("jobwire_gateway_feed_up", "1 while the feed from a broker is there."): lambda: gateway.feed.open,
             ("jobwire_gateway_draining", "1 from the first signal to the end."): lambda: gateway.streams.draining,
         },
-        gateway.refusals.counts,
+        {
+            ("jobwire_gateway_refusals", "Requests that were refused for who made them, or from where."): gateway.refusals.counts,
+            ("jobwire_gateway_streams_turned_away", "Streams that were told to come back later."): gateway.streams.turned_away,
+        },
     )
     host, port = split_address(config.metrics, "metrics")
     taken, stop = metrics.serve(host, port)

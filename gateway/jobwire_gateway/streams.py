@@ -7,6 +7,7 @@ of reconnections is let in at a pace that leaves room for those who are in alrea
 import asyncio
 import random
 import time
+from collections import Counter
 from typing import Protocol
 
 from jobwire_gateway import frames
@@ -30,6 +31,8 @@ class Streams:
 
     def __init__(self, *, limit: int, starts_per_s: int, retry_s: float, drain_s: float, heartbeat_s: float) -> None:
         self.draining = False
+        self.started = 0
+        self.turned_away: Counter[str] = Counter()
         self.heartbeat_ms = round(heartbeat_s * 1000)
         self.wheel = Wheel(heartbeat_s)
         self._limit = limit
@@ -51,6 +54,11 @@ class Streams:
 
     def refusal(self) -> str:
         """Why one more is to come back later, as a word; empty when it may come in, which counts as a start."""
+        if word := self._refusal():
+            self.turned_away[word] += 1
+        return word
+
+    def _refusal(self) -> str:
         if self.draining:
             return "SHUTTING_DOWN"
         if len(self._open) >= self._limit:
@@ -59,6 +67,7 @@ class Streams:
 
     def add(self, stream: OpenStream) -> None:
         """Count a stream in."""
+        self.started += 1
         self._open.add(stream)
         self._end_with_credentials(stream)
         self.wheel.add(stream)
