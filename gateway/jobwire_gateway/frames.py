@@ -11,6 +11,7 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
     degraded   {degraded: true|false, reason}  the gateway is cut off from broker or store; the stream lives on
     drain      {reconnectMs}                   this gateway ends; reconnect
     error      {name, reason, detail}          trouble of the stream, never of the job
+    unsubscribed {name}                        over WebSocket: nothing more comes of this topic
 
 Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets an id of that stream (cursors.py).
 """

@@ -1,5 +1,6 @@
 """A reader of one topic, as the stream that writes to it sees it: bytes to write, and whether there will be more."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,23 +15,33 @@ from jobwire_gateway.watches import JobWatch, QueueWatch
 class Reader(Protocol):
     """What a stream writes out."""
 
-    on_ready: Callable[[], None]
-    """Called whenever there is something to take; it may be called without need."""
+    @property
+    @abstractmethod
+    def on_ready(self) -> Callable[[], None]:
+        """Called whenever there is something to take; it may be called without need."""
+
+    @on_ready.setter
+    def on_ready(self, on_ready: Callable[[], None]) -> None:
+        """Let another be called."""
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether nothing comes after what can be taken now."""
 
     @property
+    @abstractmethod
     def holding(self) -> bool:
         """Whether it says nothing yet, until it has heard of all its topics or `settle` is called."""
 
     def settle(self) -> None:
         """Wait no longer."""
 
+    @abstractmethod
     def take(self) -> bytes:
         """Take all that waits, as one write. Empty when nothing does."""
 
+    @abstractmethod
     def cursor(self) -> bytes:
         """What moves the browser's `Last-Event-ID` to where the reader is. Empty when it is there by itself."""
 
