@@ -104,7 +104,7 @@ def session_name(session: bytes) -> str:
 
 async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> QueueState:
     """Read and check all keys that begin with `base`. `dates_moved`: the test has moved due dates in the index, so they differ from the records."""
-    keys = [key.decode().removeprefix(base) for key in await redis.keys(base + "*")]
+    keys = [key.decode("latin-1").removeprefix(base) for key in await redis.keys(base + "*")]
     records: list[bytes] = await redis.keys(base + "j*")
     apart: list[bytes] = await redis.keys(base + "p*")
     pipe = redis.pipeline(transaction=False)

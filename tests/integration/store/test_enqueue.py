@@ -1,7 +1,8 @@
 """`enqueue`: the whole state of the queue after one call."""
 
+import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import LeaseRequest
+from jobwire_broker.store.queue_store import JobItem, LeaseRequest, TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView, session_bytes
@@ -119,3 +120,62 @@ async def test_an_id_of_ours_and_an_id_of_text_live_side_by_side(q: QueueLab) ->
     assert report.words == ["MADE", "MADE"]
     found = await q.store.get([ours, ours.hex().encode()])
     assert all(answer.record for answer in found)
+
+
+# Long payloads, and ids that come again ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_long_payload_is_kept_apart_and_goes_wherever_the_job_goes(q: QueueLab) -> None:
+    payload = bytes(range(256)) * 20
+    assert await q.make(item("a", payload=payload)) == ["MADE"]
+    assert await q.redis.strlen(q.base + "ja") < 100
+    assert (await q.state()).payloads == {"a": payload}
+    await q.attach("s")
+    ((_, token, record),) = (await q.lease_fully("s", 1)).jobs
+    assert codec.sections(record, codec.body_start(record)) == {codec.TAG_PAYLOAD: payload}
+    (found,) = await q.store.get([b"a"])
+    assert codec.sections(found.record, codec.body_start(found.record)) == {codec.TAG_PAYLOAD: payload}
+    assert await q.complete("a", token, b"result") == ("OK", "COMPLETED")
+    assert (await q.state()).payloads == {"a": payload}
+    await q.store.delete(b"a")
+    assert await q.redis.keys(q.base + "[jp]*") == []
+
+
+async def test_a_long_payload_is_forgotten_with_its_job(q: QueueLab) -> None:
+    await q.make(item("a", payload=bytes(5000)))
+    await q.attach("s")
+    await q.complete("a", (await q.lease("s", 1))["a"])
+    for batch in range(10):
+        await q.make(*(f"b{batch}-{i}" for i in range(100)))
+        leased = await q.lease("s", 100)
+        await q.store.turn([TurnItem("C", raw_id.encode(), token) for raw_id, token in leased.items()])
+    state = await q.state()
+    assert (len(state.completed), state.ring, await q.redis.keys(q.base + "p*")) == (1000, {"a": ("COMPLETED", "COMPLETE")}, [])
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+async def test_the_same_id_with_another_payload_is_another_job(q: QueueLab, size: int) -> None:
+    payload = bytes(size)
+    assert await q.make(item("a", payload=payload)) == ["MADE"]
+    before = await q.state()
+    assert await q.make(item("a", payload=payload), item("a", payload=payload + b"x"), item("a", payload=payload[1:])) == ["MADE", "EXISTS", "EXISTS"]
+    assert await q.state() == before
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+async def test_an_id_that_comes_twice_in_one_call_is_one_job(q: QueueLab, size: int) -> None:
+    twice = item("a", payload=bytes(size))
+    assert await q.make(twice, "b", twice, item("a")) == ["MADE", "MADE", "MADE", "EXISTS"]
+    assert (await q.state()).waiting == ["a", "b"]
+
+
+@pytest.mark.parametrize("days_ahead", [0, 1.5, 3, 300_000])
+async def test_an_id_of_ours_that_was_removed_is_known_whatever_its_date_says(q: QueueLab, days_ahead: float) -> None:
+    date = int((await q.now_ms()) + days_ahead * 86_400_000).to_bytes(6, "big")
+    removed, newer = (JobItem(date + bytes((0x70, i)) + bytes(8), "", 5, 3, b"\x04work") for i in (1, 2))
+    assert await q.make(removed) == ["MADE"]
+    await q.store.delete(removed.raw_id)
+    assert await q.make(removed) == ["MADE"]
+    assert (await q.state()).waiting == []
+    assert await q.make(newer) == ["MADE"]
+    assert (await q.state()).waiting == [newer.raw_id.hex()]

@@ -98,6 +98,17 @@ async def test_a_session_that_comes_back_late_adopts_what_still_waits(q: QueueLa
     assert await q.complete("a", tokens["a"]) == ("OK", "COMPLETED")
 
 
+async def test_an_adoption_takes_back_the_loss_of_its_own_lease_and_no_earlier_one(q: QueueLab) -> None:
+    await q.leased("a")
+    await q.lose("s")
+    await q.attach("s", 2)
+    token = (await q.lease("s", 1, 2))["a"]
+    await q.attach("s", 3)
+    assert (await q.state()).jobs == {"a": JobView("WAITING", 0, 1)}
+    assert await words(q, 4, [("a", token)]) == [("HELD", "ACTIVE")]
+    assert (await q.state()).jobs == {"a": JobView("ACTIVE", 1, 1)}
+
+
 async def test_a_job_that_waits_to_go_alone_is_adopted_as_it_was_before_the_loss(q: QueueLab) -> None:
     token = 0
     for epoch in (1, 2):
