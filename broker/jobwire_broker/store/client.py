@@ -32,6 +32,8 @@ CALL_TIMEOUT_S = 1.2
 #: How often an absent store is asked whether it is back.
 PROBE_INTERVAL_S = 0.5
 DISK_TIMEOUT_S = 6.0
+#: The store is asked in steps of this whether it has synced; an answer that is later by half is lost.
+DISK_STEP_S = 1.0
 _EVICTING = ("allkeys-", "volatile-")
 
 
@@ -55,7 +57,7 @@ class StoreClient:
         self._calls = Connections(self._redis.connection_pool, CALL_TIMEOUT_S)
         self._command = self._calls.call
         # WAITAOF blocks its connection, so it has its own.
-        self._fence_redis = self._connect(DISK_TIMEOUT_S)
+        self._fence_redis = self._connect(DISK_STEP_S * 1.5)
         self._version, self._source = library()
         self._names: dict[str, str] = {}
         self._probe: asyncio.Task[None] | None = None
@@ -311,13 +313,28 @@ class StoreClient:
             raise Precondition("the store has no append-only file that is synced to disk: ask for DURABILITY_STORE, or turn appendonly on (Redis 7.2, Valkey)")
 
     async def write_fence(self) -> None:
-        """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them."""
-        async with self._fence_redis.client() as connection:
-            command: Any = connection.execute_command
-            await command("SET", f"{self._namespace}:fence", "1")
-            answer = await command("WAITAOF", 1, 0, int(DISK_TIMEOUT_S * 900))
-        if int(answer[0]) < 1:
+        """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them. In steps: a connection that hangs costs one."""
+        loop = asyncio.get_running_loop()
+        late_at = loop.time() + DISK_TIMEOUT_S
+        while True:
+            try:
+                async with self._fence_redis.client() as connection:
+                    if await self._synced(connection, late_at):
+                        return
+            except (ConnectionError, TimeoutError):
+                if loop.time() + DISK_STEP_S > late_at:
+                    raise
+                continue
             raise TimeoutError("the store did not sync its append-only file in time")
+
+    async def _synced(self, connection: redis.Redis, late_at: float) -> bool:
+        command: Any = connection.execute_command
+        await command("SET", f"{self._namespace}:fence", "1")
+        while asyncio.get_running_loop().time() < late_at:
+            answer = await command("WAITAOF", 1, 0, int(DISK_STEP_S * 1000))
+            if int(answer[0]) >= 1:
+                return True
+        return False
 
     async def fence(self) -> None:
         """write_fence with its errors translated."""

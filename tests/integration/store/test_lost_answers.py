@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import StoreUnavailable
-from jobwire_broker.store.client import CALL_TIMEOUT_S, StoreClient
+from jobwire_broker.store.client import CALL_TIMEOUT_S, DISK_STEP_S, StoreClient
 from jobwire_broker.store.connections import MAX_CONNECTIONS
 from jobwire_broker.store.queue_store import JobItem, QueueStore
 
@@ -150,3 +150,30 @@ async def test_one_who_gives_up_waiting_for_a_connection_takes_none_from_the_oth
         assert sum(isinstance(answer, asyncio.CancelledError) for answer in answers) == 10
         assert not [answer for answer in answers if isinstance(answer, Exception)]
         await asyncio.gather(*(queue.stats() for _ in range(2 * MAX_CONNECTIONS)))
+
+
+class _DeafToSyncs(Relay):
+    """Its first connection that asks for a sync hangs from then on."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.hung = 0
+        self._deaf: set[Link] = set()
+
+    async def pump(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if up and b"WAITAOF" in data and not self.hung:
+                self.hung += 1
+                self._deaf.add(link)
+            if link not in self._deaf:
+                writer.write(data)
+                await writer.drain()
+
+
+async def test_a_sync_whose_answer_is_lost_is_asked_for_again_on_another_connection(store: Store) -> None:
+    async with _DeafToSyncs(str(store.socket)) as relay, _client(f"redis://{relay.address}") as client:
+        began = time.monotonic()
+        await client.sync_to_disk()
+        assert relay.hung == 1
+        assert time.monotonic() - began < 1.5 * DISK_STEP_S + 1 + LOAD_S
+        assert client.available
