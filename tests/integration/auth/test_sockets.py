@@ -103,7 +103,7 @@ async def _drip(gateway: Gateway, begin: bytes, *, drip: bool = True) -> bytes:
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(begin)
-    answer = asyncio.ensure_future(reader.read())
+    answer = asyncio.ensure_future(reader.read(4096))
     async with asyncio.timeout(30):
         while not answer.done():
             await asyncio.wait([answer], timeout=1)
