@@ -13,6 +13,8 @@ _IN_FLIGHT = 4
 
 _TIMEOUT_S = 120.0
 
+_SETTLE_S = 1.0
+
 _STALL_FRAMES, _STALL_BYTES = 40, 30_000
 """More than the buffers of the kernel and of the server hold for one reader."""
 
@@ -110,6 +112,8 @@ def stall(side: Side, readers: Readers, count: int, first: int) -> tuple[Readers
         number += 1
         sent = number - first
         readers.read(lambda sent=sent: readers.frames >= len(readers) * sent, _TIMEOUT_S)  # type: ignore[misc]
+    # What so much at once has stirred up, in the kernel and in the allocator, is no reader's doing.
+    time.sleep(_SETTLE_S)
     return stalled, number
 
 
