@@ -141,10 +141,11 @@ class Registry:
 
     async def register(self, name: str) -> Queue:
         """The queue of that name, which from now on exists. Raises StoreUnavailable."""
-        queue = self.get(name)
-        if not queue.is_registered:
+        while not (queue := self.get(name)).is_registered:
             await self.client.remember_queue(name)
-            self._mark_registered(queue)
+            # The sweep may have let go of it meanwhile: it was idle, and not known to exist.
+            if self.queues.get(name) is queue:
+                self._mark_registered(queue)
         return queue
 
     async def known(self) -> list[str]:

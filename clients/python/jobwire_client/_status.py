@@ -30,10 +30,15 @@ def error_of(failure: grpc.aio.AioRpcError, target: str) -> JobwireError:
     details = _details(status)
     code = failure.code()
     message = status.message or failure.details() or code.name
-    if details.is_from_broker or code not in _UNAVAILABLE:
+    if details.is_from_broker or not (code in _UNAVAILABLE or _is_broken_off(code, message)):
         return _said(code, message, details)
     said_no = code is grpc.StatusCode.UNAVAILABLE and message.startswith(_NEVER_SENT)
     return QueueUnavailable(f"no broker answers at {target}: {_short(code, message)}", accepted="no" if said_no else "unknown")
+
+
+def _is_broken_off(code: grpc.StatusCode, message: str) -> bool:
+    """Whether gRPC itself says INTERNAL: its word for a stream whose connection broke while it wrote."""
+    return code is grpc.StatusCode.INTERNAL and message.startswith("Internal error from Core")
 
 
 def error_of_status(status: error_pb2.ErrorStatus) -> JobwireError:

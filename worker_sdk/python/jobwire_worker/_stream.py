@@ -128,6 +128,7 @@ class Stream:
         self._writable = asyncio.Event()
         self._changed = asyncio.Event()
         self._goodbye_sent = asyncio.Event()
+        self._goodbye_begun = False
         self.outbox = Mailbox(self._loop, self._take)
         try:
             if self._health is not None:
@@ -151,6 +152,8 @@ class Stream:
             if self._ending:
                 break
             status = await self._connection(address)
+            if self._goodbye_begun and status is not None and status.code is grpc.StatusCode.OK:
+                self._goodbye_sent.set()  # the broker has read it, and was quicker than our own write's end
             if self._ending or self._goodbye_sent.is_set():
                 break
             await self._after(address, status)
@@ -254,8 +257,9 @@ class Stream:
                     writable.clear()
                     await writable.wait()
                     continue
+                self._goodbye_begun = frame.HasField("goodbye")
                 await call.write(frame)
-                if frame.HasField("goodbye"):
+                if self._goodbye_begun:
                     await call.done_writing()
                     self._goodbye_sent.set()
                     return
