@@ -5,7 +5,7 @@ import importlib.metadata
 from jobwire.v1.admin_service_pb2 import GetServerInfoRequest, ListWorkersRequest
 from jobwire.v1.job_pb2 import Durability, Job, JobSpec, JobState
 from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest, GetJobRequest, ListJobsRequest
-from jobwire.v1.queue_service_pb2 import ListQueuesRequest
+from jobwire.v1.queue_service_pb2 import CleanQueueRequest, ListQueuesRequest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -123,6 +123,16 @@ class Rest:
 def cancel_request(asked: Asked) -> CancelJobRequest:
     """Which job to cancel, and with what grace."""
     request = CancelJobRequest(name=asked.job)
+    if "grace" in asked.body:
+        request.grace.CopyFrom(duration("grace", asked.body["grace"]))
+    return request
+
+
+def clean_request(asked: Asked) -> CleanQueueRequest:
+    """Which jobs to delete."""
+    request = CleanQueueRequest(name=asked.queue)
+    if "state" in asked.body:
+        request.state = _state(str(asked.body["state"]))
     if "grace" in asked.body:
         request.grace.CopyFrom(duration("grace", asked.body["grace"]))
     return request

@@ -68,6 +68,13 @@ JOB_ID = text("The job's id, unique in its queue.", pattern=f"^{JOB_ID_PATTERN}$
 NO_MEMBERS = closed({})
 TOPICS = closed({"topics": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100}}, required=("topics",))
 CANCEL = closed({"grace": length("How long a running handler may take to give way. Default 30 s; at most an hour; 0 ends it at once.", _ONE_HOUR)})
+CLEAN = closed(
+    {
+        "state": {"description": "Which jobs. Default `completed`.", "type": "string", "enum": ["completed", "failed", "cancelled", "expired"]},
+        "grace": length("Jobs that ended less than this ago are kept. Default 0 s; less than 3,650 days.", _TEN_YEARS),
+    }
+)
+CLEANED = closed({"deleted": {"description": "How many jobs were deleted.", "type": "integer", "minimum": 0}}, required=("deleted",))
 
 _BACKOFF = closed(
     {

@@ -12,8 +12,8 @@ from jobwire_gateway.health import Health
 from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, worker_json
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
 from jobwire_gateway.requests import JSON, NDJSON
-from jobwire_gateway.rest import Rest, cancel_request, list_request, page_json, queues_request, workers_request
-from jobwire_gateway.schemas import CANCEL, NO_MEMBERS, TOPICS, ref
+from jobwire_gateway.rest import Rest, cancel_request, clean_request, list_request, page_json, queues_request, workers_request
+from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, TOPICS, ref
 from jobwire_gateway.stats import Stats
 
 JOBS, QUEUES, SYSTEM, STREAMS = "Jobs", "Queues", "System", "Streams"
@@ -243,6 +243,20 @@ def _queues(brokers: Brokers) -> list[Operation]:
             reads=Reads.OPTIONAL,
             body={JSON: NO_MEMBERS},
             returns={200: Returns(description="The queue.", schema=ref("Queue"))},
+        ),
+        Operation(
+            method="POST",
+            path=f"{_QUEUE}:clean",
+            id="cleanQueue",
+            tag=QUEUES,
+            summary="Delete jobs that have ended",
+            description="Those that had ended in one state when the call began, the oldest first. What was deleted when the call is cut off stays deleted.",
+            handler=relay(brokers, lambda broker: broker.queues.CleanQueue, clean_request, lambda answer: {"deleted": answer.deleted}),
+            reads=Reads.OPTIONAL,
+            body={JSON: CLEAN},
+            example={"state": "failed", "grace": "604800s"},
+            returns={200: Returns(description="How many were deleted.", schema=CLEANED)},
+            fails=no_queue,
         ),
     ]
 

@@ -512,6 +512,15 @@ class Model:
         del self.jobs[raw_id]
         return "OK", "REMOVED"
 
+    def clean(self, state: str) -> int:
+        """How many were forgotten."""
+        for raw_id in self.ended[state]:
+            job = self.jobs.pop(raw_id)
+            self.removed[raw_id] = Removed(state, job.ended, job.token)
+        count = len(self.ended[state])
+        self.ended[state].clear()
+        return count
+
     def _gone(self, raw_id: str) -> Answer:
         removed = self.removed.get(raw_id)
         return "NOT_FOUND", removed.state if removed else "UNSPECIFIED"

@@ -6,24 +6,29 @@ import asyncio
 from typing import Any
 
 import grpc
+from jobwire.v1 import job_pb2
 from jobwire.v1 import queue_service_pb2 as pb
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 
 from jobwire_broker.auth.caller import permitted
-from jobwire_broker.errors import NotFound
+from jobwire_broker.errors import InvalidField, NotFound
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.registry import Registry
+from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import queue_of, unary
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.unserved import unserved
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_MAX_GRACE_MS = 3_650 * 86_400_000
+_ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_EXPIRED)
+
 
 class QueueService(QueueServiceServicer):
-    """Look at queues, pause them, resume them."""
+    """Look at queues, pause them, resume them, clean them."""
 
-    UpdateQueue = CleanQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = unserved
+    UpdateQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -43,9 +48,7 @@ class QueueService(QueueServiceServicer):
     @unary
     async def GetQueue(self, request: pb.GetQueueRequest, context: Context) -> pb.GetQueueResponse:
         """Read one queue."""
-        name = parse_queue(request.name)
-        if name not in await self._registry.known():
-            raise NotFound(f"nothing was ever enqueued in {name}", reason="QUEUE_NOT_FOUND", metadata={"queue": name})
+        name = await self._known(request.name)
         return pb.GetQueueResponse(queue=await self._read(name))
 
     @unary
@@ -57,6 +60,27 @@ class QueueService(QueueServiceServicer):
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, context: Context) -> pb.ResumeQueueResponse:
         """Start delivery again."""
         return pb.ResumeQueueResponse(queue=await self._pause(request.name, False))
+
+    @unary
+    async def CleanQueue(self, request: pb.CleanQueueRequest, context: Context) -> pb.CleanQueueResponse:
+        """Delete ended jobs."""
+        state = request.state or job_pb2.JOB_STATE_COMPLETED
+        if state not in _ENDED:
+            raise InvalidField(f"state must be COMPLETED, FAILED, CANCELLED or EXPIRED; it is {state}", field="state")
+        grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=_MAX_GRACE_MS)
+        store = self._registry.get(await self._known(request.name)).store
+        step = await store.clean(state, grace_ms)
+        deleted = step.forgotten
+        while step.more:
+            step = await store.clean(state, grace_ms, step.newest)
+            deleted += step.forgotten
+        return pb.CleanQueueResponse(deleted=deleted)
+
+    async def _known(self, name: str) -> str:
+        queue = parse_queue(name)
+        if queue not in await self._registry.known():
+            raise NotFound(f"nothing was ever enqueued in {queue}", reason="QUEUE_NOT_FOUND", metadata={"queue": queue})
+        return queue
 
     async def _pause(self, name: str, paused: bool) -> pb.Queue:
         queue = await self._registry.register(parse_queue(name))

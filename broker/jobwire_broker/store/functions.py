@@ -12,13 +12,14 @@ from importlib.resources import files
 
 #: In the order in which each may use those before it.
 LIB_FILES = ("codec", "context", "ring", "jobs", "moves", "leases", "finishes")
-VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "pause", "reads")
+VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "reads")
 
 
 def _source_files() -> list[tuple[str, str]]:
     root = files("jobwire_broker.store") / "lua"
     lib = [(f"lib/{name}.lua", (root / "lib" / f"{name}.lua").read_text()) for name in LIB_FILES]
-    return lib + [(f"{name}.lua", (root / f"{name}.lua").read_text()) for name in VERB_FILES]
+    # Lua allows 200 local names in one block: those of lib are seen by all, and each verb's are its own.
+    return lib + [(f"{name}.lua", f"do\n{(root / f'{name}.lua').read_text()}end") for name in VERB_FILES]
 
 
 def _prelude(version: str) -> str:

@@ -153,6 +153,14 @@ class Changed(NamedTuple):
     record: bytes
 
 
+class Cleaned(NamedTuple):
+    """What a step of a clean forgot. `newest` is the revision up to which the clean goes, the same in all of its steps."""
+
+    forgotten: int
+    newest: int
+    more: bool
+
+
 class _SettledAnswers(dict[bytes, Settled]):
     """Answers by their bytes: there are few different ones, and one for every finish."""
 
@@ -291,6 +299,11 @@ class QueueStore:
     def _changed(answers: list[list[Any]]) -> Changed:
         word, state, record = answers[0]
         return Changed(word.decode(), state, record)
+
+    async def clean(self, state: int, grace_ms: int, newest: int = 0) -> Cleaned:
+        """Forget jobs that ended in this state, at most a step of them. `newest` is that of the answer before."""
+        forgotten, newest, more = await self._call("clean", self._meta, (state, grace_ms, newest))
+        return Cleaned(forgotten, newest, bool(more))
 
     async def pause(self, paused: bool) -> None:
         """Stop or start delivery."""

@@ -9,9 +9,11 @@ from jobwire_client import Client, Queue, WorkerSession
 
 from jobwire_cli import output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.durations import parse_duration
+from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.output import COUNTS
 
-app = typer.Typer(help="Look at queues, pause them, resume them.", no_args_is_help=True)
+app = typer.Typer(help="Look at queues, pause them, resume them, clean them.", no_args_is_help=True)
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
@@ -63,6 +65,30 @@ def resume(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: AsJso
 
     async def question(client: Client) -> None:
         _say(await client.resume_queue(queue), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def clean(
+    queue: QueueArgument,
+    state: Annotated[str, typer.Option("--state", help="completed, failed, cancelled or expired.")] = "completed",
+    grace: Annotated[str, typer.Option("--grace", metavar="DURATION", help="Keep jobs that ended less than this ago: 10m, 2h, 7d.")] = "0",
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Delete jobs that have ended."""
+    try:
+        grace_s = parse_duration(grace).total_seconds()
+    except ValueError as error:
+        raise CommandFailed(str(error), Exit.USAGE) from None
+
+    async def question(client: Client) -> None:
+        deleted = await client.clean_queue(queue, state=state, grace=grace_s)
+        if as_json:
+            output.write_json([{"queue": queue, "deleted": deleted}])
+        else:
+            output.write_line(f"{deleted} {'job' if deleted == 1 else 'jobs'} deleted")
 
     ask(target, question)
 

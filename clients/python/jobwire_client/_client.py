@@ -60,6 +60,7 @@ _LIST_QUEUES = Method(_QUEUES + "ListQueues", queue_service_pb2.ListQueuesRespon
 _GET_QUEUE = Method(_QUEUES + "GetQueue", queue_service_pb2.GetQueueResponse.FromString)
 _PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.FromString)
 _RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
+_CLEAN = Method(_QUEUES + "CleanQueue", queue_service_pb2.CleanQueueResponse.FromString)
 _LIST_WORKERS = Method(_ADMIN + "ListWorkers", admin_service_pb2.ListWorkersResponse.FromString)
 _SERVER_INFO = Method(_ADMIN + "GetServerInfo", admin_service_pb2.GetServerInfoResponse.FromString)
 _WATCH_TOKEN = Method(_ADMIN + "CreateWatchToken", admin_service_pb2.CreateWatchTokenResponse.FromString)
@@ -334,6 +335,21 @@ class Client:
     async def resume_queue(self, queue: str) -> Queue:
         """Start delivery again."""
         return queue_from((await self._call(_RESUME, queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))).queue)
+
+    async def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
+        """Delete the jobs that had ended in `state` when the call began; how many those were.
+
+        Args:
+            queue: Its name.
+            state: `completed`, `failed`, `cancelled` or `expired`.
+            grace: Jobs that ended less than this ago are kept; seconds or a timedelta, at most 3,650 days. 0 keeps none.
+
+        Raises:
+            InvalidRequest: the state is none in which a job has ended, or the grace is out of its bounds.
+            QueueNotFound: nothing was ever enqueued there.
+        """
+        request = queue_service_pb2.CleanQueueRequest(name=f"queues/{queue}", state=state_number(state), grace=duration(grace))
+        return (await self._call(_CLEAN, request)).deleted
 
     async def workers(self) -> list[WorkerSession]:
         """All worker processes that any broker knows of."""

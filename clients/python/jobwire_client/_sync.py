@@ -141,6 +141,10 @@ class SyncClient:
         """Start delivery again."""
         return self._run(lambda client: client.resume_queue(queue))
 
+    def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
+        """Delete jobs that have ended; how many those were."""
+        return self._run(lambda client: client.clean_queue(queue, state=state, grace=grace))
+
     def workers(self) -> list[WorkerSession]:
         """All worker processes."""
         return self._run(lambda client: client.workers())

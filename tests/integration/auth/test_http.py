@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
     "queue stats": ("GET", "/v1/queues/{q}/stats", None, "read", ""),
     "pause": ("POST", "/v1/queues/{q}:pause", {}, "manage", ""),
     "resume": ("POST", "/v1/queues/{q}:resume", {}, "manage", ""),
+    "clean": ("POST", "/v1/queues/{q}:clean", {}, "manage", ""),
     "queues": ("GET", "/v1/queues", None, "read", "lists"),
     "stats": ("GET", "/v1/stats", None, "read", "lists"),
     "workers": ("GET", "/v1/workers", None, "admin", "all"),

@@ -204,7 +204,6 @@ UNSERVED: list[Callable[[Api], Awaitable[object]]] = [
     lambda api: api.jobs.ExplainJob(jobs.ExplainJobRequest()),
     lambda api: api.jobs.BulkJobs(jobs.BulkJobsRequest()),
     lambda api: api.queues.UpdateQueue(pb.UpdateQueueRequest()),
-    lambda api: api.queues.CleanQueue(pb.CleanQueueRequest()),
     lambda api: api.queues.PurgeQueue(pb.PurgeQueueRequest()),
     lambda api: api.queues.ListGroups(pb.ListGroupsRequest()),
     lambda api: api.queues.PauseGroup(pb.PauseGroupRequest()),

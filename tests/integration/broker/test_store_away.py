@@ -44,6 +44,7 @@ CALLS: dict[str, Callable[[Api], Awaitable[object]]] = {
     "GetQueue": lambda api: api.queues.GetQueue(queue_service_pb2.GetQueueRequest(name="queues/q")),
     "PauseQueue": lambda api: api.queues.PauseQueue(queue_service_pb2.PauseQueueRequest(name="queues/paused")),
     "ResumeQueue": lambda api: api.queues.ResumeQueue(queue_service_pb2.ResumeQueueRequest(name="queues/paused")),
+    "CleanQueue": lambda api: api.queues.CleanQueue(queue_service_pb2.CleanQueueRequest(name="queues/q")),
     "ListWorkers": lambda api: api.admin.ListWorkers(admin_service_pb2.ListWorkersRequest()),
 }
 ENQUEUES = ("Enqueue", "Enqueue on disk", "Enqueue to a new queue", "EnqueueBatch")

@@ -134,6 +134,21 @@ def test_queues_are_shown_paused_and_resumed(jobwire: Jobwire, queue: str) -> No
     assert queue in jobwire("queues", "list")
 
 
+def test_a_queue_is_cleaned_of_what_has_ended(jobwire: Jobwire, queue: str) -> None:
+    jobwire("queues", "clean", queue)
+    assert jobwire.code == Exit.NOT_FOUND
+    for number in "123":
+        jobwire("jobs", "cancel", jobwire("enqueue", queue, "steps", number))
+    assert jobwire("queues", "clean", queue) == "0 jobs deleted"
+    assert jobwire("queues", "clean", queue, "--state", "cancelled", "--grace", "1h") == "0 jobs deleted"
+    assert jobwire.lines("queues", "clean", queue, "--state", "cancelled") == [{"queue": queue, "deleted": 3}]
+    jobwire("jobs", "cancel", jobwire("enqueue", queue, "steps", "1"))
+    assert jobwire("queues", "clean", queue, "--state", "cancelled") == "1 job deleted"
+    for bad in (("--state", "waiting"), ("--state", "gone"), ("--grace", "soon"), ("--grace", "4000d")):
+        jobwire("queues", "clean", queue, *bad)
+        assert jobwire.code == Exit.USAGE
+
+
 def test_the_version_of_the_server_is_that_of_the_store_too(jobwire: Jobwire) -> None:
     assert "valkey" in jobwire("version", "--server")
     assert jobwire.lines("version", "--server")[0]["server"]["storeAvailable"]

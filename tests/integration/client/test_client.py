@@ -271,6 +271,20 @@ async def test_queues_are_listed_paused_and_resumed(client: Client, queue: str) 
     assert (await client.queue(queue)).counts.total == 1
 
 
+async def test_a_queue_is_cleaned_of_what_has_ended(client: Client, queue: str) -> None:
+    with pytest.raises(QueueNotFound):
+        await client.clean_queue(queue)
+    name = (await client.enqueue(queue, "h")).name
+    await client.cancel(name)
+    assert await client.clean_queue(queue) == 0
+    assert await client.clean_queue(queue, state="cancelled", grace=timedelta(minutes=1)) == 0
+    assert await client.clean_queue(queue, state="cancelled") == 1
+    assert (await client.wait(name)).state == "cancelled"
+    for state, grace in (("waiting", 0), ("gone", 0), ("failed", -1), ("failed", timedelta(days=3_651))):
+        with pytest.raises(InvalidRequest):
+            await client.clean_queue(queue, state=state, grace=grace)
+
+
 async def test_connected_workers_are_listed(valkey_client: Client, shared_broker: Broker, queue: str) -> None:
     async with worker_for(shared_broker, queue), asyncio.timeout(10):
         while not (found := [worker for worker in await valkey_client.workers() if queue in worker.queues]):
@@ -403,6 +417,7 @@ def test_the_sync_client_does_what_the_other_does(sync_client: SyncClient, queue
     assert [result.verdict for result in sync_client.enqueue_many([JobSpec(queue, "h")] * 3)] == ["made"] * 3
     assert sync_client.pause_queue(queue).paused
     assert not sync_client.resume_queue(queue).paused
+    assert sync_client.clean_queue(queue) == 0
     assert queue in {found.name for found in sync_client.queues()}
     assert sync_client.server_info().store_available
     assert isinstance(sync_client.workers(), list)

@@ -208,6 +208,18 @@ async def test_a_queue_can_be_read_paused_and_resumed(http: httpx.AsyncClient, q
     await refused(await http.post(f"/v1/queues/{queue}:pause", json={"for": "1h"}), 400, "INVALID_FIELD")
 
 
+async def test_a_queue_can_be_cleaned(http: httpx.AsyncClient, queue: str) -> None:
+    where = f"/v1/queues/{queue}:clean"
+    await refused(await http.post(where), 404, "QUEUE_NOT_FOUND")
+    job = await enqueue(http, queue)
+    await http.post(f"/v1/{job['name']}:cancel")
+    assert (await http.post(where)).json() == {"deleted": 0}
+    assert (await http.post(where, json={"state": "cancelled", "grace": "60s"})).json() == {"deleted": 0}
+    assert (await http.post(where, json={"state": "cancelled", "grace": "0s"})).json() == {"deleted": 1}
+    for bad in ({"state": "waiting"}, {"state": "gone"}, {"state": 5}, {"grace": "-1s"}, {"grace": 5}, {"grace": "315360001s"}, {"count": 1}):
+        await refused(await http.post(where, json=bad), 400, "INVALID_FIELD")
+
+
 async def test_workers_and_the_server_can_be_read(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
     await enqueue(http, queue)
     await lease(worker, queue)

@@ -14,13 +14,14 @@ import redis.asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import Changed, LeaseRequest, Renewal, TurnItem
 
 from tests.support import Store
-from tests.support.model import SESSION_MS, TICK_MS, Answer, Content, Model
+from tests.support.model import FINAL, SESSION_MS, TICK_MS, Answer, Content, Model
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, item
 from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
 
@@ -259,6 +260,11 @@ class StoreMachine(RuleBasedStateMachine):
     def delete(self, pick: int) -> None:
         raw_id = self.pick(pick, "WAITING", "DELAYED", "COMPLETED", "FAILED", "CANCELLED")
         assert seen(self.call(self.q.store.delete(raw_id.encode()))) == self.model.delete(raw_id)
+
+    @rule(state=st.sampled_from(FINAL), grace_ms=st.sampled_from([0, 0, 60_000]))
+    def clean(self, state: str, grace_ms: int) -> None:
+        number = job_pb2.JobState.Value(f"JOB_STATE_{state}")
+        assert self.call(self.q.store.clean(number, grace_ms)).forgotten == (0 if grace_ms else self.model.clean(state))
 
     @rule(paused=st.sampled_from([True, False, False]))
     def pause(self, paused: bool) -> None:

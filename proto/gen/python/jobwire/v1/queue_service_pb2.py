@@ -22,59 +22,60 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from jobwire.v1 import job_pb2 as jobwire_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/queue_service.proto\x12\njobwire.v1\x1a google/protobuf/field_mask.proto\x1a\x14jobwire/v1/job.proto\"l\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12%\n\x06\x63ounts\x18\x04 \x01(\x0b\x32\x15.jobwire.v1.JobCounts\x12\x0f\n\x07workers\x18\x05 \x01(\x05\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.jobwire.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"g\n\x12UpdateQueueRequest\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"!\n\x11PauseQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"\"\n\x12ResumeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"!\n\x11\x43leanQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x12\x43leanQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"!\n\x11PurgeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x12PurgeQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"#\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"-\n\x12ListGroupsResponse\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\"!\n\x11PauseGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12PauseGroupResponse\"\"\n\x12ResumeGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13ResumeGroupResponse2\x93\x06\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.jobwire.v1.ListQueuesRequest\x1a\x1e.jobwire.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.jobwire.v1.GetQueueRequest\x1a\x1c.jobwire.v1.GetQueueResponse\x12N\n\x0bUpdateQueue\x12\x1e.jobwire.v1.UpdateQueueRequest\x1a\x1f.jobwire.v1.UpdateQueueResponse\x12K\n\nPauseQueue\x12\x1d.jobwire.v1.PauseQueueRequest\x1a\x1e.jobwire.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.jobwire.v1.ResumeQueueRequest\x1a\x1f.jobwire.v1.ResumeQueueResponse\x12K\n\nCleanQueue\x12\x1d.jobwire.v1.CleanQueueRequest\x1a\x1e.jobwire.v1.CleanQueueResponse\x12K\n\nPurgeQueue\x12\x1d.jobwire.v1.PurgeQueueRequest\x1a\x1e.jobwire.v1.PurgeQueueResponse\x12K\n\nListGroups\x12\x1d.jobwire.v1.ListGroupsRequest\x1a\x1e.jobwire.v1.ListGroupsResponse\x12K\n\nPauseGroup\x12\x1d.jobwire.v1.PauseGroupRequest\x1a\x1e.jobwire.v1.PauseGroupResponse\x12N\n\x0bResumeGroup\x12\x1e.jobwire.v1.ResumeGroupRequest\x1a\x1f.jobwire.v1.ResumeGroupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/queue_service.proto\x12\njobwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x14jobwire/v1/job.proto\"l\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12%\n\x06\x63ounts\x18\x04 \x01(\x0b\x32\x15.jobwire.v1.JobCounts\x12\x0f\n\x07workers\x18\x05 \x01(\x05\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.jobwire.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"g\n\x12UpdateQueueRequest\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"!\n\x11PauseQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"\"\n\x12ResumeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"p\n\x11\x43leanQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.jobwire.v1.JobState\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x12\x43leanQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"!\n\x11PurgeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x12PurgeQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"#\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"-\n\x12ListGroupsResponse\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\"!\n\x11PauseGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12PauseGroupResponse\"\"\n\x12ResumeGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13ResumeGroupResponse2\x93\x06\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.jobwire.v1.ListQueuesRequest\x1a\x1e.jobwire.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.jobwire.v1.GetQueueRequest\x1a\x1c.jobwire.v1.GetQueueResponse\x12N\n\x0bUpdateQueue\x12\x1e.jobwire.v1.UpdateQueueRequest\x1a\x1f.jobwire.v1.UpdateQueueResponse\x12K\n\nPauseQueue\x12\x1d.jobwire.v1.PauseQueueRequest\x1a\x1e.jobwire.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.jobwire.v1.ResumeQueueRequest\x1a\x1f.jobwire.v1.ResumeQueueResponse\x12K\n\nCleanQueue\x12\x1d.jobwire.v1.CleanQueueRequest\x1a\x1e.jobwire.v1.CleanQueueResponse\x12K\n\nPurgeQueue\x12\x1d.jobwire.v1.PurgeQueueRequest\x1a\x1e.jobwire.v1.PurgeQueueResponse\x12K\n\nListGroups\x12\x1d.jobwire.v1.ListGroupsRequest\x1a\x1e.jobwire.v1.ListGroupsResponse\x12K\n\nPauseGroup\x12\x1d.jobwire.v1.PauseGroupRequest\x1a\x1e.jobwire.v1.PauseGroupResponse\x12N\n\x0bResumeGroup\x12\x1e.jobwire.v1.ResumeGroupRequest\x1a\x1f.jobwire.v1.ResumeGroupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobwire.v1.queue_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUEUE']._serialized_start=102
-  _globals['_QUEUE']._serialized_end=210
-  _globals['_LISTQUEUESREQUEST']._serialized_start=212
-  _globals['_LISTQUEUESREQUEST']._serialized_end=270
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=272
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=352
-  _globals['_GETQUEUEREQUEST']._serialized_start=354
-  _globals['_GETQUEUEREQUEST']._serialized_end=385
-  _globals['_GETQUEUERESPONSE']._serialized_start=387
-  _globals['_GETQUEUERESPONSE']._serialized_end=439
-  _globals['_UPDATEQUEUEREQUEST']._serialized_start=441
-  _globals['_UPDATEQUEUEREQUEST']._serialized_end=544
-  _globals['_UPDATEQUEUERESPONSE']._serialized_start=546
-  _globals['_UPDATEQUEUERESPONSE']._serialized_end=601
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=603
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=636
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=638
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=692
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=694
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=728
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=730
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=785
-  _globals['_CLEANQUEUEREQUEST']._serialized_start=787
-  _globals['_CLEANQUEUEREQUEST']._serialized_end=820
-  _globals['_CLEANQUEUERESPONSE']._serialized_start=822
-  _globals['_CLEANQUEUERESPONSE']._serialized_end=859
-  _globals['_PURGEQUEUEREQUEST']._serialized_start=861
-  _globals['_PURGEQUEUEREQUEST']._serialized_end=894
-  _globals['_PURGEQUEUERESPONSE']._serialized_start=896
-  _globals['_PURGEQUEUERESPONSE']._serialized_end=933
-  _globals['_LISTGROUPSREQUEST']._serialized_start=935
-  _globals['_LISTGROUPSREQUEST']._serialized_end=970
-  _globals['_LISTGROUPSRESPONSE']._serialized_start=972
-  _globals['_LISTGROUPSRESPONSE']._serialized_end=1017
-  _globals['_PAUSEGROUPREQUEST']._serialized_start=1019
-  _globals['_PAUSEGROUPREQUEST']._serialized_end=1052
-  _globals['_PAUSEGROUPRESPONSE']._serialized_start=1054
-  _globals['_PAUSEGROUPRESPONSE']._serialized_end=1074
-  _globals['_RESUMEGROUPREQUEST']._serialized_start=1076
-  _globals['_RESUMEGROUPREQUEST']._serialized_end=1110
-  _globals['_RESUMEGROUPRESPONSE']._serialized_start=1112
-  _globals['_RESUMEGROUPRESPONSE']._serialized_end=1133
-  _globals['_QUEUESERVICE']._serialized_start=1136
-  _globals['_QUEUESERVICE']._serialized_end=1923
+  _globals['_QUEUE']._serialized_start=134
+  _globals['_QUEUE']._serialized_end=242
+  _globals['_LISTQUEUESREQUEST']._serialized_start=244
+  _globals['_LISTQUEUESREQUEST']._serialized_end=302
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=304
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=384
+  _globals['_GETQUEUEREQUEST']._serialized_start=386
+  _globals['_GETQUEUEREQUEST']._serialized_end=417
+  _globals['_GETQUEUERESPONSE']._serialized_start=419
+  _globals['_GETQUEUERESPONSE']._serialized_end=471
+  _globals['_UPDATEQUEUEREQUEST']._serialized_start=473
+  _globals['_UPDATEQUEUEREQUEST']._serialized_end=576
+  _globals['_UPDATEQUEUERESPONSE']._serialized_start=578
+  _globals['_UPDATEQUEUERESPONSE']._serialized_end=633
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=635
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=668
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=670
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=724
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=726
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=760
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=762
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=817
+  _globals['_CLEANQUEUEREQUEST']._serialized_start=819
+  _globals['_CLEANQUEUEREQUEST']._serialized_end=931
+  _globals['_CLEANQUEUERESPONSE']._serialized_start=933
+  _globals['_CLEANQUEUERESPONSE']._serialized_end=970
+  _globals['_PURGEQUEUEREQUEST']._serialized_start=972
+  _globals['_PURGEQUEUEREQUEST']._serialized_end=1005
+  _globals['_PURGEQUEUERESPONSE']._serialized_start=1007
+  _globals['_PURGEQUEUERESPONSE']._serialized_end=1044
+  _globals['_LISTGROUPSREQUEST']._serialized_start=1046
+  _globals['_LISTGROUPSREQUEST']._serialized_end=1081
+  _globals['_LISTGROUPSRESPONSE']._serialized_start=1083
+  _globals['_LISTGROUPSRESPONSE']._serialized_end=1128
+  _globals['_PAUSEGROUPREQUEST']._serialized_start=1130
+  _globals['_PAUSEGROUPREQUEST']._serialized_end=1163
+  _globals['_PAUSEGROUPRESPONSE']._serialized_start=1165
+  _globals['_PAUSEGROUPRESPONSE']._serialized_end=1185
+  _globals['_RESUMEGROUPREQUEST']._serialized_start=1187
+  _globals['_RESUMEGROUPREQUEST']._serialized_end=1221
+  _globals['_RESUMEGROUPRESPONSE']._serialized_start=1223
+  _globals['_RESUMEGROUPRESPONSE']._serialized_end=1244
+  _globals['_QUEUESERVICE']._serialized_start=1247
+  _globals['_QUEUESERVICE']._serialized_end=2034
 # @@protoc_insertion_point(module_scope)
