@@ -71,10 +71,10 @@ class Line(asyncio.Protocol):
         else:
             asked.set_result(answer)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio.Protocol."""
         self.closed = True
-        self._break(error)
+        self._break(exc)
 
     def _break(self, error: Exception | None) -> None:
         if self._asked is not None and not self._asked.done():
@@ -97,7 +97,8 @@ def connection_for_calls(connection_class: type[Any]) -> type[Any]:
             """Connect and say who we are, as the client library does; then go on without its streams."""
             await self.disconnect(nowait=True)
             await self.connect()
-            self.line = Line(self._writer.transport, self._parser.parse_error)
+            writer: asyncio.StreamWriter = self._writer
+            self.line = Line(writer.transport, self._parser.parse_error)
 
         def is_usable(self) -> bool:
             """Whether it is open, and the store has not closed it meanwhile."""
