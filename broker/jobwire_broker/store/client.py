@@ -313,7 +313,7 @@ class StoreClient:
             raise Precondition("the store has no append-only file that is synced to disk: ask for DURABILITY_STORE, or turn appendonly on (Redis 7.2, Valkey)")
 
     async def write_fence(self) -> None:
-        """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them. In steps: a connection that hangs costs one."""
+        """One tiny write, then WAITAOF, which waits for this connection's own writes and so for all before them. A connection that hangs costs one step."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + DISK_TIMEOUT_S
         while True:

@@ -97,7 +97,7 @@ def connection_for_calls(connection_class: type[Any]) -> type[Any]:
             """Connect and say who we are, as the client library does; then go on without its streams."""
             await self.disconnect(nowait=True)
             await self.connect()
-            writer: asyncio.StreamWriter = self._writer
+            writer: Any = self._writer
             self.line = Line(writer.transport, self._parser.parse_error)
 
         def is_usable(self) -> bool:
