@@ -80,7 +80,14 @@ def job_json(job: Job) -> dict[str, object]:
 
 def queue_json(queue: Queue) -> dict[str, object]:
     """A queue's members."""
-    return {"name": queue.name, "queue": queue.queue, "paused": queue.paused, "workers": queue.workers, "counts": counts_json(queue.counts)}
+    members: dict[str, object] = {"name": queue.name, "queue": queue.queue, "paused": queue.paused, "workers": queue.workers}
+    if queue.HasField("oldest_waiting_age"):
+        members["oldestWaitingAge"] = queue.oldest_waiting_age.ToJsonString()
+    if queue.HasField("oldest_active_age"):
+        members["oldestActiveAge"] = queue.oldest_active_age.ToJsonString()
+    if queue.HasField("more_workers_help"):
+        members["moreWorkersHelp"] = queue.more_workers_help
+    return members | {"counts": counts_json(queue.counts)}
 
 
 def worker_json(worker: Worker) -> dict[str, object]:

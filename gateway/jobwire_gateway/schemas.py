@@ -13,6 +13,7 @@ _INT32_MAX = 2**31 - 1
 _TEN_YEARS = r"^(0|[1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{6}|315[0-2][0-9]{5}|3153[0-5][0-9]{4})(\.[0-9]{1,9})?s$"
 _SEVEN_DAYS = r"^(0|[1-9][0-9]{0,4}|[1-5][0-9]{5}|60[0-3][0-9]{3}|604[0-7][0-9]{2})(\.[0-9]{1,9})?s$"
 _THIRTY_DAYS = r"^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3})(\.[0-9]{1,9})?s$"
+_ANY_LENGTH = r"^[0-9]+(\.[0-9]{1,9})?s$"
 _ONE_HOUR = r"^(0|[1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2})(\.[0-9]{1,9})?s$"
 
 
@@ -254,6 +255,44 @@ _SERVER = given(
     required=("brokerId", "version", "storeAvailable", "diskDurability", "gatewayVersion"),
 )
 
+_HOLDER = given(
+    {
+        "session": text("The session, as 32 hexadecimal digits."),
+        "worker": text("The label that the worker gave itself."),
+        "active": whole("How many jobs it holds, of all its queues.", minimum=0),
+        "concurrency": whole("How many it runs at once; 0 when it did not say.", minimum=0),
+        "alone": {"type": "boolean", "description": "It is kept free for one job, or runs one, that is delivered alone."},
+    },
+    required=("session", "active"),
+)
+_HOLD = given(
+    {
+        "reason": text(
+            "What holds it. More words may come with later versions.",
+            examples=["none", "queue_paused", "not_due", "no_worker", "jobs_before", "no_credit", "delivered_alone", "active", "final"],
+        ),
+        "message": text("One sentence for people."),
+        "until": date("When this ends by itself: with `not_due`."),
+        "since": date("Since when it is so: with `active` and `final`."),
+        "jobsBefore": whole("How many waiting jobs go first: with `jobs_before`.", minimum=0),
+        "jobsBeforeByPriority": whole("How many of them go first by their priority.", minimum=0),
+        "holders": {"type": "array", "items": ref("Holder"), "description": "The workers that are in the way, or the one that runs it; at most 100."},
+        "holderCount": whole("How many there are, where that is more than are listed, too.", minimum=0),
+        "cancelStage": text("With `active`: how far its cancel is.", examples=["requested", "delivered"]),
+        "cancelLeft": length("When the job is ended by force.", _ANY_LENGTH),
+        "leaseLeft": length("How long its lease lasts if the worker says nothing more.", _ANY_LENGTH),
+    },
+    required=("reason", "message"),
+)
+_EXPLANATION = given(
+    {
+        "summary": text("All of it in one sentence for people."),
+        "state": text("The state that is explained."),
+        "holds": {"type": "array", "items": ref("Hold"), "description": "What holds the job now, in the order in which each must give way.", "minItems": 1},
+    },
+    required=("summary", "state", "holds"),
+)
+
 COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     "Counts": _COUNTS,
     "EnqueueJob": closed({**_JOB_SPEC, "durability": _DURABILITY}, required=("jobName",), **_ONE_DELAY),
@@ -269,8 +308,11 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
         },
         required=("jobs", "refused"),
     ),
+    "Explanation": _EXPLANATION,
     "Failure": _FAILURE,
     "Health": _HEALTH,
+    "Hold": _HOLD,
+    "Holder": _HOLDER,
     "ItemError": _ITEM_ERROR,
     "Job": _JOB,
     "JobSpec": closed(_JOB_SPEC, required=("jobName",), **_ONE_DELAY),
@@ -278,7 +320,16 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     "Problem": _PROBLEM,
     "Progress": _PROGRESS,
     "Queue": given(
-        {"name": text("`queues/{queue}`."), "queue": text("The queue's name."), "paused": _PAUSED, "workers": _SESSIONS, "counts": ref("Counts")},
+        {
+            "name": text("`queues/{queue}`."),
+            "queue": text("The queue's name."),
+            "paused": _PAUSED,
+            "workers": _SESSIONS,
+            "oldestWaitingAge": length("How long the job has waited that waits longest. Only where one queue is read.", _ANY_LENGTH),
+            "oldestActiveAge": length("How long the job has run that runs longest. Only where one queue is read.", _ANY_LENGTH),
+            "moreWorkersHelp": {"type": "boolean", "description": "Whether one more worker would start a job now. Only where one queue is read."},
+            "counts": ref("Counts"),
+        },
         required=("name", "queue", "paused", "workers", "counts"),
     ),
     "Queues": listing("queues", ref("Queue")),

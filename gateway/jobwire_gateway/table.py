@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from jobwire.v1.admin_service_pb2 import ListWorkersResponse
-from jobwire.v1.job_service_pb2 import DeleteJobRequest, ListJobsResponse, PromoteJobRequest, RetryJobRequest
+from jobwire.v1.job_service_pb2 import DeleteJobRequest, ExplainJobRequest, ListJobsResponse, PromoteJobRequest, RetryJobRequest
 from jobwire.v1.queue_service_pb2 import GetQueueRequest, ListQueuesResponse, PauseQueueRequest, ResumeQueueRequest
 from starlette.types import ASGIApp
 
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.health import Health
 from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, worker_json
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
@@ -126,6 +127,17 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
                 200: Returns(description="The job.", schema=ref("Job"), headers={"ETag": "The job's revision."}),
                 304: Returns(description="It is as it was."),
             },
+            fails={404: _NO_JOB},
+        ),
+        Operation(
+            method="GET",
+            path=f"{_JOB}/explain",
+            id="explainJob",
+            tag=JOBS,
+            summary="Say why a job does not run",
+            description="Everything that holds it now. One that runs or has ended is explained as well.",
+            handler=relay(brokers, lambda broker: broker.jobs.ExplainJob, lambda asked: ExplainJobRequest(name=asked.job), explanation_json),
+            returns={200: Returns(description="What holds it.", schema=ref("Explanation"))},
             fails={404: _NO_JOB},
         ),
         Operation(

@@ -198,6 +198,7 @@ async def test_a_malformed_name_of_a_job_is_refused_by_every_call_that_takes_one
     jobs = services.jobs
     calls = [
         jobs.GetJob(pb.GetJobRequest(name=name)),
+        jobs.ExplainJob(pb.ExplainJobRequest(name=name)),
         jobs.CancelJob(pb.CancelJobRequest(name=name)),
         jobs.RetryJob(pb.RetryJobRequest(name=name)),
         jobs.PromoteJob(pb.PromoteJobRequest(name=name)),
@@ -214,6 +215,7 @@ async def test_an_unknown_job_is_not_found_by_every_call_that_takes_one(services
     jobs = services.jobs
     calls = [
         jobs.GetJob(pb.GetJobRequest(name=name)),
+        jobs.ExplainJob(pb.ExplainJobRequest(name=name)),
         jobs.CancelJob(pb.CancelJobRequest(name=name)),
         jobs.RetryJob(pb.RetryJobRequest(name=name)),
         jobs.PromoteJob(pb.PromoteJobRequest(name=name)),

@@ -14,6 +14,8 @@ from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
 
 from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, ShuttingDown, WaitTimeout, WrongState
 from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
+from jobwire_broker.rules.explaining import explain
+from jobwire_broker.rules.hands import hands_of
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
@@ -51,7 +53,7 @@ _INDEXES = {
 class JobService(JobServiceServicer):
     """Enqueue jobs, look at them, act on them, follow them."""
 
-    UpdateJob = ExplainJob = BulkJobs = unserved
+    UpdateJob = BulkJobs = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -124,6 +126,15 @@ class JobService(JobServiceServicer):
         cursor = read_token(of, request.page_token)
         jobs, next_cursor = await self._page(queue, _INDEXES[request.state], cursor, size)
         return pb.ListJobsResponse(jobs=jobs, next_page_token=make_token(of, next_cursor))
+
+    @unary
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
+        """Say why a job does not run."""
+        queue, raw_id = parse_job(request.name)
+        found = await self._registry.store(queue).explain(raw_id)
+        if not found.record:
+            raise _not_found(queue, raw_id, found.state)
+        return explain(queue, raw_id, found, await hands_of(self._registry, queue, found.crew))
 
     async def _page(self, queue: str, indexes: str, cursor: bytes, size: int) -> tuple[list[job_pb2.Job], bytes]:
         """Jobs from one index after the other; the cursor is the index's letter and the place in it."""

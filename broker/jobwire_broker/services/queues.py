@@ -13,6 +13,7 @@ from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 from jobwire_broker.auth.caller import permitted
 from jobwire_broker.errors import InvalidField, NotFound
 from jobwire_broker.names import parse_queue
+from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import queue_of, unary
@@ -49,7 +50,12 @@ class QueueService(QueueServiceServicer):
     async def GetQueue(self, request: pb.GetQueueRequest, context: Context) -> pb.GetQueueResponse:
         """Read one queue."""
         name = await self._known(request.name)
-        return pb.GetQueueResponse(queue=await self._read(name))
+        queue, oldest = await asyncio.gather(self._read(name), self._registry.get(name).store.oldest())
+        for age, since_us in ((queue.oldest_waiting_age, oldest.waiting_us), (queue.oldest_active_age, oldest.active_us)):
+            if since_us:
+                age.FromMicroseconds(max(0, oldest.now_us - since_us))
+        queue.more_workers_help = bool(oldest.waiting_us) and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
+        return pb.GetQueueResponse(queue=queue)
 
     @unary
     async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:

@@ -17,6 +17,7 @@ from jobwire_broker.auth.caller import end_with
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown
 from jobwire_broker.names import check_queue, id_to_bytes, id_to_text
+from jobwire_broker.rules.hands import SINGLE_CALLS
 from jobwire_broker.rules.partition import verdict_of
 from jobwire_broker.rules.registry import Queue, Registry
 from jobwire_broker.rules.reports import duration_ms, finish_item, progress_item
@@ -100,7 +101,7 @@ class WorkerService(WorkerServiceServicer):
         if not (await queue.store.stats()).waiting:
             return []
         session = os.urandom(16)
-        worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], broker_id=self._broker_id)
+        worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], sdk=SINGLE_CALLS, broker_id=self._broker_id)
         worker.connect_time.GetCurrentTime()
         await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [])
         report = await queue.store.turn([], [LeaseRequest(session, 1, request.max_jobs or 1)])

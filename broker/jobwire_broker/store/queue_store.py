@@ -145,6 +145,39 @@ class Found(NamedTuple):
     revision: int
 
 
+class Crew(NamedTuple):
+    """A session of the queue, and how many of the queue's jobs it holds. `alone`: it is kept for one that is delivered alone, or runs one."""
+
+    session: bytes
+    held: int
+    alone: bool
+    descriptor: bytes
+
+
+class Explained(NamedTuple):
+    """What decides whether a job runs. `record` is empty when it is gone, and `state` then that of its end, 0 when nothing is known. -1: there is none."""
+
+    record: bytes
+    state: int
+    now_us: int
+    paused: bool
+    before: int
+    before_by_priority: int
+    holder: bytes
+    lease_left_ms: int
+    cancel_left_ms: int
+    crew: list[Crew]
+
+
+class Oldest(NamedTuple):
+    """Since when the oldest jobs wait and run; 0: none does."""
+
+    now_us: int
+    waiting_us: int
+    active_us: int
+    crew: list[Crew]
+
+
 class Changed(NamedTuple):
     """The answer to a verb on a job."""
 
@@ -224,6 +257,10 @@ def _lease_args(requests: Sequence[LeaseRequest]) -> list[Any]:
     for r in requests:
         args += (r.session, r.epoch, r.jobs, r.payload_bytes)
     return args
+
+
+def _crew(flat: list[Any]) -> list[Crew]:
+    return [Crew(flat[i], flat[i + 1], bool(flat[i + 2]), flat[i + 3]) for i in range(0, len(flat), 4)]
 
 
 async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
@@ -322,6 +359,16 @@ class QueueStore:
         """The counts."""
         numbers: list[int] = await self._call("stats", self._meta, ())
         return Stats._make(numbers)._replace(paused=bool(numbers[9]))
+
+    async def explain(self, raw_id: bytes) -> Explained:
+        """What decides whether a job runs."""
+        answer = Explained._make(await self._call("explain", self._meta, (raw_id,)))
+        return answer._replace(paused=bool(answer.paused), crew=_crew(answer.crew))
+
+    async def oldest(self) -> Oldest:
+        """Since when the oldest jobs wait and run."""
+        answer = Oldest._make(await self._call("oldest", self._meta, ()))
+        return answer._replace(crew=_crew(answer.crew))
 
     async def sessions(self) -> list[tuple[bytes, int, bytes]]:
         """The sessions that take jobs from this queue: session, held count, descriptor."""

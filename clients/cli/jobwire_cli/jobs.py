@@ -11,6 +11,7 @@ from jobwire_cli import output, watching
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, guarded, job_name
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.explaining import explanation_json, explanation_lines
 
 app = typer.Typer(help="Look at jobs and act on them.", no_args_is_help=True)
 
@@ -46,6 +47,21 @@ def get(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TAR
 
     async def question(client: Client) -> None:
         _show(await client.get(job_name(job, queue)), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def explain(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Say why a job does not run: everything that holds it now."""
+
+    async def question(client: Client) -> None:
+        found = await client.explain(job_name(job, queue))
+        if as_json:
+            output.write_json([explanation_json(found)])
+            return
+        for line in explanation_lines(found):
+            output.write_line(line)
 
     ask(target, question)
 

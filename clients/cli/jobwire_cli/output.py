@@ -8,7 +8,7 @@ import base64
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jobwire_client import Change, Enqueued, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
@@ -79,22 +79,22 @@ def age(moment: datetime | None) -> str:
 
 def enqueued_json(made: Enqueued) -> Members:
     """What became of an enqueue."""
-    return _filled(name=made.name, queue=made.queue, id=made.id, verdict=made.verdict, error=None if made.error is None else str(made.error))
+    return filled(name=made.name, queue=made.queue, id=made.id, verdict=made.verdict, error=None if made.error is None else str(made.error))
 
 
 def job_json(job: Job) -> Members:
     """A job's members."""
-    progress = job.progress and _filled(percent=job.progress.percent, message=job.progress.message, data=job.progress.data)
-    failure = job.failure and _filled(
+    progress = job.progress and filled(percent=job.progress.percent, message=job.progress.message, data=job.progress.data)
+    failure = job.failure and filled(
         type=job.failure.type or None, message=job.failure.message or None, stack=job.failure.stack or None, reason=job.failure.reason or None
     )
     numbers = {"revision": job.revision, "priority": job.priority, "attempt": job.attempt, "maxAttempts": job.max_attempts}
     return {
-        **_filled(name=job.name, queue=job.queue, id=job.id, jobName=job.job_name or None, state=job.state),
+        **filled(name=job.name, queue=job.queue, id=job.id, jobName=job.job_name or None, state=job.state),
         **numbers,
-        **_filled(token=job.token, losses=job.losses, progress=progress, **_content("payload", job.payload), **_content("result", job.result), failure=failure),
-        **_filled(createTime=_date(job.create_time), dueTime=_date(job.due_time), startTime=_date(job.start_time), finishTime=_date(job.finish_time)),
-        **_filled(worker=job.worker or None),
+        **filled(token=job.token, losses=job.losses, progress=progress, **_content("payload", job.payload), **_content("result", job.result), failure=failure),
+        **filled(createTime=date(job.create_time), dueTime=date(job.due_time), startTime=date(job.start_time), finishTime=date(job.finish_time)),
+        **filled(worker=job.worker or None),
         **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
     }
 
@@ -117,13 +117,14 @@ def queue_json(queue: Queue) -> Members:
         "queue": queue.name,
         "paused": queue.paused,
         "workers": queue.workers,
+        **filled(oldestWaitingAge=seconds(queue.oldest_waiting_age), oldestActiveAge=seconds(queue.oldest_active_age), moreWorkersHelp=queue.more_workers_help),
         "counts": {_camel(name): getattr(queue.counts, name) for name in QueueCounts.__dataclass_fields__},
     }
 
 
 def worker_json(worker: WorkerSession) -> Members:
     """A worker's members."""
-    return _filled(
+    return filled(
         session=worker.session,
         instanceId=worker.instance_id,
         queues=list(worker.queues),
@@ -131,7 +132,7 @@ def worker_json(worker: WorkerSession) -> Members:
         concurrency=worker.concurrency,
         sdk=worker.sdk or None,
         brokerId=worker.broker_id or None,
-        connectTime=_date(worker.connect_time),
+        connectTime=date(worker.connect_time),
     )
 
 
@@ -157,7 +158,13 @@ def _content(name: str, value: object) -> Members:
     return {name: value}
 
 
-def _date(moment: datetime | None) -> str | None:
+def seconds(span: timedelta | None) -> str | None:
+    """A length of time as proto JSON writes it: seconds with an `s`."""
+    return None if span is None else f"{span.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+
+
+def date(moment: datetime | None) -> str | None:
+    """A date as proto JSON writes it."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
 
 
@@ -166,5 +173,6 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _filled(**members: Any) -> Members:
+def filled(**members: Any) -> Members:
+    """The members that have a value."""
     return {name: value for name, value in members.items() if value is not None}

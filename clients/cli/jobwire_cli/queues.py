@@ -9,7 +9,7 @@ from jobwire_client import Client, Queue, WorkerSession
 
 from jobwire_cli import output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
-from jobwire_cli.durations import parse_duration
+from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.output import COUNTS
 
@@ -141,7 +141,15 @@ def _show(queue: Queue, as_json: bool) -> None:
     counts = queue.counts
     numbers = [(name, str(getattr(counts, name))) for name in (*COUNTS, "total")]
     totals = [("completed in all", str(counts.completed_total)), ("failed in all", str(counts.failed_total))]
-    output.write_fields([("queue", queue.name), ("delivery", "paused" if queue.paused else "runs"), ("workers", str(queue.workers)), *numbers, *totals])
+    output.write_fields(
+        [("queue", queue.name), ("delivery", "paused" if queue.paused else "runs"), ("workers", str(queue.workers)), *numbers, *totals, *_needs(queue)]
+    )
+
+
+def _needs(queue: Queue) -> list[tuple[str, str]]:
+    ages = (("oldest waiting", queue.oldest_waiting_age), ("oldest active", queue.oldest_active_age))
+    fields = [(name, short(age.total_seconds())) for name, age in ages if age is not None]
+    return fields if queue.more_workers_help is None else [*fields, ("more workers", "would help" if queue.more_workers_help else "would not help")]
 
 
 def _say(queue: Queue, as_json: bool) -> None:

@@ -7,6 +7,7 @@ async with Client("localhost:7410") as client:
 
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
+from jobwire_client._explain import Explanation, Hold, Holder
 from jobwire_client._job import (
     Change,
     ChangeType,
@@ -62,8 +63,11 @@ __all__ = [
     "DurabilityUnsupported",
     "EnqueueVerdict",
     "Enqueued",
+    "Explanation",
     "Failure",
     "FieldViolation",
+    "Hold",
+    "Holder",
     "InvalidRequest",
     "Job",
     "JobExists",

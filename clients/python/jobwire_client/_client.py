@@ -17,6 +17,7 @@ from jobwire_client._connections import Answer, Connections, Method
 from jobwire_client._credentials import Credentials
 from jobwire_client._enqueue_stream import Verdicts
 from jobwire_client._entries import OneJob
+from jobwire_client._explain import Explanation, explanation_from
 from jobwire_client._fork import generation, watch_forks
 from jobwire_client._ids import new_id
 from jobwire_client._job import (
@@ -50,6 +51,7 @@ _MAX_PAGE = 1_000
 
 _JOBS, _QUEUES, _ADMIN = "/jobwire.v1.JobService/", "/jobwire.v1.QueueService/", "/jobwire.v1.AdminService/"
 _GET = Method(_JOBS + "GetJob", job_service_pb2.GetJobResponse.FromString)
+_EXPLAIN = Method(_JOBS + "ExplainJob", job_service_pb2.ExplainJobResponse.FromString)
 _LIST = Method(_JOBS + "ListJobs", job_service_pb2.ListJobsResponse.FromString)
 _CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromString)
 _RETRY = Method(_JOBS + "RetryJob", job_service_pb2.RetryJobResponse.FromString)
@@ -203,6 +205,15 @@ class Client:
             JobNotFound: there is none, or it is gone; `state` is the final state when that is still known.
         """
         return job_from((await self._call(_GET, job_service_pb2.GetJobRequest(name=name_of(job)))).job)
+
+    async def explain(self, job: str | Named) -> Explanation:
+        """Say why a job does not run: everything that holds it now.
+
+        Raises:
+            JobNotFound: as in `get`.
+        """
+        name = name_of(job)
+        return explanation_from(name, await self._call(_EXPLAIN, job_service_pb2.ExplainJobRequest(name=name)))
 
     async def cancel(self, job: str | Named, *, grace: timedelta | float | None = None) -> Job:
         """Cancel a job. One that runs is told, and has `grace` to give way (default 30 s, at most 1 hour); it may still complete. Returns the job as it is now.

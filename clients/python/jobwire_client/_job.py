@@ -1,7 +1,7 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -201,6 +201,12 @@ class Queue:
     """How many jobs are where."""
     workers: int
     """How many worker sessions take jobs from it."""
+    oldest_waiting_age: timedelta | None = None
+    """How long the job has waited that waits longest; None when none waits. This field and those below are set by `queue` alone."""
+    oldest_active_age: timedelta | None = None
+    """How long the job has run that runs longest; None when none runs."""
+    more_workers_help: bool | None = None
+    """Whether one more worker would start a job now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +349,15 @@ def change_from(message: job_service_pb2.JobChange) -> Change:
 def queue_from(message: queue_service_pb2.Queue) -> Queue:
     """A Queue from its message."""
     counts = QueueCounts(**{field.name: getattr(message.counts, field.name) for field in message.counts.DESCRIPTOR.fields if field.name in _COUNTS})
-    return Queue(name=message.queue, paused=message.paused, counts=counts, workers=message.workers)
+    return Queue(
+        name=message.queue,
+        paused=message.paused,
+        counts=counts,
+        workers=message.workers,
+        oldest_waiting_age=message.oldest_waiting_age.ToTimedelta() if message.HasField("oldest_waiting_age") else None,
+        oldest_active_age=message.oldest_active_age.ToTimedelta() if message.HasField("oldest_active_age") else None,
+        more_workers_help=message.more_workers_help if message.HasField("more_workers_help") else None,
+    )
 
 
 def worker_from(message: admin_service_pb2.Worker) -> WorkerSession:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
+from jobwire_client._explain import Explanation
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
@@ -92,6 +93,10 @@ class SyncClient:
     def get(self, job: str | Named) -> Job:
         """Read a job."""
         return self._run(lambda client: client.get(job))
+
+    def explain(self, job: str | Named) -> Explanation:
+        """Say why a job does not run."""
+        return self._run(lambda client: client.explain(job))
 
     def cancel(self, job: str | Named, *, grace: timedelta | float | None = None) -> Job:
         """Cancel a job."""

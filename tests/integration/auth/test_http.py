@@ -31,6 +31,7 @@ GONE = "no-such-job"
 CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
     "enqueue": ("POST", "/v1/queues/{q}/jobs", {"jobName": "work"}, "enqueue", ""),
     "get": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}", None, "read", ""),
+    "explain": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}/explain", None, "read", ""),
     "list": ("GET", "/v1/queues/{q}/jobs?state=failed", None, "read", ""),
     "cancel": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:cancel", {}, "control", ""),
     "retry": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:retry", {}, "control", ""),

@@ -30,6 +30,7 @@ CALLS: dict[str, Callable[[Api], Awaitable[object]]] = {
     "Enqueue to a new queue": lambda api: api.jobs.Enqueue(pb.EnqueueRequest(job=spec("another"))),
     "EnqueueBatch": lambda api: api.jobs.EnqueueBatch(pb.EnqueueBatchRequest(jobs=[spec("q") for _ in range(1000)])),
     "GetJob": lambda api: api.jobs.GetJob(pb.GetJobRequest(name="queues/q/jobs/one")),
+    "ExplainJob": lambda api: api.jobs.ExplainJob(pb.ExplainJobRequest(name="queues/q/jobs/one")),
     "ListJobs": lambda api: api.jobs.ListJobs(pb.ListJobsRequest(parent="queues/q", state=State.JOB_STATE_WAITING)),
     "CancelJob": lambda api: api.jobs.CancelJob(pb.CancelJobRequest(name="queues/q/jobs/none")),
     "RetryJob": lambda api: api.jobs.RetryJob(pb.RetryJobRequest(name="queues/q/jobs/none")),

@@ -122,6 +122,17 @@ def test_a_job_is_acted_on_by_its_name(jobwire: Jobwire, queue: str) -> None:
     assert jobwire.code == Exit.NOT_FOUND
 
 
+def test_a_job_that_does_not_run_is_explained(jobwire: Jobwire, queue: str) -> None:
+    name = jobwire("enqueue", queue, "steps", "1")
+    jobwire("queues", "pause", queue)
+    assert jobwire("jobs", "explain", name) == f"{name}: The queue {queue} is paused; no worker is connected that takes jobs from {queue}."
+    (found,) = jobwire.lines("jobs", "explain", name)
+    assert (found["state"], [hold["reason"] for hold in found["holds"]]) == ("waiting", ["queue_paused", "no_worker"])
+    assert "would not help" in jobwire("queues", "stats", queue)
+    jobwire("jobs", "explain", "nope", "--queue", queue)
+    assert jobwire.code == Exit.NOT_FOUND
+
+
 def test_queues_are_shown_paused_and_resumed(jobwire: Jobwire, queue: str) -> None:
     jobwire("queues", "stats", queue)
     assert jobwire.code == Exit.NOT_FOUND

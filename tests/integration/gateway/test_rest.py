@@ -197,10 +197,20 @@ async def test_a_delayed_job_can_be_promoted_and_a_job_deleted(http: httpx.Async
     await refused(await http.delete(f"/v1/{job['name']}"), 404, "JOB_NOT_FOUND")
 
 
+async def test_a_job_that_does_not_run_is_explained(http: httpx.AsyncClient, queue: str) -> None:
+    await enqueue(http, queue)
+    second = await enqueue(http, queue)
+    found = (await http.get(f"/v1/{second['name']}/explain")).json()
+    assert (found["state"], [hold["reason"] for hold in found["holds"]]) == ("waiting", ["no_worker", "jobs_before"])
+    assert found["holds"][1]["jobsBefore"] == 1
+    await refused(await http.get(f"/v1/queues/{queue}/jobs/nope/explain"), 404, "JOB_NOT_FOUND")
+
+
 async def test_a_queue_can_be_read_paused_and_resumed(http: httpx.AsyncClient, queue: str) -> None:
     await enqueue(http, queue)
     read = (await http.get(f"/v1/queues/{queue}")).json()
     assert (read["name"], read["paused"], read["workers"], read["counts"]["waiting"]) == (f"queues/{queue}", False, 0, 1)
+    assert (read["oldestWaitingAge"][-1], "oldestActiveAge" in read, read["moreWorkersHelp"]) == ("s", False, True)
     assert (await http.get(f"/v1/queues/{queue}/stats")).json() == read["counts"]
     assert (await http.post(f"/v1/queues/{queue}:pause")).json()["paused"] is True
     assert (await http.post(f"/v1/queues/{queue}:pause", json={})).json()["paused"] is True

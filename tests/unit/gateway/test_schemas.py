@@ -7,7 +7,9 @@ import pytest
 from google.protobuf.message import Message
 from jobwire.v1.admin_service_pb2 import GetServerInfoResponse, Worker
 from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, Payload, Progress
+from jobwire.v1.job_service_pb2 import CANCEL_STAGE_DELIVERED, HOLD_REASON_ACTIVE, ExplainJobResponse, JobHold, JobHolder
 from jobwire.v1.queue_service_pb2 import Queue
+from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.jobs import job_json, queue_json, server_json, worker_json
 from jobwire_gateway.problems import Problem, Violation
 from jobwire_gateway.schemas import COMPONENTS, ref
@@ -49,6 +51,9 @@ def test_a_job_is_shown_as_its_schema_says(job: Job) -> None:
     ("name", "message", "added"),
     [
         ("Job", Job, _CONTENT),
+        ("Explanation", ExplainJobResponse, set()),
+        ("Hold", JobHold, set()),
+        ("Holder", JobHolder, set()),
         ("Failure", Failure, set()),
         ("Counts", JobCounts, set()),
         ("Queue", Queue, set()),
@@ -66,6 +71,21 @@ def test_queues_workers_and_servers_are_shown_as_their_schemas_say() -> None:
     checked("Queue", queue_json(Queue(name="queues/q", queue="q", counts=JobCounts(waiting=1))))
     checked("Worker", worker_json(worker))
     checked("Server", {**server_json(GetServerInfoResponse()), "gatewayVersion": "1"})
+
+
+def test_an_explanation_is_shown_as_its_schema_says_with_every_member_that_has_a_value() -> None:
+    hold = JobHold(
+        reason=HOLD_REASON_ACTIVE, message="m", jobs_before=2, holders=[JobHolder(session="0" * 32, alone=True)], cancel_stage=CANCEL_STAGE_DELIVERED
+    )
+    for date in (hold.until, hold.since):
+        date.GetCurrentTime()
+    for span in (hold.cancel_left, hold.lease_left):
+        span.FromMilliseconds(1500)
+    shown: Any = explanation_json(ExplainJobResponse(summary="s", state=JobState.JOB_STATE_ACTIVE, holds=[hold]))
+    checked("Explanation", shown)
+    (only,) = shown["holds"]
+    assert set(only) == set(COMPONENTS["Hold"]["properties"])
+    assert set(only["holders"][0]) == set(COMPONENTS["Holder"]["properties"])
 
 
 def test_a_problem_is_shown_as_its_schema_says() -> None:

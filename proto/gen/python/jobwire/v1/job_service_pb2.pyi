@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from jobwire.v1 import error_pb2 as _error_pb2
@@ -94,6 +95,82 @@ CHANGE_TYPE_NOT_FOUND: ChangeType.ValueType  # 5
 CHANGE_TYPE_LOG: ChangeType.ValueType  # 6
 """Lines that the handler logged."""
 Global___ChangeType: _TypeAlias = ChangeType  # noqa: Y015
+
+class _HoldReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_REASON_UNSPECIFIED: _HoldReason.ValueType  # 0
+    """Never sent."""
+    HOLD_REASON_NONE: _HoldReason.ValueType  # 1
+    """Nothing: it is next, and a worker has room."""
+    HOLD_REASON_QUEUE_PAUSED: _HoldReason.ValueType  # 2
+    """The queue is paused."""
+    HOLD_REASON_NOT_DUE: _HoldReason.ValueType  # 3
+    """Its time has not come: see `until`."""
+    HOLD_REASON_NO_WORKER: _HoldReason.ValueType  # 4
+    """No worker is connected that takes jobs from its queue."""
+    HOLD_REASON_JOBS_BEFORE: _HoldReason.ValueType  # 5
+    """Other jobs of its queue go first: see `jobs_before`."""
+    HOLD_REASON_NO_CREDIT: _HoldReason.ValueType  # 6
+    """All workers have as many jobs as they want: see `holders`."""
+    HOLD_REASON_DELIVERED_ALONE: _HoldReason.ValueType  # 7
+    """Workers were lost with it, so it goes alone to one that holds nothing else of its queue: see `holders`."""
+    HOLD_REASON_ACTIVE: _HoldReason.ValueType  # 8
+    """It runs: see `holders`, `since` and `cancel_stage`."""
+    HOLD_REASON_FINAL: _HoldReason.ValueType  # 9
+    """It has ended: see `since`."""
+
+class HoldReason(_HoldReason, metaclass=_HoldReasonEnumTypeWrapper):
+    """What may hold a job. Growing: later rules add theirs, and an unknown one is to be shown by its message."""
+
+HOLD_REASON_UNSPECIFIED: HoldReason.ValueType  # 0
+"""Never sent."""
+HOLD_REASON_NONE: HoldReason.ValueType  # 1
+"""Nothing: it is next, and a worker has room."""
+HOLD_REASON_QUEUE_PAUSED: HoldReason.ValueType  # 2
+"""The queue is paused."""
+HOLD_REASON_NOT_DUE: HoldReason.ValueType  # 3
+"""Its time has not come: see `until`."""
+HOLD_REASON_NO_WORKER: HoldReason.ValueType  # 4
+"""No worker is connected that takes jobs from its queue."""
+HOLD_REASON_JOBS_BEFORE: HoldReason.ValueType  # 5
+"""Other jobs of its queue go first: see `jobs_before`."""
+HOLD_REASON_NO_CREDIT: HoldReason.ValueType  # 6
+"""All workers have as many jobs as they want: see `holders`."""
+HOLD_REASON_DELIVERED_ALONE: HoldReason.ValueType  # 7
+"""Workers were lost with it, so it goes alone to one that holds nothing else of its queue: see `holders`."""
+HOLD_REASON_ACTIVE: HoldReason.ValueType  # 8
+"""It runs: see `holders`, `since` and `cancel_stage`."""
+HOLD_REASON_FINAL: HoldReason.ValueType  # 9
+"""It has ended: see `since`."""
+Global___HoldReason: _TypeAlias = HoldReason  # noqa: Y015
+
+class _CancelStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CancelStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANCEL_STAGE_UNSPECIFIED: _CancelStage.ValueType  # 0
+    """None was asked for."""
+    CANCEL_STAGE_REQUESTED: _CancelStage.ValueType  # 1
+    """Asked for; the worker has not confirmed that it heard of it."""
+    CANCEL_STAGE_DELIVERED: _CancelStage.ValueType  # 2
+    """The worker has confirmed it, and its handler may give way until `cancel_left` is over."""
+
+class CancelStage(_CancelStage, metaclass=_CancelStageEnumTypeWrapper):
+    """How far the cancel of a running job is."""
+
+CANCEL_STAGE_UNSPECIFIED: CancelStage.ValueType  # 0
+"""None was asked for."""
+CANCEL_STAGE_REQUESTED: CancelStage.ValueType  # 1
+"""Asked for; the worker has not confirmed that it heard of it."""
+CANCEL_STAGE_DELIVERED: CancelStage.ValueType  # 2
+"""The worker has confirmed it, and its handler may give way until `cancel_left` is over."""
+Global___CancelStage: _TypeAlias = CancelStage  # noqa: Y015
 
 @_typing.final
 class EnqueueRequest(_message.Message):
@@ -850,7 +927,7 @@ Global___JobChange: _TypeAlias = JobChange  # noqa: Y015
 
 @_typing.final
 class ExplainJobRequest(_message.Message):
-    """Not served yet."""
+    """Which job to explain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -872,25 +949,145 @@ Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
 
 @_typing.final
 class ExplainJobResponse(_message.Message):
-    """Not served yet."""
+    """Why it does not run, or that it does."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUMMARY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     summary: _builtins.str
-    """One sentence for people."""
+    """All of `holds` in one sentence for people."""
+    state: _job_pb2.JobState.ValueType
+    """The state that is explained."""
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobHold]:
+        """What holds the job now, in the order in which each must give way. Never empty: where nothing holds it, the only entry says so."""
+
     def __init__(
         self,
         *,
         summary: _builtins.str = ...,
+        state: _job_pb2.JobState.ValueType = ...,
+        holds: _abc.Iterable[Global___JobHold] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "state", b"state", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class JobHold(_message.Message):
+    """One thing that holds a job. Each reason says which fields it sets beside its message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    JOBS_BEFORE_FIELD_NUMBER: _builtins.int
+    JOBS_BEFORE_BY_PRIORITY_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    HOLDER_COUNT_FIELD_NUMBER: _builtins.int
+    CANCEL_STAGE_FIELD_NUMBER: _builtins.int
+    CANCEL_LEFT_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_FIELD_NUMBER: _builtins.int
+    reason: Global___HoldReason.ValueType
+    """What it is."""
+    message: _builtins.str
+    """One sentence for people, without its full stop."""
+    jobs_before: _builtins.int
+    """With JOBS_BEFORE: how many waiting jobs go first, by priority or because they came earlier."""
+    jobs_before_by_priority: _builtins.int
+    """With JOBS_BEFORE: how many of them go first by their priority."""
+    holder_count: _builtins.int
+    """How many holders there are, where that is more than are listed, too."""
+    cancel_stage: Global___CancelStage.ValueType
+    """With ACTIVE: how far its cancel is."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When this ends by itself. With NOT_DUE."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is so: with ACTIVE since the run began, with FINAL since the end."""
+
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobHolder]:
+        """With NO_CREDIT: the workers of the queue; with DELIVERED_ALONE: whoever must become free; with ACTIVE: who runs it. Those with most jobs first, at most 100."""
+
+    @_builtins.property
+    def cancel_left(self) -> _duration_pb2.Duration:
+        """With a `cancel_stage`: when the job is ended by force, counted on the clock that stands still while the store is away."""
+
+    @_builtins.property
+    def lease_left(self) -> _duration_pb2.Duration:
+        """With ACTIVE: how long its lease lasts if the worker says nothing more."""
+
+    def __init__(
+        self,
+        *,
+        reason: Global___HoldReason.ValueType = ...,
+        message: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        jobs_before: _builtins.int = ...,
+        jobs_before_by_priority: _builtins.int = ...,
+        holders: _abc.Iterable[Global___JobHolder] | None = ...,
+        holder_count: _builtins.int = ...,
+        cancel_stage: Global___CancelStage.ValueType = ...,
+        cancel_left: _duration_pb2.Duration | None = ...,
+        lease_left: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_left", b"cancel_left", "lease_left", b"lease_left", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_left", b"cancel_left", "cancel_stage", b"cancel_stage", "holder_count", b"holder_count", "holders", b"holders", "jobs_before", b"jobs_before", "jobs_before_by_priority", b"jobs_before_by_priority", "lease_left", b"lease_left", "message", b"message", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobHold: _TypeAlias = JobHold  # noqa: Y015
+
+@_typing.final
+class JobHolder(_message.Message):
+    """A worker that holds jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """The session, as 32 hexadecimal digits."""
+    worker: _builtins.str
+    """The label that it gave itself."""
+    active: _builtins.int
+    """How many jobs it holds, of all its queues."""
+    concurrency: _builtins.int
+    """How many it runs at once; 0 when it did not say."""
+    alone: _builtins.bool
+    """It is kept free for one job, or runs one, that is delivered alone: until then it takes nothing else from this queue."""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        worker: _builtins.str = ...,
+        active: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+        alone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "alone", b"alone", "concurrency", b"concurrency", "session", b"session", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobHolder: _TypeAlias = JobHolder  # noqa: Y015
 
 @_typing.final
 class BulkJobsRequest(_message.Message):

@@ -249,10 +249,10 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
-        """Says why a job does not run. Not served yet.
+        """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
         Errors:
-        UNIMPLEMENTED: always.
+        NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

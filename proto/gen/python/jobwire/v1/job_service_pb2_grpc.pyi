@@ -123,10 +123,10 @@ class JobServiceStub:
       INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
     """
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
-    """Says why a job does not run. Not served yet.
+    """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
     """
     BulkJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
     """Acts on all jobs that a filter finds. Not served yet.
@@ -230,10 +230,10 @@ class JobServiceAsyncStub(JobServiceStub):
       INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
     """
     ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]  # type: ignore[assignment]
-    """Says why a job does not run. Not served yet.
+    """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
     """
     BulkJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
     """Acts on all jobs that a filter finds. Not served yet.
@@ -412,10 +412,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ExplainJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ExplainJobResponse, _abc.Awaitable[_job_service_pb2.ExplainJobResponse]]:
-        """Says why a job does not run. Not served yet.
+        """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
         Errors:
-          UNIMPLEMENTED: always.
+          NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
         """
 
     @_abc_1.abstractmethod

@@ -32,6 +32,9 @@ class Queue(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    OLDEST_WAITING_AGE_FIELD_NUMBER: _builtins.int
+    OLDEST_ACTIVE_AGE_FIELD_NUMBER: _builtins.int
+    MORE_WORKERS_HELP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`queues/{queue}`."""
     queue: _builtins.str
@@ -40,9 +43,21 @@ class Queue(_message.Message):
     """Whether delivery is stopped."""
     workers: _builtins.int
     """How many worker sessions take jobs from it."""
+    more_workers_help: _builtins.bool
+    """Whether one more worker would start a job now: one waits, delivery is not stopped, and no worker has room. Only in the answer to GetQueue."""
     @_builtins.property
     def counts(self) -> _job_pb2.JobCounts:
         """How many jobs are where."""
+
+    @_builtins.property
+    def oldest_waiting_age(self) -> _duration_pb2.Duration:
+        """How long the job has waited that waits longest, counted from its enqueue or its due date. Absent when none waits. Only in the answer to GetQueue. Of more
+        than 100 different priorities, those that run first are looked at.
+        """
+
+    @_builtins.property
+    def oldest_active_age(self) -> _duration_pb2.Duration:
+        """How long the job has run that runs longest. Absent when none runs. Only in the answer to GetQueue."""
 
     def __init__(
         self,
@@ -52,12 +67,17 @@ class Queue(_message.Message):
         paused: _builtins.bool = ...,
         counts: _job_pb2.JobCounts | None = ...,
         workers: _builtins.int = ...,
+        oldest_waiting_age: _duration_pb2.Duration | None = ...,
+        oldest_active_age: _duration_pb2.Duration | None = ...,
+        more_workers_help: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "name", b"name", "paused", b"paused", "queue", b"queue", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "name", b"name", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age", "paused", b"paused", "queue", b"queue", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__more_workers_help: _TypeAlias = _typing.Literal["more_workers_help"]  # noqa: Y015
+    _WhichOneofArgType__more_workers_help: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__more_workers_help) -> _WhichOneofReturnType__more_workers_help | None: ...
 
 Global___Queue: _TypeAlias = Queue  # noqa: Y015
 

@@ -102,7 +102,7 @@ class QueueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetQueue(self, request, context):
-        """Reads one queue with its counts.
+        """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
         Errors:
         NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.

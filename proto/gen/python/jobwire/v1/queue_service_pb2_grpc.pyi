@@ -40,7 +40,7 @@ class QueueServiceStub:
       INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
     """
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
-    """Reads one queue with its counts.
+    """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
     Errors:
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
@@ -108,7 +108,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
       INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
     """
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
-    """Reads one queue with its counts.
+    """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
     Errors:
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
@@ -185,7 +185,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.GetQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetQueueResponse, _abc.Awaitable[_queue_service_pb2.GetQueueResponse]]:
-        """Reads one queue with its counts.
+        """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
         Errors:
           NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.

@@ -1,0 +1,74 @@
+"""The workers of a queue, and whether each has room for one more of its jobs.
+
+A worker's credit is known exactly to the broker that it is connected to. Of one that is connected elsewhere this broker knows what the store does: its
+concurrency, and what it holds in all of its queues; where it did not say its concurrency, it counts as full while it holds anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobwire.v1 import admin_service_pb2
+
+from jobwire_broker.rules.registry import Registry
+from jobwire_broker.store.queue_store import Crew
+
+#: What stands for an SDK in a session that LeaseJobs made: it takes nothing beyond what it was made for.
+SINGLE_CALLS = "LeaseJobs"
+MAX_QUEUES_READ = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hand:
+    """A worker of the queue. `held` counts the jobs of the queue, `active` those of all queues."""
+
+    session: bytes
+    worker: str
+    held: int
+    active: int
+    concurrency: int
+    alone: bool
+    room: bool
+    takes_more: bool
+
+
+async def hands_of(registry: Registry, queue: str, crew: Sequence[Crew]) -> list[Hand]:
+    """The workers, those with most jobs first. Raises StoreUnavailable."""
+    workers = [admin_service_pb2.Worker.FromString(member.descriptor) for member in crew]
+    others = sorted({name for worker in workers for name in worker.queues} - {queue})[:MAX_QUEUES_READ]
+    active = Counter({member.session: member.held for member in crew})
+    for rows in await asyncio.gather(*(registry.store(name).sessions() for name in others)):
+        for session, held, _ in rows:
+            if session in active:
+                active[session] += held
+    hands = [_hand(registry, queue, member, worker, active[member.session]) for member, worker in zip(crew, workers, strict=True)]
+    return sorted(hands, key=lambda hand: (-hand.active, hand.session))
+
+
+def is_short(hands: Sequence[Hand]) -> bool:
+    """Whether none of them has room."""
+    return not any(hand.room for hand in hands)
+
+
+def _hand(registry: Registry, queue: str, member: Crew, worker: admin_service_pb2.Worker, active: int) -> Hand:
+    takes_more = worker.sdk != SINGLE_CALLS
+    return Hand(
+        session=member.session,
+        worker=worker.instance_id,
+        held=member.held,
+        active=active,
+        concurrency=worker.concurrency,
+        alone=member.alone,
+        room=takes_more and not member.alone and _has_room(registry, queue, member.session, active, worker.concurrency),
+        takes_more=takes_more,
+    )
+
+
+def _has_room(registry: Registry, queue: str, session: bytes, active: int, concurrency: int) -> bool:
+    stream = registry.get(queue).partition.streams.get(session)
+    if stream is not None:
+        return stream.work.free(queue) > 0
+    return active < max(1, concurrency)

@@ -1,0 +1,105 @@
+"""What the store says of why a job does not run: the whole answer for each reason, and the oldest jobs of a queue."""
+
+from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import Crew, Explained
+
+from tests.support.queue_lab import SESSION_MS, QueueLab, item
+from tests.support.queue_state import session_bytes
+
+S, T = session_bytes("s"), session_bytes("t")
+
+
+async def explained(q: QueueLab, raw_id: str) -> Explained:
+    """The answer, its record and date checked and left out."""
+    found = await q.store.explain(raw_id.encode())
+    (read,) = await q.store.get([raw_id.encode()])
+    assert (codec.header_of(found.record), codec.header_of(found.record).state != 0) == (codec.header_of(read.record), True)
+    assert abs(found.now_us / 1000 - await q.now_ms()) < 5_000
+    return found._replace(record=b"", now_us=0)
+
+
+def answer(**given: object) -> Explained:
+    """What is said of a job that nothing holds."""
+    usual: dict[str, object] = {"record": b"", "state": 0, "now_us": 0, "paused": False, "before": -1, "before_by_priority": 0, "holder": b""}
+    return Explained(**{**usual, "lease_left_ms": -1, "cancel_left_ms": -1, "crew": [], **given})  # type: ignore[arg-type]  # words and values of the fields
+
+
+async def alone(q: QueueLab, raw_id: str) -> None:
+    """Let a job wait to be delivered alone."""
+    for session in ("x", "y"):
+        if session == "x":
+            await q.make(raw_id)
+        await q.attach(session)
+        await q.lease(session, 1)
+        await q.lose(session)
+    await q.come_due(raw_id)
+
+
+async def test_a_place_in_line_counts_priorities_and_age(q: QueueLab) -> None:
+    await q.make("a", item("urgent", priority=-3), "b", item("late", priority=9), "c")
+    for raw_id, before, by_priority in (("urgent", 0, 0), ("a", 1, 1), ("b", 2, 1), ("c", 3, 1), ("late", 4, 4)):
+        assert await explained(q, raw_id) == answer(before=before, before_by_priority=by_priority)
+
+
+async def test_a_pause_and_the_workers_are_told(q: QueueLab) -> None:
+    await q.make("a", "b", "c")
+    await q.store.attach(S, 1, SESSION_MS, b"one", [])
+    await q.lease("s", 2)
+    await q.store.pause(True)
+    assert await explained(q, "c") == answer(paused=True, before=0, crew=[Crew(S, 2, False, b"one")])
+
+
+async def test_a_delayed_job_stands_in_no_line(q: QueueLab) -> None:
+    await q.make(item("a", due="+60000"))
+    assert await explained(q, "a") == answer()
+
+
+async def test_a_running_job_has_a_holder_a_lease_and_the_grace_of_its_cancel(q: QueueLab) -> None:
+    await q.leased("a")
+    running = answer(holder=S, lease_left_ms=SESSION_MS, crew=[Crew(S, 1, False, b"")])
+    assert await explained(q, "a") == running
+    await q.store.cancel(b"a", 3_000)
+    assert await explained(q, "a") == running._replace(cancel_left_ms=3_000)
+    await q.tick()
+    assert await explained(q, "a") == running._replace(lease_left_ms=SESSION_MS - 1_000, cancel_left_ms=2_000)
+
+
+async def test_a_session_that_is_kept_free_for_a_job_alone_is_told(q: QueueLab) -> None:
+    await q.leased("held")
+    await alone(q, "a")
+    await q.lease("s", 1)
+    await q.make("other")
+    assert await explained(q, "a") == answer(before=0, crew=[Crew(S, 1, True, b"")])
+    await q.complete("held", (await q.state()).numbers["held"].token)
+    await q.lease("s", 1)
+    assert await explained(q, "other") == answer(before=0, crew=[Crew(S, 1, True, b"")])
+
+
+async def test_an_ended_job_is_explained_and_one_that_is_gone_by_its_end(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    await q.complete("a", token)
+    assert await explained(q, "a") == answer(crew=[Crew(S, 0, False, b"")])
+    await q.store.delete(b"a")
+    gone = await q.store.explain(b"a")
+    assert gone._replace(now_us=0) == answer(state=5)
+    assert (await q.store.explain(b"never"))._replace(now_us=0) == answer()
+
+
+async def test_the_oldest_are_found_over_priorities_and_sessions(q: QueueLab) -> None:
+    assert (await q.store.oldest())._replace(now_us=0) == (0, 0, 0, [])
+    await q.make(item("first", priority=9), "x", "y")
+    for session in ("t", "s"):
+        await q.attach(session)
+        await q.lease(session, 1)
+    await q.make(item("urgent", priority=0))
+    state, found = await q.state(), await q.store.oldest()
+    assert found.active_us == min(state.numbers["x"].token, state.numbers["y"].token)
+    header = codec.header_of((await q.store.get([b"first"]))[0].record)
+    assert found.waiting_us == header.order
+    assert sorted(found.crew) == sorted([Crew(S, 1, False, b""), Crew(T, 1, False, b"")])
+
+
+async def test_explaining_leaves_no_trace(q: QueueLab) -> None:
+    await q.store.explain(b"a")
+    await q.store.oldest()
+    assert await q.redis.keys(q.base + "*") == []
