@@ -93,7 +93,7 @@ async def test_s05_a_silent_stream_has_heartbeats_and_now_and_then_its_cursor(sh
         began = time.monotonic()
         await one.until(b"\n:\n\n", 3)
         await many.until(b"\n:\n\n:\n\n:\n\nid: " + shown.encode() + b"\n\n", 10)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 10
         assert one.events()[0]["heartbeatMs"] == 1_000
         await one.close()
         await many.close()
