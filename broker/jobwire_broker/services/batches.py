@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
@@ -53,6 +53,15 @@ class Batch:
             raise InvalidField(f"jobs may hold 1 to {MAX_BATCH}; it holds {self.size}", field="jobs", reason="BATCH_TOO_LARGE")
         self.places = [i for i in range(self.size) if i not in self.refused] if self.refused else range(self.size)
         return self
+
+    def withhold(self, forbidden: Mapping[str, BrokerError]) -> None:
+        """Refuse the jobs of these queues, each for itself: the jobs of a message may be those of many callers. After `close`."""
+        kept = [i for i, queue in enumerate(self.queues) if queue not in forbidden]
+        for place, queue in zip(self.places, self.queues, strict=True):
+            if queue in forbidden:
+                self.refused[place] = forbidden[queue]
+        self.places = [self.places[i] for i in kept]
+        self.queues, self.items = [self.queues[i] for i in kept], [self.items[i] for i in kept]
 
     def refusals(self, results: Results) -> dict[int, BrokerError]:
         """Why which jobs were not made, by their places. Raises the error of the whole batch when the caller has to repeat all of it."""

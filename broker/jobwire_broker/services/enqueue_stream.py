@@ -19,10 +19,11 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.auth.caller import checker, end_with
+from jobwire_broker.auth.errors import NotPermitted
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
 from jobwire_broker.services.answers import abort, details_of, end_tasks
 from jobwire_broker.services.batch_bytes import Malformed, Message, read
-from jobwire_broker.services.batches import Maker, Results, item_error
+from jobwire_broker.services.batches import Batch, Maker, Results, item_error
 from jobwire_broker.store.wire import varint
 
 log = logging.getLogger(__name__)
@@ -164,8 +165,7 @@ class EnqueueStream:
     def _start(self, message: Message, size: int) -> None:
         if message.error is not None:
             raise message.error
-        if self._check is not None:
-            self._check(set(message.batch.queues))
+        self._withhold_forbidden(message.batch)
         self._maker.check_durability(message.durability)
         if (
             message.durability == job_pb2.DURABILITY_DISK
@@ -175,6 +175,22 @@ class EnqueueStream:
             task = asyncio.create_task(self._make(message, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _withhold_forbidden(self, batch: Batch) -> None:
+        """Raises NotPermitted when the caller may enqueue to none of the queues; some of them are refused job by job."""
+        if self._check is None:
+            return
+        forbidden: dict[str, BrokerError] = {}
+        queues = set(batch.queues)
+        for queue in queues:
+            try:
+                self._check((queue,))
+            except NotPermitted as error:
+                forbidden[queue] = error
+        if forbidden and len(forbidden) == len(queues):
+            raise next(iter(forbidden.values()))
+        if forbidden:
+            batch.withhold(forbidden)
 
     async def _make(self, message: Message, size: int) -> None:
         """For queues that are new to this broker, and for what has to be on disk."""

@@ -64,7 +64,7 @@ def sentence_of(error: JobwireError) -> str:
     """One sentence for stderr."""
     sentence = str(error)
     for violation in error.violations:
-        if violation.field not in sentence:
+        if violation.field not in sentence and violation.description not in sentence:
             sentence += f"; {violation.field}: {violation.description}"
     return " ".join(sentence.split())
 

@@ -1,5 +1,6 @@
 """From what gRPC raises to the tree of errors.py."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ _BY_CODE: dict[grpc.StatusCode, type[JobwireError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
 }
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_IN_BATCH = re.compile(r"\bjobs\[\d+\]\.")
 _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """Codes that, when no reason comes with them, say that there was no answer: a broker that ends cancels its calls, one that is stuck lets them time out."""
 
@@ -47,11 +49,10 @@ def error_of_status(status: error_pb2.ErrorStatus) -> JobwireError:
 
 
 def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
-    """The error that a refused item of a batch stands for."""
+    """The error that a refused item of a batch stands for. It is the job's own: the place in a message that it shared says nothing to its caller."""
     kind = BY_REASON.get(item.reason, ServerError)
-    if item.field:
-        return kind(item.message, reason=item.reason, violations=[FieldViolation(item.field, item.message)])
-    return kind(item.message, reason=item.reason)
+    message, field = _IN_BATCH.sub("", item.message), _IN_BATCH.sub("", item.field)
+    return kind(message, reason=item.reason, violations=[FieldViolation(field, message)] if field else [])
 
 
 @dataclass(frozen=True)

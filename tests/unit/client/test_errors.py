@@ -104,10 +104,11 @@ def test_details_that_are_garbage_do_not_hide_the_error() -> None:
     assert (type(error), str(error)) == (ServerError, "broken")
 
 
-def test_a_refused_item_names_its_field() -> None:
-    error = error_of_item(job_service_pb2.ItemError(code=3, reason="INVALID_FIELD", field="jobs[3].priority", message="too high"))
-    assert type(error) is InvalidRequest
-    assert error.violations == (FieldViolation("jobs[3].priority", "too high"),)
+def test_a_refused_item_names_its_field_and_not_its_place_among_the_jobs_of_others() -> None:
+    message = "jobs[3].priority must be at most 9"
+    error = error_of_item(job_service_pb2.ItemError(code=3, reason="INVALID_FIELD", field="jobs[3].priority", message=message))
+    assert (type(error), str(error)) == (InvalidRequest, "priority must be at most 9")
+    assert error.violations == (FieldViolation("priority", "priority must be at most 9"),)
 
 
 def test_a_wait_that_timed_out_is_a_timeout_error() -> None:
