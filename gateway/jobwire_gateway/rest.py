@@ -43,6 +43,8 @@ class Rest:
         mint = minting(queue, request.headers)
         match media_type_of(request.headers):
             case "application/json":
+                # Also where the body says it: what is in a query is never passed over.
+                durability_of(asked.query)
                 body = {**asked.query, **await json_body(request, self._config.max_body_bytes)}
                 if "jobs" in body:
                     return await self._enqueue_many(queue, body, mint)

@@ -55,6 +55,11 @@ async def test_a_job_can_be_made_durable_before_the_answer(http: httpx.AsyncClie
     assert (await enqueue(http, queue, durability="disk"))["verdict"] == "made"
 
 
+@pytest.mark.parametrize("body", [{"jobName": "t"}, {"jobName": "t", "durability": "store"}, {"jobs": [{"jobName": "t"}], "durability": "store"}])
+async def test_an_odd_durability_in_the_query_is_refused_whatever_the_body_says(http: httpx.AsyncClient, queue: str, body: dict[str, object]) -> None:
+    await refused(await http.post(f"/v1/queues/{queue}/jobs?durability=paper", json=body), 400, "INVALID_FIELD")
+
+
 async def test_a_list_is_paged_without_payloads(http: httpx.AsyncClient, queue: str) -> None:
     made = [(await enqueue(http, queue, payload=n))["id"] for n in range(5)]
     seen: list[str] = []
