@@ -1,7 +1,8 @@
 """Why a job does not run, as JSON. The decisions are those of jobs.py; words of reasons and stages are in lower case and without their prefix, too."""
 
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1.job_service_pb2 import CancelStage, ExplainJobResponse, HoldReason, JobHold, JobHolder
+from jobwire.v1.job_pb2 import CancelStage
+from jobwire.v1.job_service_pb2 import ExplainJobResponse, HoldReason, JobHold, JobHolder
 
 from jobwire_gateway.jobs import state_word
 

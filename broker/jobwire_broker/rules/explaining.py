@@ -109,7 +109,7 @@ def _active(job: job_pb2.Job, found: Explained, hands: Sequence[Hand]) -> pb.Job
     if found.lease_left_ms >= 0:
         hold.lease_left.FromMilliseconds(found.lease_left_ms)
     if job.cancel_requested:
-        hold.cancel_stage = pb.CANCEL_STAGE_DELIVERED if job.cancel_delivered else pb.CANCEL_STAGE_REQUESTED
+        hold.cancel_stage = job_pb2.CANCEL_STAGE_DELIVERED if job.cancel_delivered else job_pb2.CANCEL_STAGE_REQUESTED
         hold.cancel_left.FromMilliseconds(max(0, found.cancel_left_ms))
     return hold
 

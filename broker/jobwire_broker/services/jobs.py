@@ -53,7 +53,8 @@ _INDEXES = {
 class JobService(JobServiceServicer):
     """Enqueue jobs, look at them, act on them, follow them."""
 
-    UpdateJob = BulkJobs = unserved
+    UpdateJob = ListFailures = ResolveJob = ListLogs = unserved
+    BulkJobs: Any = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -29,7 +29,7 @@ _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STA
 class QueueService(QueueServiceServicer):
     """Look at queues, pause them, resume them, clean them."""
 
-    UpdateQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = unserved
+    UpdateQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = ListClasses = PauseClass = ResumeClass = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

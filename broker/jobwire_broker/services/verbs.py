@@ -102,6 +102,9 @@ RULES: dict[str, Rule] = {
     _OURS + "JobService/UpdateJob": _named("control", lambda request: (_job(request.job.name, "job.name"),)),
     _OURS + "JobService/DeleteJob": _named("control", _job_of),
     _OURS + "JobService/BulkJobs": _named("control", _parent_of),
+    _OURS + "JobService/ListFailures": _named("read", _parent_of),
+    _OURS + "JobService/ResolveJob": _named("control", _job_of),
+    _OURS + "JobService/ListLogs": _named("read", _job_of),
     _OURS + "JobService/WaitJob": _named("watch", _job_of),
     _OURS + "JobService/WatchJobs": _named("watch", _topics("names")),
     # Checked when `hello` comes; all later frames may name only the queues of `hello` (rules/session.py).
@@ -120,6 +123,11 @@ RULES: dict[str, Rule] = {
     _OURS + "QueueService/ListGroups": _named("read", _parent_of),
     _OURS + "QueueService/PauseGroup": _named("manage", _group_of),
     _OURS + "QueueService/ResumeGroup": _named("manage", _group_of),
+    _OURS + "QueueService/UpdateGroup": _named("manage", lambda request: (Target(parse_queue("/".join(request.group.name.split("/")[:2]), "group.name")),)),
+    # Of all queues; those that the caller may not see are left out.
+    _OURS + "QueueService/ListClasses": Rule(Reach.SOMEWHERE, "read"),
+    _OURS + "QueueService/PauseClass": Rule(Reach.EVERYWHERE, "manage"),
+    _OURS + "QueueService/ResumeClass": Rule(Reach.EVERYWHERE, "manage"),
     _OURS + "EventService/Subscribe": _named("watch", _topics("add")),
     _OURS + "AdminService/ListWorkers": _ADMIN,
     _OURS + "AdminService/DrainWorker": _ADMIN,

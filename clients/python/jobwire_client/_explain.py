@@ -83,7 +83,7 @@ def _hold(message: job_service_pb2.JobHold) -> Hold:
         jobs_before_by_priority=message.jobs_before_by_priority,
         holders=tuple(Holder(session=h.session, worker=h.worker, active=h.active, concurrency=h.concurrency, alone=h.alone) for h in message.holders),
         holder_count=message.holder_count,
-        cancel_stage=_word(job_service_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_") if message.cancel_stage else "",
+        cancel_stage=_word(job_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_") if message.cancel_stage else "",
         cancel_left=_span(message.cancel_left) if message.HasField("cancel_left") else None,
         lease_left=_span(message.lease_left) if message.HasField("lease_left") else None,
     )

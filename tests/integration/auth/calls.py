@@ -97,7 +97,10 @@ RPCS: dict[str, Rpc] = {
     "PromoteJob": Rpc(unary(lambda api: api.jobs.PromoteJob, lambda q: jobs.PromoteJobRequest(name=job(q))), "control"),
     "UpdateJob": Rpc(unary(lambda api: api.jobs.UpdateJob, lambda q: jobs.UpdateJobRequest(job=job_pb2.Job(name=job(q)))), "control"),
     "DeleteJob": Rpc(unary(lambda api: api.jobs.DeleteJob, lambda q: jobs.DeleteJobRequest(name=job(q))), "control"),
-    "BulkJobs": Rpc(unary(lambda api: api.jobs.BulkJobs, lambda q: jobs.BulkJobsRequest(parent=whole(q))), "control"),
+    "BulkJobs": Rpc(stream(lambda api: api.jobs.BulkJobs, lambda q: jobs.BulkJobsRequest(parent=whole(q)), reads=False), "control"),
+    "ListFailures": Rpc(unary(lambda api: api.jobs.ListFailures, lambda q: jobs.ListFailuresRequest(parent=whole(q))), "read"),
+    "ResolveJob": Rpc(unary(lambda api: api.jobs.ResolveJob, lambda q: jobs.ResolveJobRequest(name=job(q))), "control"),
+    "ListLogs": Rpc(unary(lambda api: api.jobs.ListLogs, lambda q: jobs.ListLogsRequest(name=job(q))), "read"),
     "WaitJob": Rpc(unary(lambda api: api.jobs.WaitJob, lambda q: jobs.WaitJobRequest(name=job(q))), "watch"),
     "WatchJobs": Rpc(stream(lambda api: api.jobs.WatchJobs, lambda q: jobs.WatchJobsRequest(names=[job(q)]), reads=False), "watch"),
     "Work": Rpc(
@@ -123,6 +126,12 @@ RPCS: dict[str, Rpc] = {
     "ListGroups": Rpc(unary(lambda api: api.queues.ListGroups, lambda q: queues.ListGroupsRequest(parent=whole(q))), "read"),
     "PauseGroup": Rpc(unary(lambda api: api.queues.PauseGroup, lambda q: queues.PauseGroupRequest(name=f"{whole(q)}/groups/g")), "manage"),
     "ResumeGroup": Rpc(unary(lambda api: api.queues.ResumeGroup, lambda q: queues.ResumeGroupRequest(name=f"{whole(q)}/groups/g")), "manage"),
+    "UpdateGroup": Rpc(
+        unary(lambda api: api.queues.UpdateGroup, lambda q: queues.UpdateGroupRequest(group=queues.Group(name=f"{whole(q)}/groups/g"))), "manage"
+    ),
+    "ListClasses": Rpc(unary(lambda api: api.queues.ListClasses, lambda q: queues.ListClassesRequest()), "read", lists=True),
+    "PauseClass": Rpc(unary(lambda api: api.queues.PauseClass, lambda q: queues.PauseClassRequest()), "manage", everywhere=True),
+    "ResumeClass": Rpc(unary(lambda api: api.queues.ResumeClass, lambda q: queues.ResumeClassRequest()), "manage", everywhere=True),
     "Subscribe": Rpc(stream(lambda api: api.events.Subscribe, lambda q: events.SubscribeRequest(add=[whole(q)]), reads=True), "watch"),
     "ListWorkers": Rpc(unary(lambda api: api.admin.ListWorkers, lambda q: admin.ListWorkersRequest()), "admin", everywhere=True),
     "DrainWorker": Rpc(unary(lambda api: api.admin.DrainWorker, lambda q: admin.DrainWorkerRequest()), "admin", everywhere=True),

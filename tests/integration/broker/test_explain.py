@@ -87,7 +87,7 @@ async def test_a_running_job_names_its_worker_and_each_stage_of_its_cancel(api: 
         assert 0 < hold.lease_left.ToTimedelta().total_seconds() <= 10
         await api.jobs.CancelJob(pb.CancelJobRequest(name=name, grace=span(20)))
         (hold,) = (await explain(api, name)).holds
-        assert hold.cancel_stage == pb.CANCEL_STAGE_REQUESTED
+        assert hold.cancel_stage == job_pb2.CANCEL_STAGE_REQUESTED
         assert 15 < hold.cancel_left.ToTimedelta().total_seconds() <= 20
         await worker.send(work.WorkRequest(cancel_receipts=[work.CancelReceipt(queue=queue, id=job.id, token=job.token)]))
         watch = api.jobs.WatchJobs(pb.WatchJobsRequest(names=[name]))
@@ -95,7 +95,7 @@ async def test_a_running_job_names_its_worker_and_each_stage_of_its_cancel(api: 
             pass
         watch.cancel()
         (hold,) = (await explain(api, name)).holds
-        assert hold.cancel_stage == pb.CANCEL_STAGE_DELIVERED
+        assert hold.cancel_stage == job_pb2.CANCEL_STAGE_DELIVERED
         await worker.finish(completed(job))
     (hold,) = (await explain(api, name)).holds
     assert (hold.reason, hold.HasField("since")) == (pb.HOLD_REASON_FINAL, True)

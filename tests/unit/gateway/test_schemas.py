@@ -6,8 +6,8 @@ import jsonschema_rs
 import pytest
 from google.protobuf.message import Message
 from jobwire.v1.admin_service_pb2 import GetServerInfoResponse, Worker
-from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, Payload, Progress
-from jobwire.v1.job_service_pb2 import CANCEL_STAGE_DELIVERED, HOLD_REASON_ACTIVE, ExplainJobResponse, JobHold, JobHolder
+from jobwire.v1.job_pb2 import CANCEL_STAGE_DELIVERED, Failure, Job, JobCounts, JobState, Payload, Progress
+from jobwire.v1.job_service_pb2 import HOLD_REASON_ACTIVE, ExplainJobResponse, JobHold, JobHolder
 from jobwire.v1.queue_service_pb2 import Queue
 from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.jobs import job_json, queue_json, server_json, worker_json

@@ -19,7 +19,9 @@ local STATE = { DELAYED = 1, WAITING = 2, BLOCKED = 3, ACTIVE = 4, COMPLETED = 5
 -- Only in events: the job was deleted.
 local STATE_REMOVED = 9
 -- FLAG_LOST: the last lease was lost with its session, and counted as a loss; the next lease or adoption clears it.
-local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
+-- FLAG_COUNTED: its lease counts in a limit of its group, its job name, or in units other than one. FLAG_TIMED: its attempt has a deadline in `t`.
+-- FLAG_KEPT: it has keys of its own beside record and payload (history, log, identity), which go with it.
+local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST, FLAG_COUNTED, FLAG_TIMED, FLAG_KEPT = 1, 2, 4, 8, 16, 32, 64, 128
 local NO_PROGRESS = 65535
 local TAG_PAYLOAD, TAG_BACKOFF, TAG_STATE_FIRST, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE = 1, 2, 64, 64, 65, 66
 -- Only in events: what the event had no room for is to be read; log lines.

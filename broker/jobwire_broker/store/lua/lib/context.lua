@@ -15,6 +15,21 @@
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record
 -- Channels: E (events) and W (wake-ups).
+-- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
+local NO_POLICY = {}
+local policies, policies_count = {}, 0
+local function policy_of(text)
+  if not text then return NO_POLICY end
+  local policy = policies[text]
+  if not policy then
+    -- Bounded: a library lives as long as its store.
+    if policies_count >= 1000 then policies, policies_count = {}, 0 end
+    policy = cjson.decode(text)
+    policies[text], policies_count = policy, policies_count + 1
+  end
+  return policy
+end
+
 local RING_SLOTS, RING_SLOT_S = 5, 30
 local RING_ADD = { [0] = 'HSET g0', 'HSET g1', 'HSET g2', 'HSET g3', 'HSET g4' }
 
@@ -22,14 +37,14 @@ local function open(key)
   bind()
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
-  local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total')
+  local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy')
   local now_us = time[1] * 1000000 + time[2]
   local last = tonumber(meta[1]) or 0
   return {
     base = base, meta = key, record_key = base .. 'j', payload_key = base .. 'p', now_us = now_us, now_ms = math.floor(now_us / 1000),
     n = math.max(last, now_us - 1), seq = tonumber(meta[2]) or 0, clock = tonumber(meta[3]) or 0,
     paused = meta[4] == '1', hungry = meta[5] == '1', bucket = tonumber(meta[6]) or 0, newest = tonumber(meta[7]) or 0,
-    completed_total = tonumber(meta[8]) or 0, failed_total = tonumber(meta[9]) or 0,
+    policy = policy_of(meta[10]), completed_total = tonumber(meta[8]) or 0, failed_total = tonumber(meta[9]) or 0,
     set = {}, events = {}, batches = {}, records = {}, jobs = {}, dirty = {}, grown = {}, added = 0, completions = 0, failures = 0,
   }
 end

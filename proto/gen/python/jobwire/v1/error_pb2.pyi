@@ -22,6 +22,9 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   STORE_UNAVAILABLE      UNAVAILABLE          the store is away; metadata `accepted` is "no" or "unknown" → repeat after RetryInfo.
   SHUTTING_DOWN          UNAVAILABLE          the broker is ending → repeat elsewhere, or after RetryInfo.
   STORE_FAULT            INTERNAL             a function of the store failed; the broker's log says how → report it.
+  IDEMPOTENCY_CONFLICT   ALREADY_EXISTS       the key is that of a job with other content; metadata `differs` → choose another key.
+  BULK_TOKEN_INVALID     INVALID_ARGUMENT     the token is of another request, or too old → dry run again.
+  QUEUE_FULL             RESOURCE_EXHAUSTED   the queue is at its maximum depth → repeat after RetryInfo.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
   TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another.
   CREDENTIALS_MISSING    UNAUTHENTICATED      nothing says who the caller is → send `authorization: Bearer …`.

@@ -25,6 +25,8 @@ class SubscribeRequest(_message.Message):
     """Topics to add and to remove. A topic is one of
       `queues/{queue}/jobs/{id}`   one job
       `queues/{queue}`             all changes of jobs in one queue; its snapshot is empty
+      `queues/{queue}/groups/{group}`      all changes of the jobs of one group; its snapshot is empty
+      `queues/{queue}/labels/{key}={value}` all changes of the jobs with one label; its snapshot is empty
       `queues`                     the counts of all queues; its snapshot is all of them
     """
 

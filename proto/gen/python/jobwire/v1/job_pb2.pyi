@@ -7,10 +7,12 @@ Conventions: a job is addressed by `queues/{queue}/jobs/{id}`. Durations and dat
 grow (revisions, tokens) are microseconds since 1970 made unique, so they fit a signed 64-bit integer and, until 2255, a double.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -74,6 +76,82 @@ JOB_STATE_EXPIRED: JobState.ValueType  # 8
 JOB_STATE_REMOVED: JobState.ValueType  # 9
 """Final, and only ever seen by watchers: the job was deleted and nothing more is known of it."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
+
+class _CancelStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CancelStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANCEL_STAGE_UNSPECIFIED: _CancelStage.ValueType  # 0
+    """None was asked for."""
+    CANCEL_STAGE_REQUESTED: _CancelStage.ValueType  # 1
+    """Asked for; the worker has not confirmed that it heard of it."""
+    CANCEL_STAGE_DELIVERED: _CancelStage.ValueType  # 2
+    """The worker has confirmed it, and its handler may give way until the grace is over."""
+    CANCEL_STAGE_DONE: _CancelStage.ValueType  # 3
+    """The handler gave way."""
+    CANCEL_STAGE_FORCED: _CancelStage.ValueType  # 4
+    """The grace was over first: the attempt was ended without the handler."""
+
+class CancelStage(_CancelStage, metaclass=_CancelStageEnumTypeWrapper):
+    """How far the cancel of a running job is."""
+
+CANCEL_STAGE_UNSPECIFIED: CancelStage.ValueType  # 0
+"""None was asked for."""
+CANCEL_STAGE_REQUESTED: CancelStage.ValueType  # 1
+"""Asked for; the worker has not confirmed that it heard of it."""
+CANCEL_STAGE_DELIVERED: CancelStage.ValueType  # 2
+"""The worker has confirmed it, and its handler may give way until the grace is over."""
+CANCEL_STAGE_DONE: CancelStage.ValueType  # 3
+"""The handler gave way."""
+CANCEL_STAGE_FORCED: CancelStage.ValueType  # 4
+"""The grace was over first: the attempt was ended without the handler."""
+Global___CancelStage: _TypeAlias = CancelStage  # noqa: Y015
+
+class _AttemptEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_END_UNSPECIFIED: _AttemptEnd.ValueType  # 0
+    """It has not."""
+    ATTEMPT_END_COMPLETED: _AttemptEnd.ValueType  # 1
+    """The handler returned."""
+    ATTEMPT_END_FAILED: _AttemptEnd.ValueType  # 2
+    """The handler failed; see `failure`."""
+    ATTEMPT_END_TIMEOUT: _AttemptEnd.ValueType  # 3
+    """It took longer than its timeout."""
+    ATTEMPT_END_SNOOZED: _AttemptEnd.ValueType  # 4
+    """The handler asked to be run later. Not charged."""
+    ATTEMPT_END_RELEASED: _AttemptEnd.ValueType  # 5
+    """It was handed back. Not charged."""
+    ATTEMPT_END_LOST: _AttemptEnd.ValueType  # 6
+    """The worker was lost. Not charged."""
+    ATTEMPT_END_CANCELLED: _AttemptEnd.ValueType  # 7
+    """The job was cancelled."""
+
+class AttemptEnd(_AttemptEnd, metaclass=_AttemptEndEnumTypeWrapper):
+    """How an attempt ended."""
+
+ATTEMPT_END_UNSPECIFIED: AttemptEnd.ValueType  # 0
+"""It has not."""
+ATTEMPT_END_COMPLETED: AttemptEnd.ValueType  # 1
+"""The handler returned."""
+ATTEMPT_END_FAILED: AttemptEnd.ValueType  # 2
+"""The handler failed; see `failure`."""
+ATTEMPT_END_TIMEOUT: AttemptEnd.ValueType  # 3
+"""It took longer than its timeout."""
+ATTEMPT_END_SNOOZED: AttemptEnd.ValueType  # 4
+"""The handler asked to be run later. Not charged."""
+ATTEMPT_END_RELEASED: AttemptEnd.ValueType  # 5
+"""It was handed back. Not charged."""
+ATTEMPT_END_LOST: AttemptEnd.ValueType  # 6
+"""The worker was lost. Not charged."""
+ATTEMPT_END_CANCELLED: AttemptEnd.ValueType  # 7
+"""The job was cancelled."""
+Global___AttemptEnd: _TypeAlias = AttemptEnd  # noqa: Y015
 
 class _Durability:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -141,6 +219,7 @@ class Backoff(_message.Message):
     FACTOR_FIELD_NUMBER: _builtins.int
     MAX_DELAY_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
+    DELAYS_FIELD_NUMBER: _builtins.int
     factor: _builtins.float
     """What each further wait is multiplied by. Default 2; 1 is a fixed wait. From 1 to 10."""
     jitter: _builtins.float
@@ -153,6 +232,12 @@ class Backoff(_message.Message):
     def max_delay(self) -> _duration_pb2.Duration:
         """No wait is longer than this. Default 1 day; at most 30 days."""
 
+    @_builtins.property
+    def delays(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """The waits one by one, instead of `base` and `factor`: the last one holds for all later attempts. At most 32, each of at most 30 days; jitter is added to them
+        as well, and `max_delay` does not bound them.
+        """
+
     def __init__(
         self,
         *,
@@ -160,10 +245,11 @@ class Backoff(_message.Message):
         factor: _builtins.float = ...,
         max_delay: _duration_pb2.Duration | None = ...,
         jitter: _builtins.float | None = ...,
+        delays: _abc.Iterable[_duration_pb2.Duration] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "base", b"base", "jitter", b"jitter", "max_delay", b"max_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "base", b"base", "factor", b"factor", "jitter", b"jitter", "max_delay", b"max_delay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "base", b"base", "delays", b"delays", "factor", b"factor", "jitter", b"jitter", "max_delay", b"max_delay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
     _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
@@ -241,6 +327,46 @@ class JobSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     QUEUE_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
@@ -250,6 +376,20 @@ class JobSpec(_message.Message):
     DELAY_UNTIL_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     BACKOFF_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    PERMANENT_ERRORS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    DEBOUNCE_FIELD_NUMBER: _builtins.int
+    THROTTLE_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue's name: 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit. Required."""
     id: _builtins.str
@@ -259,9 +399,15 @@ class JobSpec(_message.Message):
     job_name: _builtins.str
     """Which handler runs it: 1 to 128 of [A-Za-z0-9._~:/@+=-], the first a letter or digit. Required."""
     priority: _builtins.int
-    """Lower runs first. Absent means 5 (NORMAL); 0 is a value. CRITICAL 0, HIGH 1, NORMAL 5, LOW 10, BATCH 20."""
+    """Lower runs first. Absent means as the queue says, 5 (NORMAL) by default; 0 is a value. CRITICAL 0, HIGH 1, NORMAL 5, LOW 10, BATCH 20."""
     attempts: _builtins.int
-    """How many times the job may run. 0 means the default, 3. At most 1,000."""
+    """How many times the job may run. 0 means as the queue says, 3 by default. At most 1,000."""
+    group: _builtins.str
+    """Whose job it is, for example a tenant: fair shares, limits and pauses hold per group. 1 to 128 of [A-Za-z0-9._~:@+=-], the first a letter or digit. Empty: no
+    group's.
+    """
+    units: _builtins.int
+    """How much it counts in limits. 0 means 1; at most 1,000."""
     @_builtins.property
     def payload(self) -> Global___Payload:
         """What the handler receives."""
@@ -276,7 +422,57 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def backoff(self) -> Global___Backoff:
-        """The waits between attempts. Absent fields take their defaults."""
+        """The waits between attempts. Absent: those of the queue. Absent fields take their defaults."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For people and filters. At most 16; keys 1 to 63 of [A-Za-z0-9._/-], values at most 128 bytes."""
+
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only a worker with all of these labels gets it. At most 8, in the form of labels."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """If it has not started by then, it is EXPIRED. From 1970 to 9999. At most one of `expires_at` and `expires_in`. It does not end a job that has started once."""
+
+    @_builtins.property
+    def expires_in(self) -> _duration_pb2.Duration:
+        """The same, counted from the enqueue or the due date. From 100 ms to 365 days. Absent: the queue's."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one attempt may take: then it has failed as TIMEOUT, whatever its worker does. From 100 ms to 30 days. Absent: the queue's."""
+
+    @_builtins.property
+    def total_timeout(self) -> _duration_pb2.Duration:
+        """How long it may take over all attempts and the waits between them, from its first start: then it is FAILED as TOTAL_TIMEOUT. From 100 ms to 365 days. Absent:
+        the queue's.
+        """
+
+    @_builtins.property
+    def permanent_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Errors that end it at once, by `Failure.type`, beside those of the queue. At most 32, each of at most 128 characters."""
+
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """How long its end is kept; 0 removes it at once. At most 3,650 days. Absent: as the queue's retention says; with it, the queue's `count` still holds."""
+
+    @_builtins.property
+    def idempotency(self) -> Global___Idempotency:
+        """The same call again, for a time, finds the job."""
+
+    @_builtins.property
+    def unique(self) -> Global___Unique:
+        """One such job at a time that has not ended."""
+
+    @_builtins.property
+    def debounce(self) -> Global___Debounce:
+        """A later call takes the place of an earlier one that has not started."""
+
+    @_builtins.property
+    def throttle(self) -> Global___Throttle:
+        """The first call in a window wins."""
 
     def __init__(
         self,
@@ -290,22 +486,277 @@ class JobSpec(_message.Message):
         delay_until: _timestamp_pb2.Timestamp | None = ...,
         attempts: _builtins.int = ...,
         backoff: Global___Backoff | None = ...,
+        group: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        units: _builtins.int = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_in: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        total_timeout: _duration_pb2.Duration | None = ...,
+        permanent_errors: _abc.Iterable[_builtins.str] | None = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        idempotency: Global___Idempotency | None = ...,
+        unique: Global___Unique | None = ...,
+        debounce: Global___Debounce | None = ...,
+        throttle: Global___Throttle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "backoff", b"backoff", "delay", b"delay", "delay_until", b"delay_until", "payload", b"payload", "priority", b"priority"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "backoff", b"backoff", "debounce", b"debounce", "delay", b"delay", "delay_until", b"delay_until", "expires_at", b"expires_at", "expires_in", b"expires_in", "idempotency", b"idempotency", "identity", b"identity", "payload", b"payload", "priority", b"priority", "retention", b"retention", "throttle", b"throttle", "timeout", b"timeout", "total_timeout", b"total_timeout", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "attempts", b"attempts", "backoff", b"backoff", "delay", b"delay", "delay_until", b"delay_until", "id", b"id", "job_name", b"job_name", "payload", b"payload", "priority", b"priority", "queue", b"queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "attempts", b"attempts", "backoff", b"backoff", "debounce", b"debounce", "delay", b"delay", "delay_until", b"delay_until", "expires_at", b"expires_at", "expires_in", b"expires_in", "group", b"group", "id", b"id", "idempotency", b"idempotency", "identity", b"identity", "job_name", b"job_name", "labels", b"labels", "payload", b"payload", "permanent_errors", b"permanent_errors", "priority", b"priority", "queue", b"queue", "required_labels", b"required_labels", "retention", b"retention", "throttle", b"throttle", "timeout", b"timeout", "total_timeout", b"total_timeout", "unique", b"unique", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType_identity: _TypeAlias = _typing.Literal["idempotency", "unique", "debounce", "throttle"]  # noqa: Y015
+    _WhichOneofArgType_identity: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_identity) -> _WhichOneofReturnType_identity | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Idempotency(_message.Message):
+    """The same key with the same content finds the job (FOUND), for `ttl` and as long as its end is known; with other content it is refused, and the error names what
+    differs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """1 to 255 printable characters of ASCII. Unique in the queue."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the key is known, from the first call on. Default 1 day; from 1 s to 30 days."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Idempotency: _TypeAlias = Idempotency  # noqa: Y015
+
+@_typing.final
+class Unique(_message.Message):
+    """While a job with the key has not ended, it is found (FOUND), whatever the content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """1 to 255 printable characters of ASCII. Empty: made of job name and payload."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unique: _TypeAlias = Unique  # noqa: Y015
+
+@_typing.final
+class Debounce(_message.Message):
+    """Each call replaces the job of the same key that waits still (REPLACED), and starts its delay anew, but for no longer than `max_wait`. Once it has started, the next
+    call makes a new one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    MAX_WAIT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """1 to 255 printable characters of ASCII. Required."""
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long it waits after the last call. Required; from 1 ms to 1 day. `delay` and `delay_until` can't stand beside it."""
+
+    @_builtins.property
+    def max_wait(self) -> _duration_pb2.Duration:
+        """It starts at the latest so long after the first call. Default: no bound; at least `delay`, at most 30 days."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        max_wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "max_wait", b"max_wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "key", b"key", "max_wait", b"max_wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Debounce: _TypeAlias = Debounce  # noqa: Y015
+
+@_typing.final
+class Throttle(_message.Message):
+    """For `period` after a job was made, others with its key are not made: it is found (FOUND), ended or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """1 to 255 printable characters of ASCII. Required."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """How long. Required; from 1 ms to 30 days."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Throttle: _TypeAlias = Throttle  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """One run of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which run it was, from 1. One that was not charged has the number of the next."""
+    worker: _builtins.str
+    """The worker's label."""
+    end: Global___AttemptEnd.ValueType
+    """How it ended."""
+    token: _builtins.int
+    """Its fencing token."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended. Absent while it runs."""
+
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """With FAILED and TIMEOUT."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        worker: _builtins.str = ...,
+        end: Global___AttemptEnd.ValueType = ...,
+        failure: Global___Failure | None = ...,
+        token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "end_time", b"end_time", "failure", b"failure", "number", b"number", "start_time", b"start_time", "token", b"token", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class Resolution(_message.Message):
+    """What was decided about a failed job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTE_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """For people. At most 1,024 bytes."""
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        note: _builtins.str = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resolve_time", b"resolve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "resolve_time", b"resolve_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resolution: _TypeAlias = Resolution  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
     """A job as it is now."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
@@ -329,6 +780,20 @@ class Job(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CANCEL_DELIVERED_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CANCEL_STAGE_FIELD_NUMBER: _builtins.int
+    CANCEL_TIME_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`queues/{queue}/jobs/{id}`."""
     queue: _builtins.str
@@ -357,6 +822,16 @@ class Job(_message.Message):
     """Whether the worker has confirmed that it heard of the cancel."""
     losses: _builtins.int
     """How many times a worker was lost while it held this job."""
+    group: _builtins.str
+    """Whose job it is; empty: no group's."""
+    units: _builtins.int
+    """How much it counts in limits."""
+    cancel_stage: Global___CancelStage.ValueType
+    """How far its cancel is, or how it went."""
+    fingerprint: _builtins.str
+    """What its failures have in common with others': 16 hexadecimal digits. Only in FAILED."""
+    log_lines: _builtins.int
+    """How many lines its log has. Only in the answer to GetJob."""
     @_builtins.property
     def progress(self) -> Global___Progress:
         """How far it is. Absent when no run reported anything."""
@@ -389,6 +864,42 @@ class Job(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it reached its final state."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For people and filters."""
+
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What a worker must have to get it."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires if it has not started. Only before its first start."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long an attempt may take. Absent: as the queue says."""
+
+    @_builtins.property
+    def total_timeout(self) -> _duration_pb2.Duration:
+        """How long all attempts may take. Absent: as the queue says."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Its runs, the oldest first: the last 20. Only in the answer to GetJob."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Payload:
+        """What its handler left for the next attempt. Only in the answer to GetJob."""
+
+    @_builtins.property
+    def cancel_time(self) -> _timestamp_pb2.Timestamp:
+        """When the cancel was asked for."""
+
+    @_builtins.property
+    def resolution(self) -> Global___Resolution:
+        """What was decided about it. Only in FAILED."""
+
     def __init__(
         self,
         *,
@@ -414,10 +925,24 @@ class Job(_message.Message):
         cancel_requested: _builtins.bool = ...,
         cancel_delivered: _builtins.bool = ...,
         losses: _builtins.int = ...,
+        group: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        units: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        total_timeout: _duration_pb2.Duration | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        checkpoint: Global___Payload | None = ...,
+        cancel_stage: Global___CancelStage.ValueType = ...,
+        cancel_time: _timestamp_pb2.Timestamp | None = ...,
+        fingerprint: _builtins.str = ...,
+        resolution: Global___Resolution | None = ...,
+        log_lines: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "failure", b"failure", "finish_time", b"finish_time", "payload", b"payload", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "checkpoint", b"checkpoint", "create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "failure", b"failure", "finish_time", b"finish_time", "payload", b"payload", "progress", b"progress", "resolution", b"resolution", "result", b"result", "start_time", b"start_time", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "due_time", b"due_time", "failure", b"failure", "finish_time", b"finish_time", "id", b"id", "job_name", b"job_name", "losses", b"losses", "max_attempts", b"max_attempts", "name", b"name", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "token", b"token", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts", b"attempts", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "cancel_stage", b"cancel_stage", "cancel_time", b"cancel_time", "checkpoint", b"checkpoint", "create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "failure", b"failure", "fingerprint", b"fingerprint", "finish_time", b"finish_time", "group", b"group", "id", b"id", "job_name", b"job_name", "labels", b"labels", "log_lines", b"log_lines", "losses", b"losses", "max_attempts", b"max_attempts", "name", b"name", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "required_labels", b"required_labels", "resolution", b"resolution", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "timeout", b"timeout", "token", b"token", "total_timeout", b"total_timeout", "units", b"units", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,6 +958,8 @@ class LogLine(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts from 1 within one lease."""
     level: _builtins.str
@@ -441,6 +968,10 @@ class LogLine(_message.Message):
     """At most 2,048 bytes are kept."""
     time_ms: _builtins.int
     """Milliseconds since 1970 on the worker's own clock."""
+    cursor: _builtins.int
+    """Its place in the job's log, over all attempts; grows, and may leave some out. Set by the broker."""
+    attempt: _builtins.int
+    """The run that logged it. Set by the broker."""
     def __init__(
         self,
         *,
@@ -448,10 +979,12 @@ class LogLine(_message.Message):
         level: _builtins.str = ...,
         message: _builtins.str = ...,
         time_ms: _builtins.int = ...,
+        cursor: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "message", b"message", "sequence", b"sequence", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cursor", b"cursor", "level", b"level", "message", b"message", "sequence", b"sequence", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,6 +122,16 @@ class _HoldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldReason
     """It runs: see `holders`, `since` and `cancel_stage`."""
     HOLD_REASON_FINAL: _HoldReason.ValueType  # 9
     """It has ended: see `since`."""
+    HOLD_REASON_GROUP_PAUSED: _HoldReason.ValueType  # 10
+    """Its group is paused."""
+    HOLD_REASON_RATE_LIMITED: _HoldReason.ValueType  # 11
+    """A rate limit of its queue, its group or its job name, or a worker's word that its group is limited: see `until`."""
+    HOLD_REASON_CONCURRENCY_LIMITED: _HoldReason.ValueType  # 12
+    """A concurrency limit of its queue, its group or its job name is used up: see `holders`."""
+    HOLD_REASON_NO_LABELED_WORKER: _HoldReason.ValueType  # 13
+    """No connected worker has the labels that it requires."""
+    HOLD_REASON_GROUPS_BEFORE: _HoldReason.ValueType  # 14
+    """Other groups have had less than their share, and go first."""
 
 class HoldReason(_HoldReason, metaclass=_HoldReasonEnumTypeWrapper):
     """What may hold a job. Growing: later rules add theirs, and an unknown one is to be shown by its message."""
@@ -146,31 +156,53 @@ HOLD_REASON_ACTIVE: HoldReason.ValueType  # 8
 """It runs: see `holders`, `since` and `cancel_stage`."""
 HOLD_REASON_FINAL: HoldReason.ValueType  # 9
 """It has ended: see `since`."""
+HOLD_REASON_GROUP_PAUSED: HoldReason.ValueType  # 10
+"""Its group is paused."""
+HOLD_REASON_RATE_LIMITED: HoldReason.ValueType  # 11
+"""A rate limit of its queue, its group or its job name, or a worker's word that its group is limited: see `until`."""
+HOLD_REASON_CONCURRENCY_LIMITED: HoldReason.ValueType  # 12
+"""A concurrency limit of its queue, its group or its job name is used up: see `holders`."""
+HOLD_REASON_NO_LABELED_WORKER: HoldReason.ValueType  # 13
+"""No connected worker has the labels that it requires."""
+HOLD_REASON_GROUPS_BEFORE: HoldReason.ValueType  # 14
+"""Other groups have had less than their share, and go first."""
 Global___HoldReason: _TypeAlias = HoldReason  # noqa: Y015
 
-class _CancelStage:
+class _BulkVerb:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _CancelStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelStage.ValueType], _builtins.type):
+class _BulkVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BulkVerb.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    CANCEL_STAGE_UNSPECIFIED: _CancelStage.ValueType  # 0
-    """None was asked for."""
-    CANCEL_STAGE_REQUESTED: _CancelStage.ValueType  # 1
-    """Asked for; the worker has not confirmed that it heard of it."""
-    CANCEL_STAGE_DELIVERED: _CancelStage.ValueType  # 2
-    """The worker has confirmed it, and its handler may give way until `cancel_left` is over."""
+    BULK_VERB_UNSPECIFIED: _BulkVerb.ValueType  # 0
+    """Never sent."""
+    BULK_VERB_CANCEL: _BulkVerb.ValueType  # 1
+    """As CancelJob does."""
+    BULK_VERB_RETRY: _BulkVerb.ValueType  # 2
+    """As RetryJob does."""
+    BULK_VERB_PROMOTE: _BulkVerb.ValueType  # 3
+    """As PromoteJob does."""
+    BULK_VERB_DELETE: _BulkVerb.ValueType  # 4
+    """As DeleteJob does."""
+    BULK_VERB_RESOLVE: _BulkVerb.ValueType  # 5
+    """As ResolveJob does, with `note`."""
 
-class CancelStage(_CancelStage, metaclass=_CancelStageEnumTypeWrapper):
-    """How far the cancel of a running job is."""
+class BulkVerb(_BulkVerb, metaclass=_BulkVerbEnumTypeWrapper):
+    """What to do with all jobs that a filter finds."""
 
-CANCEL_STAGE_UNSPECIFIED: CancelStage.ValueType  # 0
-"""None was asked for."""
-CANCEL_STAGE_REQUESTED: CancelStage.ValueType  # 1
-"""Asked for; the worker has not confirmed that it heard of it."""
-CANCEL_STAGE_DELIVERED: CancelStage.ValueType  # 2
-"""The worker has confirmed it, and its handler may give way until `cancel_left` is over."""
-Global___CancelStage: _TypeAlias = CancelStage  # noqa: Y015
+BULK_VERB_UNSPECIFIED: BulkVerb.ValueType  # 0
+"""Never sent."""
+BULK_VERB_CANCEL: BulkVerb.ValueType  # 1
+"""As CancelJob does."""
+BULK_VERB_RETRY: BulkVerb.ValueType  # 2
+"""As RetryJob does."""
+BULK_VERB_PROMOTE: BulkVerb.ValueType  # 3
+"""As PromoteJob does."""
+BULK_VERB_DELETE: BulkVerb.ValueType  # 4
+"""As DeleteJob does."""
+BULK_VERB_RESOLVE: BulkVerb.ValueType  # 5
+"""As ResolveJob does, with `note`."""
+Global___BulkVerb: _TypeAlias = BulkVerb  # noqa: Y015
 
 @_typing.final
 class EnqueueRequest(_message.Message):
@@ -502,6 +534,7 @@ class ListJobsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`queues/{queue}`. Required."""
     state: _job_pb2.JobState.ValueType
@@ -510,6 +543,10 @@ class ListJobsRequest(_message.Message):
     """How many at most: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before, of the same list. Empty for the first page."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Only those that it finds. A page may then have fewer jobs than were asked for, or none, and still not be the last: look at `next_page_token`."""
+
     def __init__(
         self,
         *,
@@ -517,14 +554,107 @@ class ListJobsRequest(_message.Message):
         state: _job_pb2.JobState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class JobFilter(_message.Message):
+    """Which jobs of a queue. Every field that is set must fit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATES_FIELD_NUMBER: _builtins.int
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    FINISHED_AFTER_FIELD_NUMBER: _builtins.int
+    FINISHED_BEFORE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    job_name: _builtins.str
+    """This job name."""
+    group: _builtins.str
+    """This group."""
+    fingerprint: _builtins.str
+    """Failed with this fingerprint."""
+    resolved: _builtins.bool
+    """Whether a note was left with ResolveJob."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
+        """Any of these states. Empty: any. ListJobs has its own."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """All of these labels."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Enqueued at or after this."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Enqueued before this."""
+
+    @_builtins.property
+    def finished_after(self) -> _timestamp_pb2.Timestamp:
+        """Ended at or after this."""
+
+    @_builtins.property
+    def finished_before(self) -> _timestamp_pb2.Timestamp:
+        """Ended before this."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
+        job_name: _builtins.str = ...,
+        group: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        finished_after: _timestamp_pb2.Timestamp | None = ...,
+        finished_before: _timestamp_pb2.Timestamp | None = ...,
+        fingerprint: _builtins.str = ...,
+        resolved: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resolved", b"_resolved", "created_after", b"created_after", "created_before", b"created_before", "finished_after", b"finished_after", "finished_before", b"finished_before", "resolved", b"resolved"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resolved", b"_resolved", "created_after", b"created_after", "created_before", b"created_before", "fingerprint", b"fingerprint", "finished_after", b"finished_after", "finished_before", b"finished_before", "group", b"group", "job_name", b"job_name", "labels", b"labels", "resolved", b"resolved", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resolved: _TypeAlias = _typing.Literal["resolved"]  # noqa: Y015
+    _WhichOneofArgType__resolved: _TypeAlias = _typing.Literal["_resolved", b"_resolved"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resolved) -> _WhichOneofReturnType__resolved | None: ...
+
+Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
 
 @_typing.final
 class ListJobsResponse(_message.Message):
@@ -534,8 +664,11 @@ class ListJobsResponse(_message.Message):
 
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
+    total: _builtins.int
+    """How many jobs the state has, without the filter."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
         """Without payloads."""
@@ -545,10 +678,11 @@ class ListJobsResponse(_message.Message):
         *,
         jobs: _abc.Iterable[_job_pb2.Job] | None = ...,
         next_page_token: _builtins.str = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,16 +747,22 @@ class RetryJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`queues/{queue}/jobs/{id}`. Required."""
+    @_builtins.property
+    def payload(self) -> _job_pb2.Payload:
+        """What it shall carry from now on. Absent: what it carried."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        payload: _job_pb2.Payload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -700,7 +840,7 @@ Global___PromoteJobResponse: _TypeAlias = PromoteJobResponse  # noqa: Y015
 
 @_typing.final
 class UpdateJobRequest(_message.Message):
-    """Not served yet."""
+    """What to change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,7 +852,7 @@ class UpdateJobRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to take from it."""
+        """Which fields to take from it: `payload`, `priority`, `due_time` (absent in `job`: now), `labels`. Required."""
 
     def __init__(
         self,
@@ -730,14 +870,14 @@ Global___UpdateJobRequest: _TypeAlias = UpdateJobRequest  # noqa: Y015
 
 @_typing.final
 class UpdateJobResponse(_message.Message):
-    """Not served yet."""
+    """The job after the call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job after the call."""
+        """WAITING or DELAYED."""
 
     def __init__(
         self,
@@ -1006,7 +1146,7 @@ class JobHold(_message.Message):
     """With JOBS_BEFORE: how many of them go first by their priority."""
     holder_count: _builtins.int
     """How many holders there are, where that is more than are listed, too."""
-    cancel_stage: Global___CancelStage.ValueType
+    cancel_stage: _job_pb2.CancelStage.ValueType
     """With ACTIVE: how far its cancel is."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
@@ -1039,7 +1179,7 @@ class JobHold(_message.Message):
         jobs_before_by_priority: _builtins.int = ...,
         holders: _abc.Iterable[Global___JobHolder] | None = ...,
         holder_count: _builtins.int = ...,
-        cancel_stage: Global___CancelStage.ValueType = ...,
+        cancel_stage: _job_pb2.CancelStage.ValueType = ...,
         cancel_left: _duration_pb2.Duration | None = ...,
         lease_left: _duration_pb2.Duration | None = ...,
     ) -> None: ...
@@ -1091,21 +1231,45 @@ Global___JobHolder: _TypeAlias = JobHolder  # noqa: Y015
 
 @_typing.final
 class BulkJobsRequest(_message.Message):
-    """Not served yet."""
+    """What to do with which jobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`queues/{queue}`. Required."""
+    verb: Global___BulkVerb.ValueType
+    """What to do. Required."""
+    token: _builtins.str
+    """The token of the dry run of this same request. Empty: this is the dry run."""
+    note: _builtins.str
+    """With RESOLVE: the note. At most 1,024 bytes."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Which jobs."""
+
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """With CANCEL: how long running handlers may take to give way, as in CancelJob."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        verb: Global___BulkVerb.ValueType = ...,
+        token: _builtins.str = ...,
+        note: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "grace", b"grace", "note", b"note", "parent", b"parent", "token", b"token", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1113,22 +1277,274 @@ Global___BulkJobsRequest: _TypeAlias = BulkJobsRequest  # noqa: Y015
 
 @_typing.final
 class BulkJobsResponse(_message.Message):
-    """Not served yet."""
+    """How far it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MATCHED_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
-    """How many jobs the filter finds."""
+    """How many jobs the dry run found."""
+    token: _builtins.str
+    """For the run. Only in the answer to a dry run."""
+    done: _builtins.int
+    """How many were acted on so far."""
+    skipped: _builtins.int
+    """How many had changed meanwhile, or were gone, so far."""
+    finished: _builtins.bool
+    """Whether this is the last message."""
     def __init__(
         self,
         *,
         matched: _builtins.int = ...,
+        token: _builtins.str = ...,
+        done: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "matched", b"matched", "skipped", b"skipped", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BulkJobsResponse: _TypeAlias = BulkJobsResponse  # noqa: Y015
+
+@_typing.final
+class ListFailuresRequest(_message.Message):
+    """Whose failures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`queues/{queue}`. Required."""
+    page_size: _builtins.int
+    """How many at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailuresRequest: _TypeAlias = ListFailuresRequest  # noqa: Y015
+
+@_typing.final
+class ListFailuresResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    total: _builtins.int
+    """How many jobs of the queue are FAILED."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureGroup]:
+        """The latest first."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___FailureGroup] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "next_page_token", b"next_page_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailuresResponse: _TypeAlias = ListFailuresResponse  # noqa: Y015
+
+@_typing.final
+class FailureGroup(_message.Message):
+    """Jobs that failed alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_SEEN_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """What they have in common: made of job name, error type, reason, and the message without numbers, ids and quoted text. For JobFilter."""
+    type: _builtins.str
+    """The error's short name."""
+    message: _builtins.str
+    """The message of the latest one."""
+    reason: _builtins.str
+    """Why Jobwire ended them; empty when their workers did."""
+    job_name: _builtins.str
+    """Which handler failed."""
+    count: _builtins.int
+    """How many are kept."""
+    resolved: _builtins.int
+    """How many of them are resolved."""
+    latest: _builtins.str
+    """The latest one."""
+    @_builtins.property
+    def first_seen(self) -> _timestamp_pb2.Timestamp:
+        """When the first of these failed."""
+
+    @_builtins.property
+    def last_seen(self) -> _timestamp_pb2.Timestamp:
+        """When the latest did."""
+
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        type: _builtins.str = ...,
+        message: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        job_name: _builtins.str = ...,
+        count: _builtins.int = ...,
+        first_seen: _timestamp_pb2.Timestamp | None = ...,
+        last_seen: _timestamp_pb2.Timestamp | None = ...,
+        resolved: _builtins.int = ...,
+        latest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_seen", b"first_seen", "last_seen", b"last_seen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "fingerprint", b"fingerprint", "first_seen", b"first_seen", "job_name", b"job_name", "last_seen", b"last_seen", "latest", b"latest", "message", b"message", "reason", b"reason", "resolved", b"resolved", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureGroup: _TypeAlias = FailureGroup  # noqa: Y015
+
+@_typing.final
+class ResolveJobRequest(_message.Message):
+    """What was decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/jobs/{id}`. Required."""
+    note: _builtins.str
+    """For people. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveJobRequest: _TypeAlias = ResolveJobRequest  # noqa: Y015
+
+@_typing.final
+class ResolveJobResponse(_message.Message):
+    """The job after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """FAILED, with its resolution."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveJobResponse: _TypeAlias = ResolveJobResponse  # noqa: Y015
+
+@_typing.final
+class ListLogsRequest(_message.Message):
+    """Whose log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/jobs/{id}`. Required."""
+    after: _builtins.int
+    """Lines after this cursor. 0: from the oldest that is kept."""
+    page_size: _builtins.int
+    """How many at most: 1 to 1,000; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        after: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "name", b"name", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLogsRequest: _TypeAlias = ListLogsRequest  # noqa: Y015
+
+@_typing.final
+class ListLogsResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    next_after: _builtins.int
+    """The cursor to go on from; that of the request when there was nothing more."""
+    dropped: _builtins.int
+    """How many older lines are kept no more."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.LogLine]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_job_pb2.LogLine] | None = ...,
+        next_after: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "lines", b"lines", "next_after", b"next_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLogsResponse: _TypeAlias = ListLogsResponse  # noqa: Y015

@@ -100,10 +100,25 @@ class JobServiceStub(object):
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
                 _registered_method=True)
-        self.BulkJobs = channel.unary_unary(
+        self.BulkJobs = channel.unary_stream(
                 '/jobwire.v1.JobService/BulkJobs',
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.FromString,
+                _registered_method=True)
+        self.ListFailures = channel.unary_unary(
+                '/jobwire.v1.JobService/ListFailures',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.ListFailuresRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListFailuresResponse.FromString,
+                _registered_method=True)
+        self.ResolveJob = channel.unary_unary(
+                '/jobwire.v1.JobService/ResolveJob',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.ResolveJobRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.ResolveJobResponse.FromString,
+                _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/jobwire.v1.JobService/ListLogs',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListLogsResponse.FromString,
                 _registered_method=True)
 
 
@@ -117,6 +132,8 @@ class JobServiceServicer(object):
         Errors:
         INVALID_ARGUMENT: a field is out of its bounds → correct it.
         ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
+        ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
+        RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
         FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
         RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
         UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
@@ -166,7 +183,7 @@ class JobServiceServicer(object):
         """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
 
         Errors:
-        INVALID_ARGUMENT: unknown state, page_size out of bounds, or a page token of another list.
+        INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,10 +224,13 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateJob(self, request, context):
-        """Changes a job that has not started. Not served yet.
+        """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
+        date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
         Errors:
-        UNIMPLEMENTED: always.
+        NOT_FOUND / JOB_NOT_FOUND.
+        FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+        INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,10 +279,46 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BulkJobs(self, request, context):
-        """Acts on all jobs that a filter finds. Not served yet.
+        """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
+        back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
+        after the step that is under way; the same token goes on from there, for an hour.
 
         Errors:
-        UNIMPLEMENTED: always.
+        INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+        INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFailures(self, request, context):
+        """Groups the failed jobs of a queue by what failed, the latest first.
+
+        Errors:
+        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveJob(self, request, context):
+        """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
+
+        Errors:
+        NOT_FOUND / JOB_NOT_FOUND.
+        FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogs(self, request, context):
+        """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
+
+        Errors:
+        NOT_FOUND / JOB_NOT_FOUND.
+        INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,10 +392,25 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=jobwire_dot_v1_dot_job__service__pb2.ExplainJobRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_job__service__pb2.ExplainJobResponse.SerializeToString,
             ),
-            'BulkJobs': grpc.unary_unary_rpc_method_handler(
+            'BulkJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.BulkJobs,
                     request_deserializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.SerializeToString,
+            ),
+            'ListFailures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFailures,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListFailuresRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.ListFailuresResponse.SerializeToString,
+            ),
+            'ResolveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveJob,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.ResolveJobRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.ResolveJobResponse.SerializeToString,
+            ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListLogsRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.ListLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -715,12 +786,93 @@ class JobService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/jobwire.v1.JobService/BulkJobs',
             jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.SerializeToString,
             jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFailures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/ListFailures',
+            jobwire_dot_v1_dot_job__service__pb2.ListFailuresRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.ListFailuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/ResolveJob',
+            jobwire_dot_v1_dot_job__service__pb2.ResolveJobRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.ResolveJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/ListLogs',
+            jobwire_dot_v1_dot_job__service__pb2.ListLogsRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.ListLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

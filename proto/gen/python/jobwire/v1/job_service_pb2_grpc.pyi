@@ -39,6 +39,8 @@ class JobServiceStub:
     Errors:
       INVALID_ARGUMENT: a field is out of its bounds → correct it.
       ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
+      ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
+      RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
       FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
       RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
       UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
@@ -72,7 +74,7 @@ class JobServiceStub:
     """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
 
     Errors:
-      INVALID_ARGUMENT: unknown state, page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
@@ -97,10 +99,13 @@ class JobServiceStub:
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
     """
     UpdateJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_service_pb2.UpdateJobResponse]
-    """Changes a job that has not started. Not served yet.
+    """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
+    date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / JOB_NOT_FOUND.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
@@ -128,11 +133,35 @@ class JobServiceStub:
     Errors:
       NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
     """
-    BulkJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
-    """Acts on all jobs that a filter finds. Not served yet.
+    BulkJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
+    """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
+    back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
+    after the step that is under way; the same token goes on from there, for an hour.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+      INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+    """
+    ListFailures: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]
+    """Groups the failed jobs of a queue by what failed, the latest first.
+
+    Errors:
+      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+    """
+    ResolveJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]
+    """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
+
+    Errors:
+      NOT_FOUND / JOB_NOT_FOUND.
+      FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+    """
+    ListLogs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListLogsRequest, _job_service_pb2.ListLogsResponse]
+    """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
+
+    Errors:
+      NOT_FOUND / JOB_NOT_FOUND.
+      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
     """
 
 @_typing.type_check_only
@@ -146,6 +175,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Errors:
       INVALID_ARGUMENT: a field is out of its bounds → correct it.
       ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
+      ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
+      RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
       FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
       RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
       UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
@@ -179,7 +210,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
 
     Errors:
-      INVALID_ARGUMENT: unknown state, page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
@@ -204,10 +235,13 @@ class JobServiceAsyncStub(JobServiceStub):
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
     """
     UpdateJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_service_pb2.UpdateJobResponse]  # type: ignore[assignment]
-    """Changes a job that has not started. Not served yet.
+    """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
+    date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / JOB_NOT_FOUND.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
@@ -235,11 +269,35 @@ class JobServiceAsyncStub(JobServiceStub):
     Errors:
       NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
     """
-    BulkJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
-    """Acts on all jobs that a filter finds. Not served yet.
+    BulkJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
+    """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
+    back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
+    after the step that is under way; the same token goes on from there, for an hour.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+      INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+    """
+    ListFailures: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]  # type: ignore[assignment]
+    """Groups the failed jobs of a queue by what failed, the latest first.
+
+    Errors:
+      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+    """
+    ResolveJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]  # type: ignore[assignment]
+    """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
+
+    Errors:
+      NOT_FOUND / JOB_NOT_FOUND.
+      FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+    """
+    ListLogs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListLogsRequest, _job_service_pb2.ListLogsResponse]  # type: ignore[assignment]
+    """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
+
+    Errors:
+      NOT_FOUND / JOB_NOT_FOUND.
+      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -256,6 +314,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT: a field is out of its bounds → correct it.
           ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
+          ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
+          RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
           FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
           RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
           UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
@@ -313,7 +373,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
 
         Errors:
-          INVALID_ARGUMENT: unknown state, page_size out of bounds, or a page token of another list.
+          INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
         """
 
     @_abc_1.abstractmethod
@@ -362,10 +422,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.UpdateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.UpdateJobResponse, _abc.Awaitable[_job_service_pb2.UpdateJobResponse]]:
-        """Changes a job that has not started. Not served yet.
+        """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
+        date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
         Errors:
-          UNIMPLEMENTED: always.
+          NOT_FOUND / JOB_NOT_FOUND.
+          FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+          INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
         """
 
     @_abc_1.abstractmethod
@@ -423,11 +486,53 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _job_service_pb2.BulkJobsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_job_service_pb2.BulkJobsResponse, _abc.Awaitable[_job_service_pb2.BulkJobsResponse]]:
-        """Acts on all jobs that a filter finds. Not served yet.
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.BulkJobsResponse], _abc.AsyncIterator[_job_service_pb2.BulkJobsResponse]]:
+        """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
+        back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
+        after the step that is under way; the same token goes on from there, for an hour.
 
         Errors:
-          UNIMPLEMENTED: always.
+          INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+          INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFailures(
+        self,
+        request: _job_service_pb2.ListFailuresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListFailuresResponse, _abc.Awaitable[_job_service_pb2.ListFailuresResponse]]:
+        """Groups the failed jobs of a queue by what failed, the latest first.
+
+        Errors:
+          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveJob(
+        self,
+        request: _job_service_pb2.ResolveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ResolveJobResponse, _abc.Awaitable[_job_service_pb2.ResolveJobResponse]]:
+        """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
+
+        Errors:
+          NOT_FOUND / JOB_NOT_FOUND.
+          FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLogs(
+        self,
+        request: _job_service_pb2.ListLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListLogsResponse, _abc.Awaitable[_job_service_pb2.ListLogsResponse]]:
+        """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
+
+        Errors:
+          NOT_FOUND / JOB_NOT_FOUND.
+          INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,58 +24,80 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from jobwire.v1 import job_pb2 as jobwire_dot_v1_dot_job__pb2
+from jobwire.v1 import policy_pb2 as jobwire_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/queue_service.proto\x12\njobwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x14jobwire/v1/job.proto\"\x8f\x02\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12%\n\x06\x63ounts\x18\x04 \x01(\x0b\x32\x15.jobwire.v1.JobCounts\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x35\n\x12oldest_waiting_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11oldest_active_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11more_workers_help\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x14\n\x12_more_workers_help\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.jobwire.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"g\n\x12UpdateQueueRequest\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"!\n\x11PauseQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"\"\n\x12ResumeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"p\n\x11\x43leanQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.jobwire.v1.JobState\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x12\x43leanQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"!\n\x11PurgeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x12PurgeQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"#\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"-\n\x12ListGroupsResponse\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\"!\n\x11PauseGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12PauseGroupResponse\"\"\n\x12ResumeGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13ResumeGroupResponse2\x93\x06\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.jobwire.v1.ListQueuesRequest\x1a\x1e.jobwire.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.jobwire.v1.GetQueueRequest\x1a\x1c.jobwire.v1.GetQueueResponse\x12N\n\x0bUpdateQueue\x12\x1e.jobwire.v1.UpdateQueueRequest\x1a\x1f.jobwire.v1.UpdateQueueResponse\x12K\n\nPauseQueue\x12\x1d.jobwire.v1.PauseQueueRequest\x1a\x1e.jobwire.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.jobwire.v1.ResumeQueueRequest\x1a\x1f.jobwire.v1.ResumeQueueResponse\x12K\n\nCleanQueue\x12\x1d.jobwire.v1.CleanQueueRequest\x1a\x1e.jobwire.v1.CleanQueueResponse\x12K\n\nPurgeQueue\x12\x1d.jobwire.v1.PurgeQueueRequest\x1a\x1e.jobwire.v1.PurgeQueueResponse\x12K\n\nListGroups\x12\x1d.jobwire.v1.ListGroupsRequest\x1a\x1e.jobwire.v1.ListGroupsResponse\x12K\n\nPauseGroup\x12\x1d.jobwire.v1.PauseGroupRequest\x1a\x1e.jobwire.v1.PauseGroupResponse\x12N\n\x0bResumeGroup\x12\x1e.jobwire.v1.ResumeGroupRequest\x1a\x1f.jobwire.v1.ResumeGroupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/queue_service.proto\x12\njobwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14jobwire/v1/job.proto\x1a\x17jobwire/v1/policy.proto\"\xdb\x02\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12%\n\x06\x63ounts\x18\x04 \x01(\x0b\x32\x15.jobwire.v1.JobCounts\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x35\n\x12oldest_waiting_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11oldest_active_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11more_workers_help\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06policy\x18\t \x01(\x0b\x32\x17.jobwire.v1.QueuePolicy\x12\x0f\n\x07rate_in\x18\n \x01(\x01\x12\x10\n\x08rate_out\x18\x0b \x01(\x01\x42\x14\n\x12_more_workers_help\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.jobwire.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"g\n\x12UpdateQueueRequest\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"!\n\x11PauseQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"\"\n\x12ResumeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Queue\"p\n\x11\x43leanQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.jobwire.v1.JobState\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x12\x43leanQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"!\n\x11PurgeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x12PurgeQueueResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\"\xd1\x01\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x14\n\x0c\x61\x63tive_units\x18\x04 \x01(\x03\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x0e\n\x06weight\x18\x06 \x01(\x01\x12\x0f\n\x07\x65xpress\x18\x07 \x01(\x08\x12 \n\x05limit\x18\x08 \x01(\x0b\x32\x11.jobwire.v1.Limit\x12\x31\n\rlimited_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x11ListGroupsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListGroupsResponse\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\x12!\n\x06groups\x18\x02 \x03(\x0b\x32\x11.jobwire.v1.Group\"!\n\x11PauseGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12PauseGroupResponse\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Group\"\"\n\x12ResumeGroupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x13ResumeGroupResponse\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Group\"g\n\x12UpdateGroupRequest\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Group\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"7\n\x13UpdateGroupResponse\x12 \n\x05group\x18\x01 \x01(\x0b\x32\x11.jobwire.v1.Group\"\x14\n\x12ListClassesRequest\">\n\x13ListClassesResponse\x12\'\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x16.jobwire.v1.ClassStats\"\xa7\x01\n\nClassStats\x12+\n\x0bqueue_class\x18\x01 \x01(\x0e\x32\x16.jobwire.v1.QueueClass\x12\x0e\n\x06queues\x18\x02 \x03(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x05\x12%\n\x06\x63ounts\x18\x04 \x01(\x0b\x32\x15.jobwire.v1.JobCounts\x12\x0f\n\x07started\x18\x05 \x01(\x03\x12\x14\n\x0cstarted_late\x18\x06 \x01(\x03\"@\n\x11PauseClassRequest\x12+\n\x0bqueue_class\x18\x01 \x01(\x0e\x32\x16.jobwire.v1.QueueClass\"$\n\x12PauseClassResponse\x12\x0e\n\x06queues\x18\x01 \x03(\t\"A\n\x12ResumeClassRequest\x12+\n\x0bqueue_class\x18\x01 \x01(\x0e\x32\x16.jobwire.v1.QueueClass\"%\n\x13ResumeClassResponse\x12\x0e\n\x06queues\x18\x01 \x03(\t2\xd0\x08\n\x0cQueueService\x12K\n\nListQueues\x12\x1d.jobwire.v1.ListQueuesRequest\x1a\x1e.jobwire.v1.ListQueuesResponse\x12\x45\n\x08GetQueue\x12\x1b.jobwire.v1.GetQueueRequest\x1a\x1c.jobwire.v1.GetQueueResponse\x12N\n\x0bUpdateQueue\x12\x1e.jobwire.v1.UpdateQueueRequest\x1a\x1f.jobwire.v1.UpdateQueueResponse\x12K\n\nPauseQueue\x12\x1d.jobwire.v1.PauseQueueRequest\x1a\x1e.jobwire.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.jobwire.v1.ResumeQueueRequest\x1a\x1f.jobwire.v1.ResumeQueueResponse\x12K\n\nCleanQueue\x12\x1d.jobwire.v1.CleanQueueRequest\x1a\x1e.jobwire.v1.CleanQueueResponse\x12K\n\nPurgeQueue\x12\x1d.jobwire.v1.PurgeQueueRequest\x1a\x1e.jobwire.v1.PurgeQueueResponse\x12K\n\nListGroups\x12\x1d.jobwire.v1.ListGroupsRequest\x1a\x1e.jobwire.v1.ListGroupsResponse\x12K\n\nPauseGroup\x12\x1d.jobwire.v1.PauseGroupRequest\x1a\x1e.jobwire.v1.PauseGroupResponse\x12N\n\x0bResumeGroup\x12\x1e.jobwire.v1.ResumeGroupRequest\x1a\x1f.jobwire.v1.ResumeGroupResponse\x12N\n\x0bUpdateGroup\x12\x1e.jobwire.v1.UpdateGroupRequest\x1a\x1f.jobwire.v1.UpdateGroupResponse\x12N\n\x0bListClasses\x12\x1e.jobwire.v1.ListClassesRequest\x1a\x1f.jobwire.v1.ListClassesResponse\x12K\n\nPauseClass\x12\x1d.jobwire.v1.PauseClassRequest\x1a\x1e.jobwire.v1.PauseClassResponse\x12N\n\x0bResumeClass\x12\x1e.jobwire.v1.ResumeClassRequest\x1a\x1f.jobwire.v1.ResumeClassResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobwire.v1.queue_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUEUE']._serialized_start=135
-  _globals['_QUEUE']._serialized_end=406
-  _globals['_LISTQUEUESREQUEST']._serialized_start=408
-  _globals['_LISTQUEUESREQUEST']._serialized_end=466
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=468
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=548
-  _globals['_GETQUEUEREQUEST']._serialized_start=550
-  _globals['_GETQUEUEREQUEST']._serialized_end=581
-  _globals['_GETQUEUERESPONSE']._serialized_start=583
-  _globals['_GETQUEUERESPONSE']._serialized_end=635
-  _globals['_UPDATEQUEUEREQUEST']._serialized_start=637
-  _globals['_UPDATEQUEUEREQUEST']._serialized_end=740
-  _globals['_UPDATEQUEUERESPONSE']._serialized_start=742
-  _globals['_UPDATEQUEUERESPONSE']._serialized_end=797
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=799
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=832
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=834
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=888
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=890
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=924
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=926
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=981
-  _globals['_CLEANQUEUEREQUEST']._serialized_start=983
-  _globals['_CLEANQUEUEREQUEST']._serialized_end=1095
-  _globals['_CLEANQUEUERESPONSE']._serialized_start=1097
-  _globals['_CLEANQUEUERESPONSE']._serialized_end=1134
-  _globals['_PURGEQUEUEREQUEST']._serialized_start=1136
-  _globals['_PURGEQUEUEREQUEST']._serialized_end=1169
-  _globals['_PURGEQUEUERESPONSE']._serialized_start=1171
-  _globals['_PURGEQUEUERESPONSE']._serialized_end=1208
-  _globals['_LISTGROUPSREQUEST']._serialized_start=1210
-  _globals['_LISTGROUPSREQUEST']._serialized_end=1245
-  _globals['_LISTGROUPSRESPONSE']._serialized_start=1247
-  _globals['_LISTGROUPSRESPONSE']._serialized_end=1292
-  _globals['_PAUSEGROUPREQUEST']._serialized_start=1294
-  _globals['_PAUSEGROUPREQUEST']._serialized_end=1327
-  _globals['_PAUSEGROUPRESPONSE']._serialized_start=1329
-  _globals['_PAUSEGROUPRESPONSE']._serialized_end=1349
-  _globals['_RESUMEGROUPREQUEST']._serialized_start=1351
-  _globals['_RESUMEGROUPREQUEST']._serialized_end=1385
-  _globals['_RESUMEGROUPRESPONSE']._serialized_start=1387
-  _globals['_RESUMEGROUPRESPONSE']._serialized_end=1408
-  _globals['_QUEUESERVICE']._serialized_start=1411
-  _globals['_QUEUESERVICE']._serialized_end=2198
+  _globals['_QUEUE']._serialized_start=193
+  _globals['_QUEUE']._serialized_end=540
+  _globals['_LISTQUEUESREQUEST']._serialized_start=542
+  _globals['_LISTQUEUESREQUEST']._serialized_end=600
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=602
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=682
+  _globals['_GETQUEUEREQUEST']._serialized_start=684
+  _globals['_GETQUEUEREQUEST']._serialized_end=715
+  _globals['_GETQUEUERESPONSE']._serialized_start=717
+  _globals['_GETQUEUERESPONSE']._serialized_end=769
+  _globals['_UPDATEQUEUEREQUEST']._serialized_start=771
+  _globals['_UPDATEQUEUEREQUEST']._serialized_end=874
+  _globals['_UPDATEQUEUERESPONSE']._serialized_start=876
+  _globals['_UPDATEQUEUERESPONSE']._serialized_end=931
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=933
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=966
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=968
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1022
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1024
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1058
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1060
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1115
+  _globals['_CLEANQUEUEREQUEST']._serialized_start=1117
+  _globals['_CLEANQUEUEREQUEST']._serialized_end=1229
+  _globals['_CLEANQUEUERESPONSE']._serialized_start=1231
+  _globals['_CLEANQUEUERESPONSE']._serialized_end=1268
+  _globals['_PURGEQUEUEREQUEST']._serialized_start=1270
+  _globals['_PURGEQUEUEREQUEST']._serialized_end=1303
+  _globals['_PURGEQUEUERESPONSE']._serialized_start=1305
+  _globals['_PURGEQUEUERESPONSE']._serialized_end=1342
+  _globals['_GROUP']._serialized_start=1345
+  _globals['_GROUP']._serialized_end=1554
+  _globals['_LISTGROUPSREQUEST']._serialized_start=1556
+  _globals['_LISTGROUPSREQUEST']._serialized_end=1630
+  _globals['_LISTGROUPSRESPONSE']._serialized_start=1632
+  _globals['_LISTGROUPSRESPONSE']._serialized_end=1712
+  _globals['_PAUSEGROUPREQUEST']._serialized_start=1714
+  _globals['_PAUSEGROUPREQUEST']._serialized_end=1747
+  _globals['_PAUSEGROUPRESPONSE']._serialized_start=1749
+  _globals['_PAUSEGROUPRESPONSE']._serialized_end=1803
+  _globals['_RESUMEGROUPREQUEST']._serialized_start=1805
+  _globals['_RESUMEGROUPREQUEST']._serialized_end=1839
+  _globals['_RESUMEGROUPRESPONSE']._serialized_start=1841
+  _globals['_RESUMEGROUPRESPONSE']._serialized_end=1896
+  _globals['_UPDATEGROUPREQUEST']._serialized_start=1898
+  _globals['_UPDATEGROUPREQUEST']._serialized_end=2001
+  _globals['_UPDATEGROUPRESPONSE']._serialized_start=2003
+  _globals['_UPDATEGROUPRESPONSE']._serialized_end=2058
+  _globals['_LISTCLASSESREQUEST']._serialized_start=2060
+  _globals['_LISTCLASSESREQUEST']._serialized_end=2080
+  _globals['_LISTCLASSESRESPONSE']._serialized_start=2082
+  _globals['_LISTCLASSESRESPONSE']._serialized_end=2144
+  _globals['_CLASSSTATS']._serialized_start=2147
+  _globals['_CLASSSTATS']._serialized_end=2314
+  _globals['_PAUSECLASSREQUEST']._serialized_start=2316
+  _globals['_PAUSECLASSREQUEST']._serialized_end=2380
+  _globals['_PAUSECLASSRESPONSE']._serialized_start=2382
+  _globals['_PAUSECLASSRESPONSE']._serialized_end=2418
+  _globals['_RESUMECLASSREQUEST']._serialized_start=2420
+  _globals['_RESUMECLASSREQUEST']._serialized_end=2485
+  _globals['_RESUMECLASSRESPONSE']._serialized_start=2487
+  _globals['_RESUMECLASSRESPONSE']._serialized_end=2524
+  _globals['_QUEUESERVICE']._serialized_start=2527
+  _globals['_QUEUESERVICE']._serialized_end=3631
 # @@protoc_insertion_point(module_scope)

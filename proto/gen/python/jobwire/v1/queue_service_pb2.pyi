@@ -8,8 +8,10 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from jobwire.v1 import job_pb2 as _job_pb2
+from jobwire.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -35,6 +37,9 @@ class Queue(_message.Message):
     OLDEST_WAITING_AGE_FIELD_NUMBER: _builtins.int
     OLDEST_ACTIVE_AGE_FIELD_NUMBER: _builtins.int
     MORE_WORKERS_HELP_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    RATE_IN_FIELD_NUMBER: _builtins.int
+    RATE_OUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`queues/{queue}`."""
     queue: _builtins.str
@@ -45,6 +50,10 @@ class Queue(_message.Message):
     """How many worker sessions take jobs from it."""
     more_workers_help: _builtins.bool
     """Whether one more worker would start a job now: one waits, delivery is not stopped, and no worker has room. Only in the answer to GetQueue."""
+    rate_in: _builtins.float
+    """Jobs enqueued per second, over the last minute. Only in the answer to GetQueue."""
+    rate_out: _builtins.float
+    """Jobs ended per second, over the last minute. Only in the answer to GetQueue."""
     @_builtins.property
     def counts(self) -> _job_pb2.JobCounts:
         """How many jobs are where."""
@@ -59,6 +68,10 @@ class Queue(_message.Message):
     def oldest_active_age(self) -> _duration_pb2.Duration:
         """How long the job has run that runs longest. Absent when none runs. Only in the answer to GetQueue."""
 
+    @_builtins.property
+    def policy(self) -> _policy_pb2.QueuePolicy:
+        """Its rules. Only what was set; in ListQueues its class alone."""
+
     def __init__(
         self,
         *,
@@ -70,10 +83,13 @@ class Queue(_message.Message):
         oldest_waiting_age: _duration_pb2.Duration | None = ...,
         oldest_active_age: _duration_pb2.Duration | None = ...,
         more_workers_help: _builtins.bool | None = ...,
+        policy: _policy_pb2.QueuePolicy | None = ...,
+        rate_in: _builtins.float = ...,
+        rate_out: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "name", b"name", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age", "paused", b"paused", "queue", b"queue", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help", "counts", b"counts", "more_workers_help", b"more_workers_help", "name", b"name", "oldest_active_age", b"oldest_active_age", "oldest_waiting_age", b"oldest_waiting_age", "paused", b"paused", "policy", b"policy", "queue", b"queue", "rate_in", b"rate_in", "rate_out", b"rate_out", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__more_workers_help: _TypeAlias = _typing.Literal["more_workers_help"]  # noqa: Y015
     _WhichOneofArgType__more_workers_help: _TypeAlias = _typing.Literal["_more_workers_help", b"_more_workers_help"]  # noqa: Y015
@@ -183,7 +199,7 @@ Global___GetQueueResponse: _TypeAlias = GetQueueResponse  # noqa: Y015
 
 @_typing.final
 class UpdateQueueRequest(_message.Message):
-    """Not served yet."""
+    """What to change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,7 +211,7 @@ class UpdateQueueRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to take from it."""
+        """Which fields to take from it. Required."""
 
     def __init__(
         self,
@@ -213,14 +229,14 @@ Global___UpdateQueueRequest: _TypeAlias = UpdateQueueRequest  # noqa: Y015
 
 @_typing.final
 class UpdateQueueResponse(_message.Message):
-    """Not served yet."""
+    """The queue after the call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUEUE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queue(self) -> Global___Queue:
-        """The queue after the call."""
+        """With its policy."""
 
     def __init__(
         self,
@@ -383,7 +399,7 @@ Global___CleanQueueResponse: _TypeAlias = CleanQueueResponse  # noqa: Y015
 
 @_typing.final
 class PurgeQueueRequest(_message.Message):
-    """Not served yet."""
+    """Which queue to empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -405,7 +421,7 @@ Global___PurgeQueueRequest: _TypeAlias = PurgeQueueRequest  # noqa: Y015
 
 @_typing.final
 class PurgeQueueResponse(_message.Message):
-    """Not served yet."""
+    """What was done."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,22 +442,88 @@ class PurgeQueueResponse(_message.Message):
 Global___PurgeQueueResponse: _TypeAlias = PurgeQueueResponse  # noqa: Y015
 
 @_typing.final
+class Group(_message.Message):
+    """A group of a queue as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    ACTIVE_UNITS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    EXPRESS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LIMITED_UNTIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/groups/{group}`."""
+    group: _builtins.str
+    """The group's name alone."""
+    waiting: _builtins.int
+    """How many of its jobs wait for a worker."""
+    active_units: _builtins.int
+    """How many units of its jobs are leased, where a limit counts them; else 0."""
+    paused: _builtins.bool
+    """Whether its delivery is stopped."""
+    weight: _builtins.float
+    """Its share beside other groups'. Default 1; from 0.01 to 1,000."""
+    express: _builtins.bool
+    """Whether it goes before all groups that are not, and takes the next free slot. It is bound by pause and limits like any other."""
+    @_builtins.property
+    def limit(self) -> _policy_pb2.Limit:
+        """What it may do. Absent: the queue's `group_limit`."""
+
+    @_builtins.property
+    def limited_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when nothing of it starts, because of a rate limit or a worker's word."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        group: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        active_units: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        weight: _builtins.float = ...,
+        express: _builtins.bool = ...,
+        limit: _policy_pb2.Limit | None = ...,
+        limited_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "limited_until", b"limited_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_units", b"active_units", "express", b"express", "group", b"group", "limit", b"limit", "limited_until", b"limited_until", "name", b"name", "paused", b"paused", "waiting", b"waiting", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
 class ListGroupsRequest(_message.Message):
-    """Not served yet."""
+    """Which groups."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`queues/{queue}`. Required."""
+    page_size: _builtins.int
+    """How many at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty for the first page."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,21 +531,27 @@ Global___ListGroupsRequest: _TypeAlias = ListGroupsRequest  # noqa: Y015
 
 @_typing.final
 class ListGroupsResponse(_message.Message):
-    """Not served yet."""
+    """One page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
+        """By name."""
+
     def __init__(
         self,
         *,
         next_page_token: _builtins.str = ...,
+        groups: _abc.Iterable[Global___Group] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,7 +559,7 @@ Global___ListGroupsResponse: _TypeAlias = ListGroupsResponse  # noqa: Y015
 
 @_typing.final
 class PauseGroupRequest(_message.Message):
-    """Not served yet."""
+    """Which group to pause."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -493,16 +581,23 @@ Global___PauseGroupRequest: _TypeAlias = PauseGroupRequest  # noqa: Y015
 
 @_typing.final
 class PauseGroupResponse(_message.Message):
-    """Not served yet."""
+    """The group after the call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    GROUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> Global___Group:
+        """Paused."""
+
     def __init__(
         self,
+        *,
+        group: Global___Group | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,7 +605,7 @@ Global___PauseGroupResponse: _TypeAlias = PauseGroupResponse  # noqa: Y015
 
 @_typing.final
 class ResumeGroupRequest(_message.Message):
-    """Not served yet."""
+    """Which group to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -532,7 +627,85 @@ Global___ResumeGroupRequest: _TypeAlias = ResumeGroupRequest  # noqa: Y015
 
 @_typing.final
 class ResumeGroupResponse(_message.Message):
-    """Not served yet."""
+    """The group after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> Global___Group:
+        """Not paused."""
+
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeGroupResponse: _TypeAlias = ResumeGroupResponse  # noqa: Y015
+
+@_typing.final
+class UpdateGroupRequest(_message.Message):
+    """What to change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> Global___Group:
+        """The group as it should be; `name` says which. Required."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to take from it: `weight`, `express`, `limit`. Required."""
+
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateGroupRequest: _TypeAlias = UpdateGroupRequest  # noqa: Y015
+
+@_typing.final
+class UpdateGroupResponse(_message.Message):
+    """The group after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> Global___Group:
+        """With its rules."""
+
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateGroupResponse: _TypeAlias = UpdateGroupResponse  # noqa: Y015
+
+@_typing.final
+class ListClassesRequest(_message.Message):
+    """Nothing to say."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -545,4 +718,166 @@ class ResumeGroupResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ResumeGroupResponse: _TypeAlias = ResumeGroupResponse  # noqa: Y015
+Global___ListClassesRequest: _TypeAlias = ListClassesRequest  # noqa: Y015
+
+@_typing.final
+class ListClassesResponse(_message.Message):
+    """All classes that have queues."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassStats]:
+        """The most urgent first."""
+
+    def __init__(
+        self,
+        *,
+        classes: _abc.Iterable[Global___ClassStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClassesResponse: _TypeAlias = ListClassesResponse  # noqa: Y015
+
+@_typing.final
+class ClassStats(_message.Message):
+    """The queues of a class together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_CLASS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    STARTED_LATE_FIELD_NUMBER: _builtins.int
+    queue_class: _policy_pb2.QueueClass.ValueType
+    """Which class."""
+    paused: _builtins.int
+    """How many of them are paused."""
+    started: _builtins.int
+    """How many jobs started since the broker that answers began, as far as it delivered them."""
+    started_late: _builtins.int
+    """How many of those started later than their queue's target."""
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its queues, by name."""
+
+    @_builtins.property
+    def counts(self) -> _job_pb2.JobCounts:
+        """The counts of all of them."""
+
+    def __init__(
+        self,
+        *,
+        queue_class: _policy_pb2.QueueClass.ValueType = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        paused: _builtins.int = ...,
+        counts: _job_pb2.JobCounts | None = ...,
+        started: _builtins.int = ...,
+        started_late: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "paused", b"paused", "queue_class", b"queue_class", "queues", b"queues", "started", b"started", "started_late", b"started_late"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassStats: _TypeAlias = ClassStats  # noqa: Y015
+
+@_typing.final
+class PauseClassRequest(_message.Message):
+    """Which class to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_CLASS_FIELD_NUMBER: _builtins.int
+    queue_class: _policy_pb2.QueueClass.ValueType
+    """Required."""
+    def __init__(
+        self,
+        *,
+        queue_class: _policy_pb2.QueueClass.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue_class", b"queue_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseClassRequest: _TypeAlias = PauseClassRequest  # noqa: Y015
+
+@_typing.final
+class PauseClassResponse(_message.Message):
+    """What was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The queues of the class, by name."""
+
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseClassResponse: _TypeAlias = PauseClassResponse  # noqa: Y015
+
+@_typing.final
+class ResumeClassRequest(_message.Message):
+    """Which class to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_CLASS_FIELD_NUMBER: _builtins.int
+    queue_class: _policy_pb2.QueueClass.ValueType
+    """Required."""
+    def __init__(
+        self,
+        *,
+        queue_class: _policy_pb2.QueueClass.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue_class", b"queue_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeClassRequest: _TypeAlias = ResumeClassRequest  # noqa: Y015
+
+@_typing.final
+class ResumeClassResponse(_message.Message):
+    """What was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The queues of the class, by name."""
+
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeClassResponse: _TypeAlias = ResumeClassResponse  # noqa: Y015

@@ -85,6 +85,26 @@ class QueueServiceStub(object):
                 request_serializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupResponse.FromString,
                 _registered_method=True)
+        self.UpdateGroup = channel.unary_unary(
+                '/jobwire.v1.QueueService/UpdateGroup',
+                request_serializer=jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupResponse.FromString,
+                _registered_method=True)
+        self.ListClasses = channel.unary_unary(
+                '/jobwire.v1.QueueService/ListClasses',
+                request_serializer=jobwire_dot_v1_dot_queue__service__pb2.ListClassesRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ListClassesResponse.FromString,
+                _registered_method=True)
+        self.PauseClass = channel.unary_unary(
+                '/jobwire.v1.QueueService/PauseClass',
+                request_serializer=jobwire_dot_v1_dot_queue__service__pb2.PauseClassRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_queue__service__pb2.PauseClassResponse.FromString,
+                _registered_method=True)
+        self.ResumeClass = channel.unary_unary(
+                '/jobwire.v1.QueueService/ResumeClass',
+                request_serializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeClassRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeClassResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer(object):
@@ -112,10 +132,11 @@ class QueueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateQueue(self, request, context):
-        """Changes a queue's policy. Not served yet.
+        """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
+        is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
         Errors:
-        UNIMPLEMENTED: always.
+        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,40 +175,80 @@ class QueueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PurgeQueue(self, request, context):
-        """Deletes jobs that have not started. Not served yet.
+        """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
+        with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-        UNIMPLEMENTED: always.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListGroups(self, request, context):
-        """Lists the groups of a queue. Not served yet.
+        """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
         Errors:
-        UNIMPLEMENTED: always.
+        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseGroup(self, request, context):
-        """Stops the delivery of one group's jobs. Not served yet.
+        """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
         Errors:
-        UNIMPLEMENTED: always.
+        INVALID_ARGUMENT: the name is no group's name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeGroup(self, request, context):
-        """Starts it again. Not served yet.
+        """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
         Errors:
-        UNIMPLEMENTED: always.
+        INVALID_ARGUMENT: the name is no group's name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateGroup(self, request, context):
+        """Changes the rules of one group: its `weight`, `express` and `limit`.
+
+        Errors:
+        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClasses(self, request, context):
+        """Counts the jobs of all queues of each class, and how many started within the class's target.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseClass(self, request, context):
+        """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
+
+        Errors:
+        INVALID_ARGUMENT: no class.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeClass(self, request, context):
+        """Starts it again.
+
+        Errors:
+        INVALID_ARGUMENT: no class.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +306,26 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ResumeGroup,
                     request_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupResponse.SerializeToString,
+            ),
+            'UpdateGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateGroup,
+                    request_deserializer=jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupResponse.SerializeToString,
+            ),
+            'ListClasses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClasses,
+                    request_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ListClassesRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_queue__service__pb2.ListClassesResponse.SerializeToString,
+            ),
+            'PauseClass': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseClass,
+                    request_deserializer=jobwire_dot_v1_dot_queue__service__pb2.PauseClassRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_queue__service__pb2.PauseClassResponse.SerializeToString,
+            ),
+            'ResumeClass': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeClass,
+                    request_deserializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeClassRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_queue__service__pb2.ResumeClassResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -518,6 +599,114 @@ class QueueService(object):
             '/jobwire.v1.QueueService/ResumeGroup',
             jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupRequest.SerializeToString,
             jobwire_dot_v1_dot_queue__service__pb2.ResumeGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.QueueService/UpdateGroup',
+            jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupRequest.SerializeToString,
+            jobwire_dot_v1_dot_queue__service__pb2.UpdateGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClasses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.QueueService/ListClasses',
+            jobwire_dot_v1_dot_queue__service__pb2.ListClassesRequest.SerializeToString,
+            jobwire_dot_v1_dot_queue__service__pb2.ListClassesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseClass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.QueueService/PauseClass',
+            jobwire_dot_v1_dot_queue__service__pb2.PauseClassRequest.SerializeToString,
+            jobwire_dot_v1_dot_queue__service__pb2.PauseClassResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeClass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.QueueService/ResumeClass',
+            jobwire_dot_v1_dot_queue__service__pb2.ResumeClassRequest.SerializeToString,
+            jobwire_dot_v1_dot_queue__service__pb2.ResumeClassResponse.FromString,
             options,
             channel_credentials,
             insecure,

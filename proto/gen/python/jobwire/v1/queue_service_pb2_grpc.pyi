@@ -46,10 +46,11 @@ class QueueServiceStub:
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
     """
     UpdateQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateQueueRequest, _queue_service_pb2.UpdateQueueResponse]
-    """Changes a queue's policy. Not served yet.
+    """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
+    is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
@@ -72,28 +73,52 @@ class QueueServiceStub:
       INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
     """
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
-    """Deletes jobs that have not started. Not served yet.
+    """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
+    with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
     """
     ListGroups: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListGroupsRequest, _queue_service_pb2.ListGroupsResponse]
-    """Lists the groups of a queue. Not served yet.
+    """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
     """
     PauseGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseGroupRequest, _queue_service_pb2.PauseGroupResponse]
-    """Stops the delivery of one group's jobs. Not served yet.
+    """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: the name is no group's name.
     """
     ResumeGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeGroupRequest, _queue_service_pb2.ResumeGroupResponse]
-    """Starts it again. Not served yet.
+    """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: the name is no group's name.
+    """
+    UpdateGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateGroupRequest, _queue_service_pb2.UpdateGroupResponse]
+    """Changes the rules of one group: its `weight`, `express` and `limit`.
+
+    Errors:
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+    """
+    ListClasses: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListClassesRequest, _queue_service_pb2.ListClassesResponse]
+    """Counts the jobs of all queues of each class, and how many started within the class's target.
+
+    Errors: none of its own.
+    """
+    PauseClass: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseClassRequest, _queue_service_pb2.PauseClassResponse]
+    """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
+
+    Errors:
+      INVALID_ARGUMENT: no class.
+    """
+    ResumeClass: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]
+    """Starts it again.
+
+    Errors:
+      INVALID_ARGUMENT: no class.
     """
 
 @_typing.type_check_only
@@ -114,10 +139,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
     """
     UpdateQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateQueueRequest, _queue_service_pb2.UpdateQueueResponse]  # type: ignore[assignment]
-    """Changes a queue's policy. Not served yet.
+    """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
+    is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
@@ -140,28 +166,52 @@ class QueueServiceAsyncStub(QueueServiceStub):
       INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
     """
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
-    """Deletes jobs that have not started. Not served yet.
+    """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
+    with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      UNIMPLEMENTED: always.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
     """
     ListGroups: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListGroupsRequest, _queue_service_pb2.ListGroupsResponse]  # type: ignore[assignment]
-    """Lists the groups of a queue. Not served yet.
+    """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
     """
     PauseGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseGroupRequest, _queue_service_pb2.PauseGroupResponse]  # type: ignore[assignment]
-    """Stops the delivery of one group's jobs. Not served yet.
+    """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: the name is no group's name.
     """
     ResumeGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeGroupRequest, _queue_service_pb2.ResumeGroupResponse]  # type: ignore[assignment]
-    """Starts it again. Not served yet.
+    """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
     Errors:
-      UNIMPLEMENTED: always.
+      INVALID_ARGUMENT: the name is no group's name.
+    """
+    UpdateGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateGroupRequest, _queue_service_pb2.UpdateGroupResponse]  # type: ignore[assignment]
+    """Changes the rules of one group: its `weight`, `express` and `limit`.
+
+    Errors:
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+    """
+    ListClasses: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListClassesRequest, _queue_service_pb2.ListClassesResponse]  # type: ignore[assignment]
+    """Counts the jobs of all queues of each class, and how many started within the class's target.
+
+    Errors: none of its own.
+    """
+    PauseClass: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseClassRequest, _queue_service_pb2.PauseClassResponse]  # type: ignore[assignment]
+    """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
+
+    Errors:
+      INVALID_ARGUMENT: no class.
+    """
+    ResumeClass: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]  # type: ignore[assignment]
+    """Starts it again.
+
+    Errors:
+      INVALID_ARGUMENT: no class.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -197,10 +247,11 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.UpdateQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.UpdateQueueResponse, _abc.Awaitable[_queue_service_pb2.UpdateQueueResponse]]:
-        """Changes a queue's policy. Not served yet.
+        """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
+        is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
         Errors:
-          UNIMPLEMENTED: always.
+          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
         """
 
     @_abc_1.abstractmethod
@@ -247,10 +298,11 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PurgeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeQueueResponse, _abc.Awaitable[_queue_service_pb2.PurgeQueueResponse]]:
-        """Deletes jobs that have not started. Not served yet.
+        """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
+        with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-          UNIMPLEMENTED: always.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
         """
 
     @_abc_1.abstractmethod
@@ -259,10 +311,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListGroupsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListGroupsResponse, _abc.Awaitable[_queue_service_pb2.ListGroupsResponse]]:
-        """Lists the groups of a queue. Not served yet.
+        """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
         Errors:
-          UNIMPLEMENTED: always.
+          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
         """
 
     @_abc_1.abstractmethod
@@ -271,10 +323,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PauseGroupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PauseGroupResponse, _abc.Awaitable[_queue_service_pb2.PauseGroupResponse]]:
-        """Stops the delivery of one group's jobs. Not served yet.
+        """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
         Errors:
-          UNIMPLEMENTED: always.
+          INVALID_ARGUMENT: the name is no group's name.
         """
 
     @_abc_1.abstractmethod
@@ -283,10 +335,57 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ResumeGroupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ResumeGroupResponse, _abc.Awaitable[_queue_service_pb2.ResumeGroupResponse]]:
-        """Starts it again. Not served yet.
+        """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
         Errors:
-          UNIMPLEMENTED: always.
+          INVALID_ARGUMENT: the name is no group's name.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateGroup(
+        self,
+        request: _queue_service_pb2.UpdateGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.UpdateGroupResponse, _abc.Awaitable[_queue_service_pb2.UpdateGroupResponse]]:
+        """Changes the rules of one group: its `weight`, `express` and `limit`.
+
+        Errors:
+          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListClasses(
+        self,
+        request: _queue_service_pb2.ListClassesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListClassesResponse, _abc.Awaitable[_queue_service_pb2.ListClassesResponse]]:
+        """Counts the jobs of all queues of each class, and how many started within the class's target.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseClass(
+        self,
+        request: _queue_service_pb2.PauseClassRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.PauseClassResponse, _abc.Awaitable[_queue_service_pb2.PauseClassResponse]]:
+        """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
+
+        Errors:
+          INVALID_ARGUMENT: no class.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeClass(
+        self,
+        request: _queue_service_pb2.ResumeClassRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ResumeClassResponse, _abc.Awaitable[_queue_service_pb2.ResumeClassResponse]]:
+        """Starts it again.
+
+        Errors:
+          INVALID_ARGUMENT: no class.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

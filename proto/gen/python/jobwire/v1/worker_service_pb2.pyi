@@ -13,6 +13,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from jobwire.v1 import job_pb2 as _job_pb2
+from jobwire.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -96,6 +97,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     """Somebody called CancelJob."""
     CANCEL_REASON_STALE_LEASE: _CancelReason.ValueType  # 2
     """The lease is no longer this session's: what the handler still does will not count."""
+    CANCEL_REASON_TIMEOUT: _CancelReason.ValueType  # 3
+    """The attempt took longer than its timeout, and has failed as TIMEOUT: what the handler still does will not count. As STALE_LEASE otherwise."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why an attempt is to be given up."""
@@ -106,11 +109,13 @@ CANCEL_REASON_REQUESTED: CancelReason.ValueType  # 1
 """Somebody called CancelJob."""
 CANCEL_REASON_STALE_LEASE: CancelReason.ValueType  # 2
 """The lease is no longer this session's: what the handler still does will not count."""
+CANCEL_REASON_TIMEOUT: CancelReason.ValueType  # 3
+"""The attempt took longer than its timeout, and has failed as TIMEOUT: what the handler still does will not count. As STALE_LEASE otherwise."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 @_typing.final
 class WorkRequest(_message.Message):
-    """A frame from the worker. Its parts are handled in this order: hello, credit, progress, logs, cancel receipts, finishes, draining, goodbye."""
+    """A frame from the worker. Its parts are handled in this order: hello, credit, progress, logs, checkpoints, cancel receipts, finishes, draining, goodbye."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,6 +128,7 @@ class WorkRequest(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """Only in the first frame, and required there."""
@@ -161,6 +167,10 @@ class WorkRequest(_message.Message):
         A half-close without it is the same as a break: the session waits for its time.
         """
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointReport]:
+        """What handlers leave for the next attempt, if there is one. Not acked; a stale one is answered by a cancel with STALE_LEASE. The latest one counts."""
+
     def __init__(
         self,
         *,
@@ -173,10 +183,11 @@ class WorkRequest(_message.Message):
         draining: Global___Draining | None = ...,
         pong: Global___Pong | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        checkpoints: _abc.Iterable[Global___CheckpointReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "goodbye", b"goodbye", "hello", b"hello", "pong", b"pong"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_receipts", b"cancel_receipts", "credit", b"credit", "draining", b"draining", "finishes", b"finishes", "goodbye", b"goodbye", "hello", b"hello", "logs", b"logs", "pong", b"pong", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_receipts", b"cancel_receipts", "checkpoints", b"checkpoints", "credit", b"credit", "draining", b"draining", "finishes", b"finishes", "goodbye", b"goodbye", "hello", b"hello", "logs", b"logs", "pong", b"pong", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,6 +293,7 @@ class Hello(_message.Message):
     SDK_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     session: _builtins.bytes
     """16 random bytes, made when the process starts. Required."""
     epoch: _builtins.int
@@ -306,6 +318,10 @@ class Hello(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels, for jobs that ask for them. At most 32."""
 
+    @_builtins.property
+    def reserved(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reserve]:
+        """Slots of its credit that are kept for some of its queues. At most 100."""
+
     def __init__(
         self,
         *,
@@ -317,14 +333,45 @@ class Hello(_message.Message):
         sdk: _builtins.str = ...,
         concurrency: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reserved: _abc.Iterable[Global___Reserve] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "epoch", b"epoch", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "queues", b"queues", "sdk", b"sdk", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "epoch", b"epoch", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "queues", b"queues", "reserved", b"reserved", "sdk", b"sdk", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Reserve(_message.Message):
+    """Slots that other queues do not get: a worker of 20 with 2 reserved for one queue runs at most 18 jobs of all others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    QUEUE_CLASS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """One of the queues of `hello`, or"""
+    queue_class: _policy_pb2.QueueClass.ValueType
+    """all of them that have this class."""
+    slots: _builtins.int
+    """How many. At least 1, and all together at most the worker's concurrency."""
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+        queue_class: _policy_pb2.QueueClass.ValueType = ...,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "queue_class", b"queue_class", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reserve: _TypeAlias = Reserve  # noqa: Y015
 
 @_typing.final
 class Held(_message.Message):
@@ -492,6 +539,42 @@ class LogReport(_message.Message):
 Global___LogReport: _TypeAlias = LogReport  # noqa: Y015
 
 @_typing.final
+class CheckpointReport(_message.Message):
+    """What one job leaves for its next attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """The queue's name."""
+    id: _builtins.str
+    """The job's id."""
+    token: _builtins.int
+    """The token it was delivered with."""
+    @_builtins.property
+    def checkpoint(self) -> _job_pb2.Payload:
+        """At most 64 KiB. Empty takes the last one away."""
+
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+        id: _builtins.str = ...,
+        token: _builtins.int = ...,
+        checkpoint: _job_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "id", b"id", "queue", b"queue", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointReport: _TypeAlias = CheckpointReport  # noqa: Y015
+
+@_typing.final
 class Finish(_message.Message):
     """The end of one attempt."""
 
@@ -504,6 +587,7 @@ class Finish(_message.Message):
     FAIL_FIELD_NUMBER: _builtins.int
     SNOOZE_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    LIMIT_GROUP_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue's name."""
     id: _builtins.str
@@ -526,6 +610,12 @@ class Finish(_message.Message):
     def release(self) -> Global___Release:
         """The job was not run; it goes back to its place, and the attempt is not counted."""
 
+    @_builtins.property
+    def limit_group(self) -> Global___LimitGroup:
+        """What the job's group needs has had enough for now, for example an address that answered 429: the job goes back to its place, the attempt is not counted, and
+        nothing of the group starts before the time is over.
+        """
+
     def __init__(
         self,
         *,
@@ -536,12 +626,13 @@ class Finish(_message.Message):
         fail: Global___Fail | None = ...,
         snooze: Global___Snooze | None = ...,
         release: Global___Release | None = ...,
+        limit_group: Global___LimitGroup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "outcome", b"outcome", "release", b"release", "snooze", b"snooze"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "limit_group", b"limit_group", "outcome", b"outcome", "release", b"release", "snooze", b"snooze"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "id", b"id", "outcome", b"outcome", "queue", b"queue", "release", b"release", "snooze", b"snooze", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "id", b"id", "limit_group", b"limit_group", "outcome", b"outcome", "queue", b"queue", "release", b"release", "snooze", b"snooze", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "fail", "snooze", "release"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "fail", "snooze", "release", "limit_group"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -628,6 +719,30 @@ class Snooze(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Snooze: _TypeAlias = Snooze  # noqa: Y015
+
+@_typing.final
+class LimitGroup(_message.Message):
+    """The job's group is limited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """For how long. Required, at most 1 day. A job without a group is delayed by it, alone."""
+
+    def __init__(
+        self,
+        *,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitGroup: _TypeAlias = LimitGroup  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
@@ -827,6 +942,26 @@ class Delivery(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     QUEUE_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
@@ -835,6 +970,10 @@ class Delivery(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue's name."""
     id: _builtins.str
@@ -849,9 +988,23 @@ class Delivery(_message.Message):
     """How many there may be."""
     priority: _builtins.int
     """The job's priority."""
+    group: _builtins.str
+    """Whose job it is."""
     @_builtins.property
     def payload(self) -> _job_pb2.Payload:
         """What the handler receives."""
+
+    @_builtins.property
+    def checkpoint(self) -> _job_pb2.Payload:
+        """What an attempt before left. Absent: nothing."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The job's labels."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long this attempt may take. Absent: no limit."""
 
     def __init__(
         self,
@@ -864,10 +1017,14 @@ class Delivery(_message.Message):
         attempt: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         priority: _builtins.int = ...,
+        checkpoint: _job_pb2.Payload | None = ...,
+        group: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "payload", b"payload", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "id", b"id", "job_name", b"job_name", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "queue", b"queue", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "group", b"group", "id", b"id", "job_name", b"job_name", "labels", b"labels", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "queue", b"queue", "timeout", b"timeout", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1009,11 +1166,32 @@ class LeaseJobsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     QUEUE_FIELD_NUMBER: _builtins.int
     MAX_JOBS_FIELD_NUMBER: _builtins.int
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue's name. Required."""
     max_jobs: _builtins.int
@@ -1028,6 +1206,10 @@ class LeaseJobsRequest(_message.Message):
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for a job when there is none. Default 0; at most 1 minute."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels, for jobs that ask for them. At most 32."""
+
     def __init__(
         self,
         *,
@@ -1036,10 +1218,11 @@ class LeaseJobsRequest(_message.Message):
         lease_duration: _duration_pb2.Duration | None = ...,
         worker: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "max_jobs", b"max_jobs", "queue", b"queue", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "lease_duration", b"lease_duration", "max_jobs", b"max_jobs", "queue", b"queue", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
