@@ -57,6 +57,13 @@ def check_job_name(job_name: str, field: str = "job_name") -> str:
     return job_name
 
 
+def check_group(group: str, field: str = "group") -> str:
+    """Return the group. Raises InvalidField."""
+    if not ID_PATTERN.fullmatch(group):
+        raise InvalidField(f"{field} must be {_ID_RULE}; it is {_shown(group)}", field=field)
+    return group
+
+
 def mint_id() -> bytes:
     """Make an id: 48 bits of milliseconds, version and variant of UUIDv7, 74 random bits."""
     random = bytearray(os.urandom(10))

@@ -5,13 +5,24 @@ from __future__ import annotations
 from jobwire.v1 import job_pb2
 
 from jobwire_broker.errors import InvalidField
-from jobwire_broker.names import check_job_name, check_queue, id_to_bytes, mint_id
+from jobwire_broker.labels import MAX_LABELS, MAX_REQUIRED_LABELS, check_labels
+from jobwire_broker.names import check_group, check_job_name, check_queue, id_to_bytes, mint_id
 from jobwire_broker.rules.reports import duration_ms
-from jobwire_broker.store.codec import Backoff, encode_body
+from jobwire_broker.store.codec import (
+    TAG_GROUP,
+    TAG_LABELS,
+    TAG_REQUIRED_LABELS,
+    TAG_UNITS,
+    Backoff,
+    encode_body,
+    encode_labels,
+    encode_units,
+)
 from jobwire_broker.store.queue_store import JobItem
 
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_ATTEMPTS = 1000
+MAX_UNITS = 1000
 DEFAULT_ATTEMPTS = 3
 DEFAULT_PRIORITY = 5
 _DAY_MS = 86_400_000
@@ -33,8 +44,24 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
         raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for the default; it is {attempts}", field="attempts")
     backoff = _backoff_of(spec.backoff) if spec.HasField("backoff") else None
     due, delay_ms = _due_of(spec)
-    body = encode_body(spec.job_name, payload, backoff, delay_ms)
+    body = encode_body(spec.job_name, payload, backoff, delay_ms, _rules_of(spec))
     return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else DEFAULT_PRIORITY, attempts, body)
+
+
+def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
+    """The sections of the rules that the job uses, by tag."""
+    rules: dict[int, bytes] = {}
+    if spec.group:
+        rules[TAG_GROUP] = check_group(spec.group).encode()
+    if spec.labels:
+        rules[TAG_LABELS] = encode_labels(check_labels(spec.labels, "labels", MAX_LABELS))
+    if spec.required_labels:
+        rules[TAG_REQUIRED_LABELS] = encode_labels(check_labels(spec.required_labels, "required_labels", MAX_REQUIRED_LABELS))
+    if spec.units not in (0, 1):
+        if not 0 <= spec.units <= MAX_UNITS:
+            raise InvalidField(f"units must be from 1 to {MAX_UNITS}, or 0 for 1; it is {spec.units}", field="units")
+        rules[TAG_UNITS] = encode_units(spec.units)
+    return rules
 
 
 def _payload_of(payload: job_pb2.Payload) -> bytes:

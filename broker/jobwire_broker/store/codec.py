@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple
 
@@ -17,10 +18,16 @@ NO_PROGRESS = 65535
 SECTION = Struct(">BI")
 _BACKOFF = Struct(">QIQH")
 _DELAY = Struct(">Q")
+_UNITS = Struct(">H")
 
 FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
 TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
+#: Text; pairs of key and value, sorted, each with its length before it (1 byte); the same; a number (2 bytes).
+TAG_GROUP, TAG_LABELS, TAG_REQUIRED_LABELS, TAG_UNITS = 4, 5, 6, 7
 TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
+
+#: The sections of a job that uses no rule.
+_OUTCOME = frozenset((TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE))
 
 State = job_pb2.JobState
 FINAL_STATES = frozenset((State.JOB_STATE_COMPLETED, State.JOB_STATE_FAILED, State.JOB_STATE_CANCELLED, State.JOB_STATE_EXPIRED, State.JOB_STATE_REMOVED))
@@ -60,17 +67,47 @@ class Backoff(NamedTuple):
     jitter_e4: int
 
 
-def encode_body(job_name: str, payload: bytes, backoff: Backoff | None, delay_ms: int) -> bytes:
-    """What never changes of a job: everything behind the header."""
+def encode_body(job_name: str, payload: bytes, backoff: Backoff | None, delay_ms: int, rules: Mapping[int, bytes] | None = None) -> bytes:
+    """What never changes of a job: everything behind the header. `rules` are the sections that it has only when it uses their rule, by tag.
+
+    The sections come in the order of their tags, with the payload last, so that the same job always has the same bytes.
+    """
     name = job_name.encode()
     parts = [bytes((len(name),)), name]
     if backoff is not None:
         parts += (SECTION.pack(TAG_BACKOFF, _BACKOFF.size), _BACKOFF.pack(*backoff))
     if delay_ms:
         parts += (SECTION.pack(TAG_DELAY, _DELAY.size), _DELAY.pack(delay_ms))
+    if rules:
+        for tag in sorted(rules):
+            parts += (SECTION.pack(tag, len(rules[tag])), rules[tag])
     if payload:
         parts += (SECTION.pack(TAG_PAYLOAD, len(payload)), payload)
     return b"".join(parts)
+
+
+def encode_labels(labels: Mapping[str, str]) -> bytes:
+    """Labels as they stand in a record; keys and values have at most 255 bytes."""
+    parts: list[bytes] = []
+    for key in sorted(labels):
+        for text in (key.encode(), labels[key].encode()):
+            parts += (bytes((len(text),)), text)
+    return b"".join(parts)
+
+
+def decode_labels(packed: bytes) -> dict[str, str]:
+    """Labels from a record."""
+    texts, at = [], 0
+    while at < len(packed):
+        end = at + 1 + packed[at]
+        texts.append(packed[at + 1 : end].decode())
+        at = end
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def encode_units(units: int) -> bytes:
+    """Units as they stand in a record."""
+    return _UNITS.pack(units)
 
 
 def sections(record: bytes, start: int) -> dict[int, bytes]:
@@ -118,6 +155,7 @@ def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
         cancel_requested=bool(flags & FLAG_CANCEL_REQUESTED),
         cancel_delivered=bool(flags & FLAG_CANCEL_DELIVERED),
         losses=losses,
+        units=1,
     )
     found = sections(record, start)
     if progress != NO_PROGRESS:
@@ -125,6 +163,8 @@ def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
             job.progress.MergeFromString(found[TAG_PROGRESS])
         job.progress.percent = progress / 100
     _add_times(job, state, revision, order, token)
+    if not found.keys() <= _OUTCOME:
+        _add_rules(job, found)
     _add_outcome(job, state, found)
     return job
 
@@ -137,6 +177,17 @@ def _add_times(job: job_pb2.Job, state: int, revision: int, order: int, token: i
         job.start_time.CopyFrom(_timestamp(token))
     if state in FINAL_STATES:
         job.finish_time.CopyFrom(_timestamp(revision))
+
+
+def _add_rules(job: job_pb2.Job, found: Mapping[int, bytes]) -> None:
+    if TAG_GROUP in found:
+        job.group = found[TAG_GROUP].decode()
+    if TAG_LABELS in found:
+        job.labels.update(decode_labels(found[TAG_LABELS]))
+    if TAG_REQUIRED_LABELS in found:
+        job.required_labels.update(decode_labels(found[TAG_REQUIRED_LABELS]))
+    if TAG_UNITS in found:
+        (job.units,) = _UNITS.unpack(found[TAG_UNITS])
 
 
 def _add_outcome(job: job_pb2.Job, state: int, found: dict[int, bytes]) -> None:

@@ -10,7 +10,9 @@ from binascii import hexlify
 from functools import lru_cache
 from struct import Struct
 
-from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_PAYLOAD
+from jobwire.v1 import worker_service_pb2
+
+from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_GROUP, TAG_LABELS, TAG_PAYLOAD, decode_labels
 
 #: attempt, max_attempts and priority of a record's header.
 _HEAD = Struct(">8xH36xHi")
@@ -59,17 +61,29 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> bytes:
     attempt, max_attempts, priority = _HEAD.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
     parts = [_queue_field(queue), _id_field(raw_id), b"\x1a", varint(record[HEADER_SIZE]), record[HEADER_SIZE + 1 : start]]
-    end = len(record)
+    end, rules = len(record), b""
     while start + 5 <= end:
         tag, size = SECTION.unpack_from(record, start)
         if tag == TAG_PAYLOAD:
             parts += (b"\x22", _cached_varint(size), record[start + 5 : start + 5 + size])
             break
+        if tag in (TAG_GROUP, TAG_LABELS):
+            rules += _group_or_labels(tag, record[start + 5 : start + 5 + size])
         start += 5 + size
     parts += (b"\x28", token_varint(token), b"\x30", varint(attempt + 1), b"\x38", varint(max_attempts))
     if priority:
         parts += (b"\x40", _signed(priority))
+    if rules:
+        parts.append(rules)
     return b"".join(parts)
+
+
+@lru_cache(1024)
+def _group_or_labels(tag: int, packed: bytes) -> bytes:
+    """Fields 10 and 11. Many jobs have the same, so they are kept."""
+    if tag == TAG_GROUP:
+        return worker_service_pb2.Delivery(group=packed.decode()).SerializeToString()
+    return worker_service_pb2.Delivery(labels=decode_labels(packed)).SerializeToString(deterministic=True)
 
 
 def payload_size(record: bytes) -> int:

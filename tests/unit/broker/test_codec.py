@@ -20,6 +20,7 @@ payloads = st.one_of(
     st.builds(lambda text: job_pb2.Payload(json=text), st.text(max_size=300)),
     st.builds(lambda data, kind: job_pb2.Payload(data=data, content_type=kind), st.binary(max_size=300), st.sampled_from(["", "image/webp"])),
 )
+labels = st.dictionaries(st.from_regex(r"[A-Za-z0-9._/-]{1,63}", fullmatch=True), st.text(max_size=32), max_size=16)
 
 
 def header(**values: int) -> bytes:
@@ -37,6 +38,33 @@ def test_a_body_holds_what_was_asked_for(job_name: str, payload: job_pb2.Payload
         assert codec._BACKOFF.unpack(found[codec.TAG_BACKOFF]) == backoff
     job = codec.job_from_record("q", b"a", record)
     assert (job.job_name, job.payload) == (job_name, payload)
+
+
+@settings(deadline=None)
+@given(job_names, labels, labels, st.integers(2, 1000), payloads)
+def test_a_body_holds_the_rules_that_a_job_uses(group: str, own: dict[str, str], required: dict[str, str], units: int, payload: job_pb2.Payload) -> None:
+    rules = {
+        codec.TAG_UNITS: codec.encode_units(units),
+        codec.TAG_GROUP: group.encode(),
+        codec.TAG_LABELS: codec.encode_labels(own),
+        codec.TAG_REQUIRED_LABELS: codec.encode_labels(required),
+    }
+    body = codec.encode_body("work", payload.SerializeToString(), None, 0, rules)
+    # In the order of their tags, the payload last: the same job has the same bytes.
+    assert body == codec.encode_body("work", payload.SerializeToString(), None, 0, dict(sorted(rules.items())))
+    if payload.SerializeToString():
+        assert body.endswith(payload.SerializeToString())
+    job = codec.job_from_record("q", b"a", header() + body)
+    assert (job.group, dict(job.labels), dict(job.required_labels), job.units) == (group, own, required, units)
+
+
+def test_labels_in_any_order_have_the_same_bytes() -> None:
+    assert codec.encode_labels({"b": "1", "a": ""}) == codec.encode_labels({"a": "", "b": "1"}) == b"\1a\0\1b\1" + b"1"
+
+
+def test_a_job_of_no_group_counts_once() -> None:
+    job = codec.job_from_record("q", b"a", header() + codec.encode_body("work", b"", None, 0))
+    assert (job.group, dict(job.labels), dict(job.required_labels), job.units) == ("", {}, {}, 1)
 
 
 @settings(deadline=None)
@@ -115,16 +143,34 @@ def test_a_number_on_the_wire_is_what_protobuf_makes(number: int) -> None:
     priority=i32,
     attempt=st.integers(0, 999),
     attempts=st.integers(1, 1000),
+    group=st.just("") | job_names,
+    labels=st.just({}) | labels,
 )
 def test_a_delivery_is_what_protobuf_makes(
-    queue: str, raw_id: bytes, job_name: str, payload: job_pb2.Payload, token: int, priority: int, attempt: int, attempts: int
+    queue: str,
+    raw_id: bytes,
+    job_name: str,
+    payload: job_pb2.Payload,
+    token: int,
+    priority: int,
+    attempt: int,
+    attempts: int,
+    group: str,
+    labels: dict[str, str],
 ) -> None:
+    rules = {codec.TAG_UNITS: codec.encode_units(7)}
+    if group:
+        rules[codec.TAG_GROUP] = group.encode()
+    if labels:
+        rules[codec.TAG_LABELS] = codec.encode_labels(labels)
     record = header(priority=priority, attempt=attempt, attempts=attempts) + codec.encode_body(
-        job_name, payload.SerializeToString(), codec.Backoff(1, 2, 3, 4), 5
+        job_name, payload.SerializeToString(), codec.Backoff(1, 2, 3, 4), 5, rules
     )
     expected = pb.Delivery(queue=queue, id=id_to_text(raw_id), job_name=job_name, token=token, attempt=attempt + 1, max_attempts=attempts, priority=priority)
     if payload.SerializeToString():
         expected.payload.CopyFrom(payload)
+    expected.group = group
+    expected.labels.update(labels)
     made = wire.delivery(queue, raw_id, token, record)
     assert pb.Delivery.FromString(made) == expected
     assert pb.WorkResponse.FromString(wire.jobs_field(made)).jobs == [expected]

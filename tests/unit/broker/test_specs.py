@@ -63,9 +63,37 @@ def test_absent_fields_of_a_backoff_take_their_defaults() -> None:
         assert codec._BACKOFF.unpack(sections(backoff=backoff)[codec.TAG_BACKOFF]) == packed
 
 
+def test_the_rules_that_a_job_uses_stand_in_its_record() -> None:
+    fields = {"group": "acme", "labels": {"b": "2", "a": "1"}, "required_labels": {"gpu": ""}, "units": 7}
+    assert sections(**fields) == {
+        codec.TAG_GROUP: b"acme",
+        codec.TAG_LABELS: b"\1a\x011\1b\x012",
+        codec.TAG_REQUIRED_LABELS: b"\3gpu\0",
+        codec.TAG_UNITS: b"\0\7",
+    }
+    assert sections(units=1) == sections(units=0) == {}
+
+
+def test_labels_may_have_their_full_size() -> None:
+    full = {"k" * 61 + f"{i:02}": "é" * 64 for i in range(16)}
+    assert codec.decode_labels(sections(labels=full)[codec.TAG_LABELS]) == full
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
+        ({"group": "a/b"}, "group"),
+        ({"group": "-a"}, "group"),
+        ({"group": "g" * 129}, "group"),
+        ({"labels": {str(i): "" for i in range(17)}}, "labels"),
+        ({"labels": {"": "x"}}, "labels"),
+        ({"labels": {"k" * 64: "x"}}, "labels"),
+        ({"labels": {"a b": "x"}}, "labels"),
+        ({"labels": {"a": "é" * 64 + "x"}}, "labels[a]"),
+        ({"required_labels": {str(i): "" for i in range(9)}}, "required_labels"),
+        ({"required_labels": {"a": "x" * 129}}, "required_labels[a]"),
+        ({"units": -1}, "units"),
+        ({"units": 1001}, "units"),
         ({"queue": ""}, "queue"),
         ({"queue": "a/b"}, "queue"),
         ({"id": "a/b"}, "id"),
