@@ -1,10 +1,12 @@
 """The body of `POST /v1/queues/{queue}/jobs`, made into the broker's requests.
 
     {"jobName": "thumbnail", "payload": {"path": "a.jpg"}, "id": "…", "priority": 5 | "HIGH", "delay": "5s", "delayUntil": "2030-01-01T00:00:00Z",
-     "attempts": 3, "backoff": {"base": "2s", "factor": 2, "maxDelay": "3600s", "jitter": 0.1}, "durability": "store" | "disk"}
+     "attempts": 3, "backoff": {"base": "2s", "factor": 2, "maxDelay": "3600s", "jitter": 0.1}, "durability": "store" | "disk",
+     "group": "acme", "labels": {"order": "17"}, "unique": {"key": "order-17"}, …}
 
 or many of them: `{"jobs": [{"jobName": …}, …], "durability": …}`. `jobName` alone is needed. Lengths of time are proto JSON Durations: seconds with
-an `s` behind them. What is checked here is the form; the bounds are the broker's, but for lengths of time that are negative.
+an `s` behind them. What is checked here is the form; the bounds are the
+broker's, but for lengths of time that are negative.
 """
 
 import hashlib
@@ -14,20 +16,19 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-from jobwire.v1.job_pb2 import Backoff, Durability, JobSpec, Payload
+from jobwire.v1.job_pb2 import Durability, JobSpec, Payload
 from starlette.datastructures import Headers
 
-from jobwire_gateway.problems import Problem
+from jobwire_gateway.contract import fields_of, read_field, string, whole
 from jobwire_gateway.requests import invalid, refuse_unknown
 
-_FIELDS = ("attempts", "backoff", "delay", "delayUntil", "id", "jobName", "payload", "priority")
-_BACKOFF_FIELDS = ("base", "factor", "jitter", "maxDelay")
+_SPECIAL = ("id", "jobName", "payload", "priority")
+_PLAIN = {name: field for name, field in fields_of(JobSpec).items() if name not in (*_SPECIAL, "queue")}
+"""What is read as the contract has it."""
+_FIELDS = (*_SPECIAL, *_PLAIN)
+_IDENTITIES = tuple(field.json_name for field in JobSpec.DESCRIPTOR.oneofs_by_name["identity"].fields)
 _PRIORITIES = {"CRITICAL": 0, "HIGH": 1, "NORMAL": 5, "MEDIUM": 5, "LOW": 10, "BATCH": 20}
 _DURABILITIES = {"store": Durability.DURABILITY_STORE, "disk": Durability.DURABILITY_DISK}
-_INT32 = range(-(2**31), 2**31)
-
 
 MAX_JOBS = 1_000
 """The contract's limit on one call."""
@@ -47,19 +48,15 @@ def job_spec(queue: str, members: Mapping[str, object], place: int, mint: Mint) 
     refuse_unknown(members, _FIELDS)
     if "jobName" not in members:
         raise invalid("jobName", "is required")
+    _refuse_both(members)
     job = JobSpec(queue=queue, job_name=_text(members, "jobName"), id=_text(members, "id") if "id" in members else mint(place))
     if "payload" in members:
-        job.payload.CopyFrom(Payload(json=json.dumps(members["payload"], ensure_ascii=False, separators=(",", ":"))))
+        job.payload.CopyFrom(payload_of(members["payload"]))
     if "priority" in members:
-        job.priority = _priority(members["priority"])
-    if "delay" in members:
-        job.delay.CopyFrom(duration("delay", members["delay"]))
-    if "delayUntil" in members:
-        job.delay_until.CopyFrom(_date("delayUntil", members["delayUntil"]))
-    if "attempts" in members:
-        job.attempts = _attempts(members["attempts"])
-    if "backoff" in members:
-        job.backoff.CopyFrom(_backoff(members["backoff"]))
+        job.priority = priority_of(members["priority"])
+    for name, field in _PLAIN.items():
+        if name in members:
+            read_field(job, field, members[name], name)
     return job
 
 
@@ -102,22 +99,6 @@ def minting(queue: str, headers: Headers) -> Mint:
     return lambda place: "key-" + hashlib.sha256(f"{queue}\0{key}\0{place}".encode()).hexdigest()[:32]
 
 
-def duration(field: str, value: object) -> Duration:
-    """Read a length of time.
-
-    Raises:
-        Problem: 400, it is none, or it is negative.
-    """
-    length = Duration()
-    try:
-        length.FromJsonString(_string(field, value))
-    except ValueError:
-        raise invalid(field, 'must be a length of time in seconds with an s, for example "1.5s"') from None
-    if length.seconds < 0 or length.nanos < 0:
-        raise invalid(field, "must not be negative")
-    return length
-
-
 def new_id() -> str:
     """Make an id in the layout of UUIDv7, so that ids sort by time."""
     milliseconds = time.time_ns() // 1_000_000
@@ -125,83 +106,33 @@ def new_id() -> str:
     return f"{bits:032x}"
 
 
-def _priority(value: object) -> int:
+def priority_of(value: object) -> int:
+    """Read a priority.
+
+    Raises:
+        Problem: 400, it is neither a whole number nor one of the names.
+    """
     if isinstance(value, str):
         if value not in _PRIORITIES:
             raise invalid("priority", f"must be a whole number or one of {', '.join(_PRIORITIES)}")
         return _PRIORITIES[value]
-    return _whole("priority", value)
+    return whole("priority", value)
 
 
-def _attempts(value: object) -> int:
-    number = _whole("attempts", value)
-    if number < 1:
-        raise invalid("attempts", "must be at least 1")
-    return number
+def payload_of(value: object) -> Payload:
+    """A payload of any JSON."""
+    return Payload(json=json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
-def _backoff(value: object) -> Backoff:
-    if not isinstance(value, dict):
-        raise invalid("backoff", "must be an object")
-    refuse_unknown(value, _BACKOFF_FIELDS)
-    backoff = Backoff()
-    if "base" in value:
-        backoff.base.CopyFrom(duration("backoff.base", value["base"]))
-    if "factor" in value:
-        backoff.factor = _factor(value["factor"])
-    if "maxDelay" in value:
-        backoff.max_delay.CopyFrom(duration("backoff.maxDelay", value["maxDelay"]))
-    if "jitter" in value:
-        backoff.jitter = _number("backoff.jitter", value["jitter"])
-    return backoff
-
-
-def _factor(value: object) -> float:
-    factor = _number("backoff.factor", value)
-    if factor == 0:
-        # To the contract it would be no factor at all.
-        raise invalid("backoff.factor", "must be from 1 to 10")
-    return factor
-
-
-def _date(field: str, value: object) -> Timestamp:
-    date = Timestamp()
-    try:
-        date.FromJsonString(_string(field, value))
-    except ValueError:
-        raise invalid(field, 'must be a date such as "2030-01-01T00:00:00Z"') from None
-    return date
+def _refuse_both(members: Mapping[str, object]) -> None:
+    """The contract keeps only the last of several identities; here each is seen."""
+    there = [name for name in _IDENTITIES if name in members]
+    if len(there) > 1:
+        raise invalid(there[1], f"can't stand beside {there[0]}: give one of them")
 
 
 def _text(members: Mapping[str, object], field: str) -> str:
-    text = _string(field, members[field])
+    text = string(field, members[field])
     if not text:
         raise invalid(field, "must not be empty")
     return text
-
-
-def _string(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise invalid(field, "must be a string")
-    return value
-
-
-def _whole(field: str, value: object) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # to JSON, 5.0 is as whole as 5
-    if isinstance(value, bool) or not isinstance(value, int) or value not in _INT32:
-        raise invalid(field, "must be a whole number of 32 bits")
-    return value
-
-
-def _number(field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _not_a_number(field)
-    try:
-        return float(value)
-    except OverflowError:
-        raise _not_a_number(field) from None
-
-
-def _not_a_number(field: str) -> Problem:
-    return invalid(field, "must be a number")

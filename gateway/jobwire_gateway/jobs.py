@@ -7,6 +7,8 @@ The names are those of proto JSON (lowerCamelCase), with these decisions:
 3. Where the contract carries a JSON text, the value itself stands here: `payload`, `result`, `progress.data`. A payload that is no JSON is
    base64 in `payloadBase64` with its type in `payloadContentType`, and likewise for results.
 4. What has no value is left out; the numbers of a job's life (`priority`, `attempt`, `revision`, …) are always there.
+
+Messages that hold plain data (rules, runs, groups) are shown by their descriptors: `contract.py`.
 """
 
 import base64
@@ -16,10 +18,29 @@ from typing import NoReturn
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1.admin_service_pb2 import GetServerInfoResponse, Worker
 from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, LogLine, Payload, Progress
-from jobwire.v1.queue_service_pb2 import Queue
+from jobwire.v1.queue_service_pb2 import ClassStats, Queue
+
+from jobwire_gateway.contract import shown
 
 _PREFIX = "JOB_STATE_"
 _WORDS: dict[int, str] = {number: name.removeprefix(_PREFIX).lower() for name, number in JobState.items()}
+_RULES = frozenset(
+    (
+        "group",
+        "labels",
+        "required_labels",
+        "units",
+        "expire_time",
+        "timeout",
+        "total_timeout",
+        "attempts",
+        "cancel_stage",
+        "cancel_time",
+        "fingerprint",
+        "resolution",
+        "log_lines",
+    )
+)
 _COUNTS = tuple((field.name, field.json_name) for field in JobCounts.DESCRIPTOR.fields)
 
 STATES = tuple(_WORDS[number] for number in sorted(_WORDS) if number not in (JobState.JOB_STATE_UNSPECIFIED, JobState.JOB_STATE_REMOVED))
@@ -75,7 +96,9 @@ def job_json(job: Job) -> dict[str, object]:
         members["worker"] = job.worker
     if job.cancel_requested:
         members |= {"cancelRequested": True, "cancelDelivered": job.cancel_delivered}
-    return members
+    if job.HasField("checkpoint"):
+        members |= _content("checkpoint", job.checkpoint)
+    return members | shown(job, _RULES)
 
 
 def queue_json(queue: Queue) -> dict[str, object]:
@@ -86,8 +109,17 @@ def queue_json(queue: Queue) -> dict[str, object]:
     if queue.HasField("oldest_active_age"):
         members["oldestActiveAge"] = queue.oldest_active_age.ToJsonString()
     if queue.HasField("more_workers_help"):
-        members["moreWorkersHelp"] = queue.more_workers_help
+        # Where this is known, so are the rates, although 0 is not sent.
+        members |= {"moreWorkersHelp": queue.more_workers_help, "rateIn": queue.rate_in, "rateOut": queue.rate_out}
+    if queue.HasField("policy"):
+        members["policy"] = shown(queue.policy)
     return members | {"counts": counts_json(queue.counts)}
+
+
+def class_json(stats: ClassStats) -> dict[str, object]:
+    """A class's members, zeros too."""
+    zeros: dict[str, object] = {"queues": [], "paused": 0, "started": 0, "startedLate": 0}
+    return zeros | shown(stats) | {"counts": counts_json(stats.counts)}
 
 
 def worker_json(worker: Worker) -> dict[str, object]:
@@ -123,7 +155,8 @@ def counts_json(counts: JobCounts) -> dict[str, int]:
 
 def line_json(line: LogLine) -> dict[str, object]:
     """One logged line."""
-    return {"sequence": line.sequence, "level": line.level, "message": line.message, "timeMs": line.time_ms}
+    members: dict[str, object] = {"sequence": line.sequence, "level": line.level, "message": line.message, "timeMs": line.time_ms}
+    return members | ({"cursor": line.cursor, "attempt": line.attempt} if line.cursor else {})
 
 
 def _progress(progress: Progress) -> dict[str, object]:

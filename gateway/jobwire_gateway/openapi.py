@@ -8,7 +8,8 @@ from http import HTTPStatus
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, Schema
 from jobwire_gateway.problems import MEDIA_TYPE
 from jobwire_gateway.requests import JSON
-from jobwire_gateway.schemas import COMPONENTS, JOB_ID, QUEUE, ref
+from jobwire_gateway.schema_parts import ref
+from jobwire_gateway.schemas import COMPONENTS, JOB_ID, QUEUE
 
 _PATH_SCHEMAS = {"queue": QUEUE, "id": JOB_ID}
 

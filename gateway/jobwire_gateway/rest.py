@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 from jobwire_gateway.batches import Batches, Refusal, enqueued, refusal
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.config import GatewayConfig
-from jobwire_gateway.enqueue import Mint, durability_of, duration, job_members, job_spec, minting
+from jobwire_gateway.contract import duration
+from jobwire_gateway.enqueue import Mint, durability_of, job_members, job_spec, minting
 from jobwire_gateway.jobs import STATES, job_json, server_json, state_of
 from jobwire_gateway.lines import LinesEnqueue
 from jobwire_gateway.operations import NO_STORE, Asked

@@ -6,63 +6,17 @@ A test holds them beside the contract: what `jobs.py` can show of a message stan
 from collections.abc import Mapping
 from typing import Any
 
+from jobwire.v1.job_pb2 import CancelStage
+
+from jobwire_gateway.contract import words_of
 from jobwire_gateway.jobs import STATES
 from jobwire_gateway.names import JOB_ID_PATTERN, JOB_NAME_PATTERN, QUEUE_PATTERN
+from jobwire_gateway.rule_schemas import BACKOFF, NOT_TOGETHER, PRIORITY, RULE_COMPONENTS, RULES_OF_JOB
+from jobwire_gateway.schema_parts import at_least_zero, closed, date, given, length, listing, number, ref, text, whole
 
-_INT32_MAX = 2**31 - 1
-_TEN_YEARS = r"^(0|[1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{6}|315[0-2][0-9]{5}|3153[0-5][0-9]{4})(\.[0-9]{1,9})?s$"
-_SEVEN_DAYS = r"^(0|[1-9][0-9]{0,4}|[1-5][0-9]{5}|60[0-3][0-9]{3}|604[0-7][0-9]{2})(\.[0-9]{1,9})?s$"
-_THIRTY_DAYS = r"^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3})(\.[0-9]{1,9})?s$"
+_TEN_YEARS = at_least_zero(3_650 * 86_400)
 _ANY_LENGTH = r"^[0-9]+(\.[0-9]{1,9})?s$"
-_ONE_HOUR = r"^(0|[1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2})(\.[0-9]{1,9})?s$"
-
-
-def ref(name: str) -> dict[str, str]:
-    """A pointer to the schema of that name."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def closed(properties: Mapping[str, object], *, required: tuple[str, ...] = (), **more: object) -> dict[str, object]:
-    """An object with these members and no others: what a request may hold."""
-    return {**given(properties, required=required), "additionalProperties": False, **more}
-
-
-def given(properties: Mapping[str, object], *, required: tuple[str, ...] = ()) -> dict[str, object]:
-    """An object with these members: what an answer holds. Later versions may add some."""
-    schema: dict[str, object] = {"type": "object", "properties": dict(properties)}
-    return {**schema, "required": list(required)} if required else schema
-
-
-def text(description: str, **more: object) -> dict[str, object]:
-    """A string."""
-    return {"type": "string", "description": description, **more}
-
-
-def whole(description: str, **more: object) -> dict[str, object]:
-    """A whole number."""
-    return {"type": "integer", "description": description, **more}
-
-
-def number(description: str, **more: object) -> dict[str, object]:
-    """A number."""
-    return {"type": "number", "description": description, **more}
-
-
-def length(description: str, pattern: str) -> dict[str, object]:
-    """A length of time."""
-    return text(description, pattern=pattern, examples=["1.5s"])
-
-
-def date(description: str) -> dict[str, object]:
-    """A date of RFC 3339."""
-    return text(description, format="date-time")
-
-
-def listing(name: str, item: object) -> dict[str, object]:
-    """One page of a list."""
-    token = text("For the next page, as `pageToken`. Not there on the last.")
-    return given({name: {"type": "array", "items": item}, "nextPageToken": token}, required=(name,))
-
+_ONE_HOUR = at_least_zero(3_600)
 
 QUEUE = text("The queue's name.", pattern=f"^{QUEUE_PATTERN}$", examples=["thumbnails"])
 JOB_ID = text("The job's id, unique in its queue.", pattern=f"^{JOB_ID_PATTERN}$", examples=["photo-17"])
@@ -77,33 +31,18 @@ CLEAN = closed(
 )
 CLEANED = closed({"deleted": {"description": "How many jobs were deleted.", "type": "integer", "minimum": 0}}, required=("deleted",))
 
-_BACKOFF = closed(
-    {
-        "base": length("The wait before the second run. Default 2 s; 0 retries at once; less than 7 days.", _SEVEN_DAYS),
-        "factor": number("What each further wait is multiplied by. Default 2; 1 is a fixed wait.", minimum=1, maximum=10),
-        "maxDelay": length("No wait is longer. Default a day; less than 30 days.", _THIRTY_DAYS),
-        "jitter": number("The share of the wait that is added at random. Default 0.1; 0 is exact.", minimum=0, maximum=1),
-    }
-)
-_PRIORITY = {
-    "description": "Lower runs first. Default 5. CRITICAL is 0, HIGH 1, NORMAL and MEDIUM 5, LOW 10, BATCH 20.",
-    "oneOf": [
-        {"type": "integer", "minimum": -_INT32_MAX - 1, "maximum": _INT32_MAX},
-        {"type": "string", "enum": ["CRITICAL", "HIGH", "NORMAL", "MEDIUM", "LOW", "BATCH"]},
-    ],
-}
 _DURABILITY = text("How long the answer waits: until the store has it, or until its append-only file has it on disk.", enum=["store", "disk"], default="store")
 _JOB_SPEC: dict[str, object] = {
     "jobName": text("Which handler runs it.", pattern=f"^{JOB_NAME_PATTERN}$", examples=["thumbnail"]),
     "payload": {"description": "What the handler receives: any JSON, at most 1 MiB."},
     "id": text("The job's id, if it is to be a certain one. A call with an id may be repeated without harm.", pattern=f"^{JOB_ID_PATTERN}$"),
-    "priority": _PRIORITY,
+    "priority": PRIORITY,
     "delay": length("Do not start before this much time from now. Less than 10 years. Not beside `delayUntil`.", _TEN_YEARS),
     "delayUntil": date("Do not start before this date, from 1970 to 9999. Not beside `delay`."),
     "attempts": whole("How many times it may run. Default 3.", minimum=1, maximum=1000),
-    "backoff": _BACKOFF,
+    "backoff": BACKOFF,
+    **RULES_OF_JOB,
 }
-_ONE_DELAY = {"not": {"required": ["delay", "delayUntil"]}}
 _MANY_JOBS = {
     "type": "array",
     # One that is no such job is refused by its verdict, and does not hinder the others.
@@ -140,6 +79,7 @@ def _content(name: str, what: str) -> dict[str, object]:
     }
 
 
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}, "description": "For people and filters."}
 _JOB = given(
     {
         "name": text("`queues/{queue}/jobs/{id}`."),
@@ -164,6 +104,20 @@ _JOB = given(
         "worker": text("Who runs it: the worker's label. Only while it is active."),
         "cancelRequested": {"type": "boolean", "description": "A cancel was asked for while it ran."},
         "cancelDelivered": {"type": "boolean", "description": "The worker has confirmed that it heard of the cancel."},
+        "cancelStage": text("How far its cancel is, or how it went.", examples=words_of(CancelStage.DESCRIPTOR)),
+        "cancelTime": date("When the cancel was asked for."),
+        "group": text("Whose job it is."),
+        "labels": _TEXTS,
+        "requiredLabels": {**_TEXTS, "description": "What a worker must have to get it."},
+        "units": whole("How much it counts in limits.", minimum=0),
+        "expireTime": date("When it expires if it has not started. Only before its first start."),
+        "timeout": length("How long an attempt may take, where that is not the queue's.", _ANY_LENGTH),
+        "totalTimeout": length("How long all attempts may take, where that is not the queue's.", _ANY_LENGTH),
+        "attempts": {"type": "array", "items": ref("Attempt"), "description": "Its runs, the oldest first: the last 20. Only where one job is read."},
+        **_content("checkpoint", "What its handler left for the next attempt"),
+        "fingerprint": text("What its failures have in common with others'. Only in `failed`."),
+        "resolution": ref("Resolution"),
+        "logLines": whole("How many lines its log has. Only where one job is read.", minimum=0),
     },
     required=("name", "queue", "id", "state", "revision", "priority", "attempt", "maxAttempts", "token", "losses"),
 )
@@ -294,8 +248,9 @@ _EXPLANATION = given(
 )
 
 COMPONENTS: Mapping[str, Mapping[str, Any]] = {
+    **RULE_COMPONENTS,
     "Counts": _COUNTS,
-    "EnqueueJob": closed({**_JOB_SPEC, "durability": _DURABILITY}, required=("jobName",), **_ONE_DELAY),
+    "EnqueueJob": closed({**_JOB_SPEC, "durability": _DURABILITY}, required=("jobName",), **NOT_TOGETHER),
     "EnqueueJobs": closed({"jobs": _MANY_JOBS, "durability": _DURABILITY}, required=("jobs",)),
     "Enqueued": given(
         {**_ENQUEUED, "job": {**ref("Job"), "description": "The job at its end. Only where the call waited for it."}},
@@ -315,8 +270,8 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     "Holder": _HOLDER,
     "ItemError": _ITEM_ERROR,
     "Job": _JOB,
-    "JobSpec": closed(_JOB_SPEC, required=("jobName",), **_ONE_DELAY),
-    "Jobs": listing("jobs", ref("Job")),
+    "JobSpec": closed(_JOB_SPEC, required=("jobName",), **NOT_TOGETHER),
+    "Jobs": listing("jobs", ref("Job"), total=whole("How many jobs the state has, without a filter.", minimum=0)),
     "Problem": _PROBLEM,
     "Progress": _PROGRESS,
     "Queue": given(
@@ -328,6 +283,9 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
             "oldestWaitingAge": length("How long the job has waited that waits longest. Only where one queue is read.", _ANY_LENGTH),
             "oldestActiveAge": length("How long the job has run that runs longest. Only where one queue is read.", _ANY_LENGTH),
             "moreWorkersHelp": {"type": "boolean", "description": "Whether one more worker would start a job now. Only where one queue is read."},
+            "policy": {**ref("Policy"), "description": "Its rules: only what was set. In lists the class alone."},
+            "rateIn": number("Jobs enqueued per second, over the last minute. Only where one queue is read.", minimum=0),
+            "rateOut": number("Jobs ended per second, over the last minute. Only where one queue is read.", minimum=0),
             "counts": ref("Counts"),
         },
         required=("name", "queue", "paused", "workers", "counts"),

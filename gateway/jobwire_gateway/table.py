@@ -14,7 +14,8 @@ from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, work
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
 from jobwire_gateway.requests import JSON, NDJSON
 from jobwire_gateway.rest import Rest, cancel_request, clean_request, list_request, page_json, queues_request, workers_request
-from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, TOPICS, ref
+from jobwire_gateway.schema_parts import ref
+from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, TOPICS
 from jobwire_gateway.stats import Stats
 
 JOBS, QUEUES, SYSTEM, STREAMS = "Jobs", "Queues", "System", "Streams"

@@ -14,11 +14,12 @@ from starlette.responses import Response
 
 from jobwire_gateway.access import COOKIE
 from jobwire_gateway.brokers import Brokers
-from jobwire_gateway.enqueue import duration
+from jobwire_gateway.contract import duration
 from jobwire_gateway.names import JOB_ID_PATTERN, QUEUE_PATTERN
 from jobwire_gateway.operations import NO_STORE, Asked, Handler, Operation, Reads, Returns, relay
 from jobwire_gateway.requests import JSON, invalid
-from jobwire_gateway.schemas import NO_MEMBERS, closed, given, length, text
+from jobwire_gateway.schema_parts import closed, given, length, text
+from jobwire_gateway.schemas import NO_MEMBERS
 
 ACCESS = "Access"
 

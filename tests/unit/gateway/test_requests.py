@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from jobwire.v1.job_pb2 import Durability, JobSpec
+from jobwire_gateway.contract import shown
 from jobwire_gateway.enqueue import durability_of, job_members, job_spec, minting, new_id
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.problems import Problem
@@ -104,6 +105,49 @@ def test_all_fields_of_an_enqueue_arrive() -> None:
     assert (job.backoff.jitter, job.backoff.factor, job.backoff.max_delay.seconds) == (0, 1, 60)
 
 
+def test_all_rules_of_a_job_arrive() -> None:
+    job = spec(
+        jobName="t",
+        backoff={"delays": ["1s", "0s"], "jitter": 0.5},
+        group="acme",
+        labels={"order": "17", "empty": ""},
+        requiredLabels={"gpu": "a100"},
+        units=3,
+        expiresAt="2030-01-01T00:00:00Z",
+        timeout="1.5s",
+        totalTimeout="60s",
+        permanentErrors=["ValueError"],
+        retention="0s",
+        debounce={"key": "k", "delay": "2s", "maxWait": "9s"},
+    )
+    assert [length.seconds for length in job.backoff.delays] == [1, 0]
+    assert (job.group, dict(job.labels), dict(job.required_labels), job.units) == ("acme", {"order": "17", "empty": ""}, {"gpu": "a100"}, 3)
+    assert (job.expires_at.seconds, job.timeout.nanos, job.total_timeout.seconds) == (1_893_456_000, 500_000_000, 60)
+    assert (list(job.permanent_errors), job.HasField("retention"), job.retention.seconds) == (["ValueError"], True, 0)
+    assert (job.debounce.key, job.debounce.delay.seconds, job.debounce.max_wait.seconds) == ("k", 2, 9)
+
+
+@pytest.mark.parametrize(
+    ("identity", "members"),
+    [
+        ("idempotency", {"key": "k", "ttl": "60s"}),
+        ("idempotency", {"key": "k"}),
+        ("unique", {"key": "k"}),
+        ("unique", {}),
+        ("throttle", {"key": "k", "period": "60s"}),
+    ],
+)
+def test_every_identity_arrives(identity: str, members: dict[str, str]) -> None:
+    job = spec(jobName="t", **{identity: members})
+    assert job.WhichOneof("identity") == identity
+    assert shown(getattr(job, identity)) == members
+
+
+def test_two_identities_are_refused_although_the_contract_would_keep_the_last() -> None:
+    with pytest.raises(Problem, match="throttle can't stand beside unique"):
+        spec(jobName="t", unique={}, throttle={"key": "k", "period": "1s"})
+
+
 def test_an_answer_waits_for_the_store_unless_the_disk_is_asked_for() -> None:
     assert durability_of({}) == durability_of({"durability": "store"}) == Durability.DURABILITY_STORE
     assert durability_of({"durability": "disk"}) == Durability.DURABILITY_DISK
@@ -188,6 +232,17 @@ def test_a_body_of_many_holds_1_to_1000_jobs(jobs: object) -> None:
         ("backoff", {"factor": 10**400}),
         ("backoff", {"speed": 2}),
         ("prority", 1),
+        ("group", ""),
+        ("labels", {"a": 1}),
+        ("labels", ["a"]),
+        ("units", 0),
+        ("permanentErrors", "E"),
+        ("permanentErrors", [""]),
+        ("timeout", "-1s"),
+        ("unique", {"key": ""}),
+        ("unique", True),
+        ("debounce", {"delay": 5}),
+        ("backoff", {"delays": ["1s", "x"]}),
         ("queue", "other"),
     ],
 )
