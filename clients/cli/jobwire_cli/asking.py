@@ -25,6 +25,7 @@ Target = Annotated[str, typer.Option(envvar=["JOBWIRE_TARGET", "JOBWIRE_BROKER"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each item.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="queues/QUEUE/jobs/ID, or the id alone with --queue.")]
 QueueOfJob = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", help="The job's queue, when JOB is an id.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label. Repeat it for more.")]
 
 DEFAULT_TARGET = "localhost:7410"
 
@@ -81,6 +82,17 @@ def job_name(job: str, queue: str | None) -> str:
     if "/" in job:
         raise CommandFailed(f"{job!r} names its queue already; leave --queue out", Exit.USAGE)
     return f"queues/{queue}/jobs/{job}"
+
+
+def labels_of(options: list[str] | None) -> dict[str, str] | None:
+    """Labels out of options `key=value`; None when there are none."""
+    labels = {}
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise CommandFailed(f"{option!r} is no label: write KEY=VALUE", Exit.USAGE)
+        labels[key] = value
+    return labels or None
 
 
 async def _with_client(target: str, question: Callable[[Client], Coroutine[Any, Any, None]]) -> None:

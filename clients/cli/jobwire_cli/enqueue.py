@@ -10,7 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask, code_of, sentence_of
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, sentence_of
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.output import enqueued_json, write_json, write_line
@@ -31,6 +31,10 @@ def enqueue(
     priority: Annotated[str | None, typer.Option(help="A number, lower first, or critical, high, normal, low, batch.")] = None,
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Do not start before this much time from now: 30s, 5m.")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="How many times it may run. Default 3.")] = None,
+    label: Labels = None,
+    group: Annotated[str | None, typer.Option(help="Whose job it is, for example a tenant.")] = None,
+    require: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only a worker with this label gets it. Repeat it for more.")] = None,
+    units: Annotated[int | None, typer.Option(min=1, max=1000, help="How much it counts in limits. Default 1.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Return when the job is in the store's append-only file on disk.")] = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -39,7 +43,18 @@ def enqueue(
     if payload == "-" and id is not None:
         raise CommandFailed("--id names one job; with - there may be many", Exit.USAGE)
     lines: Iterable[str | None] = _lines(sys.stdin) if payload == "-" else [payload]
-    common = JobSpec(queue, job_name, id=id, priority=_priority(priority), delay=None if delay is None else _duration(delay), attempts=attempts)
+    common = JobSpec(
+        queue,
+        job_name,
+        id=id,
+        priority=_priority(priority),
+        delay=None if delay is None else _duration(delay),
+        attempts=attempts,
+        group=group,
+        labels=labels_of(label),
+        required_labels=labels_of(require),
+        units=units,
+    )
     specs = (replace(common, payload=_parsed(line)) for line in lines)
     durability: Durability = "disk" if disk else "store"
 

@@ -171,11 +171,17 @@ def _show(job: Job, as_json: bool) -> None:
         fields.append(("worker", job.worker))
     if job.losses:
         fields.append(("losses", str(job.losses)))
+    fields += _rules(job)
     fields += [(name, _content(value)) for name, value in (("payload", job.payload), ("result", job.result)) if value is not None]
     if job.failure is not None:
         fields.append(("failure", Text(": ".join(filter(None, (job.failure.reason, job.failure.type, job.failure.message))), style="red")))
         fields += [("", job.failure.stack)] if job.failure.stack else []
     output.write_fields(fields)
+
+
+def _rules(job: Job) -> list[tuple[str, str]]:
+    texts = {"group": job.group, "labels": output.labels_text(job.labels), "needs a worker with": output.labels_text(job.required_labels)}
+    return [(name, text) for name, text in {**texts, "units": str(job.units) if job.units > 1 else ""}.items() if text]
 
 
 def _row(job: Job) -> tuple[str | Text, ...]:

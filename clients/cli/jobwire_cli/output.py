@@ -7,7 +7,7 @@ line; a list, and a stream, is one line per item (NDJSON).
 import base64
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,9 +94,14 @@ def job_json(job: Job) -> Members:
         **numbers,
         **filled(token=job.token, losses=job.losses, progress=progress, **_content("payload", job.payload), **_content("result", job.result), failure=failure),
         **filled(createTime=date(job.create_time), dueTime=date(job.due_time), startTime=date(job.start_time), finishTime=date(job.finish_time)),
-        **filled(worker=job.worker or None),
+        **filled(worker=job.worker or None, **_rules(job)),
         **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
     }
+
+
+def _rules(job: Job) -> Members:
+    labels, required = dict(job.labels) or None, dict(job.required_labels) or None
+    return {"group": job.group or None, "labels": labels, "requiredLabels": required, "units": job.units if job.units > 1 else None}
 
 
 def change_json(change: Change) -> Members:
@@ -166,6 +171,11 @@ def seconds(span: timedelta | None) -> str | None:
 def date(moment: datetime | None) -> str | None:
     """A date as proto JSON writes it."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels for people."""
+    return " ".join(f"{key}={value}" for key, value in labels.items())
 
 
 def _camel(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -38,7 +38,7 @@ from jobwire_client._job import (
 )
 from jobwire_client._many import checked, enqueue_many
 from jobwire_client._poller import quiet_poller
-from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode
+from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"
@@ -141,6 +141,10 @@ class Client:
         delay_until: datetime | None = None,
         attempts: int | None = None,
         backoff: Backoff | None = None,
+        group: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        required_labels: Mapping[str, str] | None = None,
+        units: int | None = None,
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, and return when the store has it.
@@ -158,6 +162,10 @@ class Client:
             delay_until: do not start before this date, which needs a time zone.
             attempts: how many times it may run. Default 3.
             backoff: the waits between attempts. Default 2 s, then twice as long each time, plus up to a tenth.
+            group: whose job it is, for example a tenant: fair shares, limits and pauses hold per group.
+            labels: for people and filters: at most 16; keys of 1 to 63 of [A-Za-z0-9._/-], values of at most 128 bytes.
+            required_labels: only a worker with all of these labels gets it. At most 8.
+            units: how much it counts in limits, from 1 to 1,000. Default 1.
             durability: `store` answers when the store has it in memory; `disk` when it is in the append-only file on disk, up to a second later.
 
         Raises:
@@ -168,7 +176,8 @@ class Client:
             DurabilityUnsupported: `disk` was asked of a store that can't.
         """
         job_id = new_id() if id is None else id
-        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff))
+        rules = encode_rules(group, labels, required_labels, units)
+        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules))
         lane = self._lane(durability)
         if lane.full:
             await lane.room(len(frame))

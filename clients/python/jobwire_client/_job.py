@@ -1,5 +1,6 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -136,6 +137,14 @@ class Job:
     """Whether the worker heard of the cancel."""
     losses: int = 0
     """How many times a worker was lost while it held this job."""
+    group: str = ""
+    """Whose job it is; empty: nobody's."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """For people and filters."""
+    required_labels: Mapping[str, str] = field(default_factory=dict)
+    """What a worker must have to get it."""
+    units: int = 1
+    """How much it counts in limits."""
 
     @property
     def final(self) -> bool:
@@ -323,6 +332,10 @@ def job_from(message: job_pb2.Job) -> Job:
         cancel_requested=message.cancel_requested,
         cancel_delivered=message.cancel_delivered,
         losses=message.losses,
+        group=message.group,
+        labels=dict(message.labels),
+        required_labels=dict(message.required_labels),
+        units=message.units or 1,
     )
 
 

@@ -1,5 +1,6 @@
 """What a caller says of a job that is to be made, and how it travels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -69,6 +70,14 @@ class JobSpec:
     """How many times it may run. None means 3."""
     backoff: Backoff | None = None
     """The waits between attempts. None: 2 s, then twice as long each time, plus up to a tenth."""
+    group: str | None = None
+    """Whose job it is, for example a tenant: fair shares, limits and pauses hold per group. None: nobody's."""
+    labels: Mapping[str, str] | None = None
+    """For people and filters: at most 16; keys of 1 to 63 of [A-Za-z0-9._/-], values of at most 128 bytes."""
+    required_labels: Mapping[str, str] | None = None
+    """Only a worker with all of these labels gets it. At most 8."""
+    units: int | None = None
+    """How much it counts in limits, from 1 to 1,000. None means 1."""
 
 
 def encode(
@@ -81,8 +90,9 @@ def encode(
     delay_until: datetime | None,
     attempts: int | None,
     backoff: Backoff | None,
+    rules: bytes = b"",
 ) -> bytes:
-    """The job as one `jobs` field of an EnqueueStreamRequest, so that a batch is made by joining.
+    """The job as one `jobs` field of an EnqueueStreamRequest, so that a batch is made by joining. `rules` are the fields of `encode_rules`.
 
     Raises:
         InvalidRequest: a value is of the wrong type, or can't be sent. The other bounds are the broker's to check.
@@ -95,15 +105,33 @@ def encode(
             parts += (_PAYLOAD, varint(len(content)), content)
         if priority is not None or delay is not None or delay_until is not None or attempts is not None or backoff is not None:
             parts.append(_options(priority, delay, delay_until, attempts, backoff))
+        if rules:
+            parts.append(rules)
         body = b"".join(parts)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
     return b"".join((_JOBS, varint(len(body)), body))
 
 
+def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_labels: Mapping[str, str] | None, units: int | None) -> bytes:
+    """Fields 10 and above of a JobSpec: what a job says only when it uses a rule.
+
+    Raises:
+        InvalidRequest: as `encode` does.
+    """
+    if group is None and labels is None and required_labels is None and units is None:
+        return b""
+    try:
+        spec = job_pb2.JobSpec(group=group or "", labels=labels, required_labels=required_labels, units=0 if units is None else _units(units))
+        return spec.SerializeToString(deterministic=True)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequest(f"the job can't be sent: {error}") from error
+
+
 def encode_spec(spec: JobSpec, job_id: str) -> bytes:
     """The same for a JobSpec."""
-    return encode(spec.queue, spec.job_name, spec.payload, job_id, spec.priority, spec.delay, spec.delay_until, spec.attempts, spec.backoff)
+    rules = encode_rules(spec.group, spec.labels, spec.required_labels, spec.units)
+    return encode(spec.queue, spec.job_name, spec.payload, job_id, spec.priority, spec.delay, spec.delay_until, spec.attempts, spec.backoff, rules)
 
 
 def duration(value: timedelta | float) -> Duration:
@@ -160,6 +188,12 @@ def _priority(value: int | str) -> int:
 def _attempts(value: int) -> int:
     if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
         raise ValueError(f"attempts must be at least 1, not {value!r}")
+    return value
+
+
+def _units(value: int) -> int:
+    if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
+        raise ValueError(f"units must be at least 1, not {value!r}")
     return value
 
 

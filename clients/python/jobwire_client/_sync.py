@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._many import checked
 from jobwire_client._poller import quiet_poller
-from jobwire_client._spec import Backoff, Durability, JobSpec, encode
+from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules
 from jobwire_client.errors import ClientClosed
 
 T = TypeVar("T")
@@ -79,11 +79,16 @@ class SyncClient:
         delay_until: datetime | None = None,
         attempts: int | None = None,
         backoff: Backoff | None = None,
+        group: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        required_labels: Mapping[str, str] | None = None,
+        units: int | None = None,
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, as Client.enqueue does."""
         job_id = new_id() if id is None else id
-        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff))
+        rules = encode_rules(group, labels, required_labels, units)
+        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules))
         return self._started().enqueue(frame, queue, job_id, durability)
 
     def enqueue_many(self, jobs: Iterable[JobSpec], *, durability: Durability = "store") -> list[Enqueued]:

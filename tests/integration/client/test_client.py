@@ -85,6 +85,16 @@ async def test_an_enqueued_job_can_be_read(client: Client, queue: str) -> None:
     assert before < job.create_time < datetime.now(UTC) + timedelta(seconds=5)
 
 
+async def test_a_job_says_its_group_and_its_labels_wherever_it_is_shown(client: Client, queue: str) -> None:
+    labels, required = {"plan": "free", "region": "eu"}, {"gpu": ""}
+    made = await client.enqueue(queue, "h", b"x" * 2000, group="acme", labels=labels, required_labels=required, units=3)
+    shown = [await client.get(made), *[job async for job in client.list_jobs(queue, "waiting")], *[await anext(client.watch(made))], await client.cancel(made)]
+    for job in shown:
+        assert (job.group, job.labels, job.required_labels, job.units) == ("acme", labels, required, 3)
+    plain = await client.get(await client.enqueue(queue, "h"))
+    assert (plain.group, plain.labels, plain.required_labels, plain.units) == ("", {}, {}, 1)
+
+
 async def test_bytes_come_back_as_bytes(client: Client, queue: str) -> None:
     made = await client.enqueue(queue, "h", b"\x00\xff")
     assert (await client.get(made.name)).payload == b"\x00\xff"

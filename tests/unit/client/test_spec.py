@@ -49,6 +49,18 @@ def test_what_is_not_said_is_not_sent() -> None:
     assert sent() == job_pb2.JobSpec(queue="q", id="id1", job_name="h")
 
 
+def test_what_a_job_says_of_rules_is_sent_behind_the_rest() -> None:
+    rules: dict[str, Any] = {"group": "acme", "labels": {"b": "2", "a": ""}, "required_labels": {"gpu": "a100"}, "units": 3}
+    assert sent(**rules, attempts=2) == job_pb2.JobSpec(queue="q", id="id1", job_name="h", attempts=2, **rules)
+    assert sent(labels={}, required_labels={}) == sent()
+
+
+@pytest.mark.parametrize("fields", [{"units": 0}, {"units": True}, {"labels": {"a": 1}}, {"labels": ["a"]}, {"group": 7}])
+def test_rules_that_can_not_be_said_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        sent(**fields)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [(0, 0), (-3, -3), (Priority.HIGH, 1), ("critical", 0), ("HIGH", 1), ("normal", 5), ("Medium", 5), ("low", 10), ("batch", 20)]
 )

@@ -27,6 +27,9 @@ def test_a_job_says_where_it_is_from() -> None:
     assert (it.name, it.queue, it.id, it.job_name) == ("queues/q/jobs/a", "q", "a", "n")
     assert (it.token, it.attempt, it.max_attempts, it.last_attempt, it.priority) == (7, 2, 3, False, 5)
     assert job(attempt=3)[0].last_attempt
+    assert (it.group, it.labels) == ("", {})
+    it = job(group="acme", labels={"a": "1"})[0]
+    assert (it.group, it.labels) == ("acme", {"a": "1"})
 
 
 def test_the_payload_is_json_bytes_or_nothing() -> None:

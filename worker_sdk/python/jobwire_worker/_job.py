@@ -108,6 +108,16 @@ class Job(Generic[T]):
         return self._delivery.priority
 
     @property
+    def group(self) -> str:
+        """Whose job it is; empty: nobody's."""
+        return self._delivery.group
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels."""
+        return dict(self._delivery.labels)
+
+    @property
     def payload(self) -> T:
         """The payload: what `Job[…]` names, else parsed JSON or bytes, parsed anew at each call. Raises PayloadError for JSON that is none."""
         if self._value is not _UNSET:
