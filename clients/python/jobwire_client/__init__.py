@@ -9,6 +9,7 @@ from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation, Hold, Holder
 from jobwire_client._job import (
+    Attempt,
     Change,
     ChangeType,
     Enqueued,
@@ -20,6 +21,7 @@ from jobwire_client._job import (
     Progress,
     Queue,
     QueueCounts,
+    Resolution,
     ServerInfo,
     WatchToken,
     WorkerSession,
@@ -29,9 +31,11 @@ from jobwire_client._sync import SyncClient
 from jobwire_client.errors import (
     Accepted,
     BatchTooLarge,
+    BulkTokenInvalid,
     ClientClosed,
     DurabilityUnsupported,
     FieldViolation,
+    IdempotencyConflict,
     InvalidRequest,
     JobExists,
     JobNotFound,
@@ -40,6 +44,7 @@ from jobwire_client.errors import (
     NotPermitted,
     PageTokenInvalid,
     PayloadTooLarge,
+    QueueFull,
     QueueNotFound,
     QueueUnavailable,
     ServerError,
@@ -52,8 +57,10 @@ from jobwire_client.errors import (
 
 __all__ = [
     "Accepted",
+    "Attempt",
     "Backoff",
     "BatchTooLarge",
+    "BulkTokenInvalid",
     "Change",
     "ChangeType",
     "Client",
@@ -68,6 +75,7 @@ __all__ = [
     "FieldViolation",
     "Hold",
     "Holder",
+    "IdempotencyConflict",
     "InvalidRequest",
     "Job",
     "JobExists",
@@ -84,8 +92,10 @@ __all__ = [
     "Progress",
     "Queue",
     "QueueCounts",
+    "QueueFull",
     "QueueNotFound",
     "QueueUnavailable",
+    "Resolution",
     "ServerError",
     "ServerInfo",
     "StaleLease",

@@ -1,12 +1,13 @@
 """Why a job does not run, as frozen values."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2, job_service_pb2
+
+from jobwire_client._job import enum_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +70,13 @@ class Explanation:
 
 def explanation_from(name: str, message: job_service_pb2.ExplainJobResponse) -> Explanation:
     """An Explanation from its message."""
-    state = _word(job_pb2.JobState.items(), message.state, "JOB_STATE_")
+    state = enum_word(job_pb2.JobState.items(), message.state, "JOB_STATE_")
     return Explanation(name=name, state=state, summary=message.summary, holds=tuple(map(_hold, message.holds)))
 
 
 def _hold(message: job_service_pb2.JobHold) -> Hold:
     return Hold(
-        reason=_word(job_service_pb2.HoldReason.items(), message.reason, "HOLD_REASON_"),
+        reason=enum_word(job_service_pb2.HoldReason.items(), message.reason, "HOLD_REASON_"),
         message=message.message,
         until=_time(message.until) if message.HasField("until") else None,
         since=_time(message.since) if message.HasField("since") else None,
@@ -83,15 +84,10 @@ def _hold(message: job_service_pb2.JobHold) -> Hold:
         jobs_before_by_priority=message.jobs_before_by_priority,
         holders=tuple(Holder(session=h.session, worker=h.worker, active=h.active, concurrency=h.concurrency, alone=h.alone) for h in message.holders),
         holder_count=message.holder_count,
-        cancel_stage=_word(job_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_") if message.cancel_stage else "",
+        cancel_stage=enum_word(job_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_"),
         cancel_left=_span(message.cancel_left) if message.HasField("cancel_left") else None,
         lease_left=_span(message.lease_left) if message.HasField("lease_left") else None,
     )
-
-
-def _word(names: Iterable[tuple[str, int]], number: int, prefix: str) -> str:
-    """The name of a number in lower case. One that this version does not know is told by its number."""
-    return next((name.removeprefix(prefix).lower() for name, known in names if known == number), f"{prefix.lower()}{number}")
 
 
 def _time(date: Timestamp) -> datetime:

@@ -1,6 +1,6 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -90,6 +90,36 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One run of a job."""
+
+    number: int
+    """Which run it was, from 1. One that was not charged has the number of the next."""
+    token: int
+    """Its fencing token."""
+    worker: str = ""
+    """The worker's label."""
+    start_time: datetime | None = None
+    """When it began."""
+    end_time: datetime | None = None
+    """When it ended; None while it runs."""
+    end: str = ""
+    """completed, failed, timeout, snoozed, released, lost or cancelled; empty while it runs."""
+    failure: Failure | None = None
+    """With failed and timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What was decided about a failed job."""
+
+    note: str
+    """For people."""
+    time: datetime | None = None
+    """When."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it was at `revision`."""
 
@@ -131,6 +161,26 @@ class Job:
     """The fencing token of the current or last lease; 0 before the first."""
     worker: str = ""
     """Who runs it; only in `active`."""
+    expire_time: datetime | None = None
+    """When it expires if it has not started; None once it has."""
+    timeout: timedelta | None = None
+    """How long an attempt may take; None: as the queue says."""
+    total_timeout: timedelta | None = None
+    """How long all attempts may take; None: as the queue says."""
+    attempts: tuple[Attempt, ...] = ()
+    """Its runs, the oldest first: the last 20. Only from `get`."""
+    checkpoint: Any = None
+    """What its handler left for the next attempt. Only from `get`."""
+    cancel_stage: str = ""
+    """How far its cancel is, or how it went: requested, delivered, done or forced; empty when none was asked for."""
+    cancel_time: datetime | None = None
+    """When the cancel was asked for."""
+    fingerprint: str = ""
+    """What its failures have in common with others'; only in `failed`."""
+    resolution: Resolution | None = None
+    """What was decided about it; only in `failed`."""
+    log_lines: int = 0
+    """How many lines its log has. Only from `get`."""
     cancel_requested: bool = False
     """Whether a cancel was asked for while it ran."""
     cancel_delivered: bool = False
@@ -281,6 +331,11 @@ def name_of(job: str | Named) -> str:
     return name
 
 
+def enum_word(names: Iterable[tuple[str, int]], number: int, prefix: str) -> str:
+    """The name of an enum's number in lower case; empty for 0. One that this version does not know is told by its number."""
+    return next((name.removeprefix(prefix).lower() for name, known in names if known == number), f"{prefix.lower()}{number}") if number else ""
+
+
 def state_word(state: int) -> str:
     """`waiting` for JOB_STATE_WAITING; a state that this version does not know comes as `state_N`."""
     try:
@@ -329,6 +384,16 @@ def job_from(message: job_pb2.Job) -> Job:
         finish_time=_time(message.finish_time) if message.HasField("finish_time") else None,
         token=message.token,
         worker=message.worker,
+        expire_time=_time(message.expire_time) if message.HasField("expire_time") else None,
+        timeout=message.timeout.ToTimedelta() if message.HasField("timeout") else None,
+        total_timeout=message.total_timeout.ToTimedelta() if message.HasField("total_timeout") else None,
+        attempts=tuple(map(_attempt, message.attempts)),
+        checkpoint=from_message(message.checkpoint) if message.HasField("checkpoint") else None,
+        cancel_stage=enum_word(job_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_"),
+        cancel_time=_time(message.cancel_time) if message.HasField("cancel_time") else None,
+        fingerprint=message.fingerprint,
+        resolution=_resolution(message.resolution) if message.HasField("resolution") else None,
+        log_lines=message.log_lines,
         cancel_requested=message.cancel_requested,
         cancel_delivered=message.cancel_delivered,
         losses=message.losses,
@@ -405,6 +470,22 @@ _COUNTS = frozenset(QueueCounts.__dataclass_fields__)
 def _progress(message: job_pb2.Progress) -> Progress:
     data = from_message(job_pb2.Payload(json=message.data_json)) if message.data_json else None
     return Progress(message.percent, message.message, data)
+
+
+def _attempt(message: job_pb2.Attempt) -> Attempt:
+    return Attempt(
+        number=message.number,
+        token=message.token,
+        worker=message.worker,
+        start_time=_time(message.start_time) if message.HasField("start_time") else None,
+        end_time=_time(message.end_time) if message.HasField("end_time") else None,
+        end=enum_word(job_pb2.AttemptEnd.items(), message.end, "ATTEMPT_END_"),
+        failure=_failure(message.failure) if message.HasField("failure") else None,
+    )
+
+
+def _resolution(message: job_pb2.Resolution) -> Resolution:
+    return Resolution(message.note, _time(message.resolve_time) if message.HasField("resolve_time") else None)
 
 
 def _failure(message: job_pb2.Failure) -> Failure:

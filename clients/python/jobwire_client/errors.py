@@ -5,15 +5,18 @@
     ├── InvalidRequest          a field is out of its bounds
     │   ├── PayloadTooLarge
     │   ├── BatchTooLarge
+    │   ├── BulkTokenInvalid    the token of a bulk is of another request, or too old
     │   └── PageTokenInvalid
     ├── NotFound
     │   ├── JobNotFound
     │   └── QueueNotFound
     ├── JobExists               the id is taken by a job with other content
+    ├── IdempotencyConflict     the key is that of a job with other content
     ├── WrongState              the verb does not fit the job's state
     ├── StaleLease              the token is not that of the current lease
     ├── DurabilityUnsupported   the store has no append-only file that is synced
     ├── QueueUnavailable        the broker or its store is away
+    ├── QueueFull               the queue is at its maximum depth
     ├── StoreFull               the store is at its memory limit
     ├── Unauthenticated         the broker does not know who calls
     ├── NotPermitted            it knows, and the caller may not do this
@@ -110,6 +113,10 @@ class PageTokenInvalid(InvalidRequest):
     """Raised when a page token is not from this list."""
 
 
+class BulkTokenInvalid(InvalidRequest):
+    """Raised when the token of a bulk is that of another request, or too old. Dry run again."""
+
+
 class NotFound(JobwireError):
     """Raised when what was named is not there."""
 
@@ -132,6 +139,15 @@ class JobExists(JobwireError):
     """Raised when the id is taken by a job with other content."""
 
 
+class IdempotencyConflict(JobwireError):
+    """Raised when the idempotency key is that of a job with other content."""
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """In which fields, as far as the server says."""
+        return tuple(filter(None, self.metadata.get("differs", "").split(",")))
+
+
 class WrongState(JobwireError):
     """Raised when the verb does not fit the job's state."""
 
@@ -152,6 +168,10 @@ class DurabilityUnsupported(JobwireError):
 
 class StoreFull(JobwireError):
     """Raised when the store is at its memory limit. Nothing was made; `retry_after` says when to try again."""
+
+
+class QueueFull(JobwireError):
+    """Raised when the queue is at its maximum depth. Nothing was made; `retry_after` says when to try again."""
 
 
 class Unauthenticated(JobwireError):
@@ -205,6 +225,9 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "STORE_UNAVAILABLE": QueueUnavailable,
     "SHUTTING_DOWN": QueueUnavailable,
     "STORE_FAULT": ServerError,
+    "IDEMPOTENCY_CONFLICT": IdempotencyConflict,
+    "BULK_TOKEN_INVALID": BulkTokenInvalid,
+    "QUEUE_FULL": QueueFull,
     "STORE_FULL": StoreFull,
     "TOO_MANY_TOPICS": ServerError,
     "CREDENTIALS_MISSING": Unauthenticated,
