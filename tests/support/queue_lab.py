@@ -23,7 +23,7 @@ TICK_MS = 1_000
 FAR_FUTURE_MS = 9_000_000_000_000
 
 
-def item(raw_id: str, *, due: str = "", priority: int = 5, attempts: int = 3, payload: bytes = b"", backoff: codec.Backoff | None = None) -> JobItem:
+def item(raw_id: str, *, due: str = "", priority: int | None = 5, attempts: int = 3, payload: bytes = b"", backoff: codec.Backoff | None = None) -> JobItem:
     """A job to be made."""
     delay_ms = int(due[1:]) if due.startswith("+") else 0
     return JobItem(raw_id.encode(), due, priority, attempts, codec.encode_body("work", payload, backoff, delay_ms))

@@ -83,6 +83,7 @@ class QueueState:
     paused: bool = False
     hungry: bool = False
     solo: str = ""
+    policy: str = ""
     completed_total: int = 0
     failed_total: int = 0
     numbers: dict[str, Numbers] = field(default_factory=dict, compare=False)
@@ -170,9 +171,24 @@ class _Decoder:
         return self.state
 
     def _decode_meta(self) -> None:
-        known = {b"n", b"seq", b"clock", b"last_pulse", b"paused", b"hungry", b"solo", b"sid", b"bucket", b"newest", b"completed_total", b"failed_total"}
+        known = {
+            b"n",
+            b"seq",
+            b"clock",
+            b"last_pulse",
+            b"paused",
+            b"hungry",
+            b"solo",
+            b"sid",
+            b"bucket",
+            b"newest",
+            b"completed_total",
+            b"failed_total",
+            b"policy",
+        }
         assert self._meta.keys() <= known, self._meta
-        number = {key: int(value) for key, value in self._meta.items() if key != b"solo"}
+        number = {key: int(value) for key, value in self._meta.items() if key not in (b"solo", b"policy")}
+        self.state.policy = self._meta.get(b"policy", b"").decode()
         state = self.state
         state.n, state.seq, state.clock = number.get(b"n", 0), number.get(b"seq", 0), number.get(b"clock", 0)
         state.paused, state.hungry = number.get(b"paused") == 1, number.get(b"hungry") == 1

@@ -21,13 +21,16 @@ from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, QueueStore, Settled, TurnItem, TurnReport, Word
+from jobwire_broker.store.policy import NO_POLICY, policy_from_text
+from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, PolicyChanged, QueueStore, Settled, TurnItem, TurnReport, Word
 
 log = logging.getLogger(__name__)
 
 _DELAYED = job_pb2.JOB_STATE_DELAYED
 #: How long to wait with a repeat while the store seems to be there.
 _REPEAT_S = 0.1
+#: How often in a row the queue's priority may change under one call.
+_MAX_CHANGES = 10
 #: The overhead of an item beside its body, for the bound on bytes.
 _ITEM_OVERHEAD = 100
 _due = itemgetter(JobItem._fields.index("due"))
@@ -128,6 +131,7 @@ class Partition:
         self.seq = 0
         self.on_delayed: Callable[[], None] = lambda: None
         self.meter: Meter | None = None
+        self.policy = NO_POLICY
         self._client = client
         self._enqueues: deque[_Piece] = deque()
         self._entries: deque[_TurnEntry] = deque()
@@ -173,6 +177,11 @@ class Partition:
                 self.seq, self.waiting, self._behind = seq, waiting, 0
         if self.waiting:
             self.wake()
+
+    def learn_policy(self, text: str) -> None:
+        """This is the queue's policy now."""
+        self.policy = policy_from_text(text)
+        self.kick()
 
     def wake(self) -> None:
         """Jobs may wait that this broker has not heard of."""
@@ -234,7 +243,17 @@ class Partition:
         return _EnqueueCall(pieces, self._plan_leases(count + self.waiting))
 
     def _send_enqueue(self, call: _EnqueueCall) -> Awaitable[TurnReport]:
-        return self.store.enqueue(call.items(), call.requests)
+        return self._enqueued(call, self.store.enqueue(call.items(), call.requests, self.policy.priority))
+
+    async def _enqueued(self, call: _EnqueueCall, answer: Awaitable[TurnReport]) -> TurnReport:
+        """The answer. When the queue's priority is not what we took it for, the call is repeated with what it is."""
+        for _ in range(_MAX_CHANGES):
+            try:
+                return await answer
+            except PolicyChanged as changed:
+                self.learn_policy(changed.text)
+                answer = self.store.enqueue(call.items(), call.requests, self.policy.priority)
+        return await answer
 
     def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
         if self.meter is not None:
@@ -394,7 +413,7 @@ class Partition:
         elif lease.word == Word.NO_SESSION:
             stream.reattach(self.queue)
         for raw_id, token, record in lease.jobs:
-            stream.work.deliver(self.queue, raw_id, token, record)
+            stream.work.deliver(self.queue, raw_id, token, record, self.policy.attempts)
         if lease.jobs:
             stream.wake_writer()
 

@@ -111,9 +111,11 @@ class Pulse:
         streams = list(self.partition.streams.values())
         began = time.monotonic()
         renewals = [self._renewal(stream, began) for stream in streams]
-        report = await self.partition.store.pulse(self.session_ms, renewals)
+        report = await self.partition.store.pulse(self.session_ms, renewals, self.partition.policy.version)
         self.last_success = began
         self.report = report
+        if report.policy is not None:
+            self.partition.learn_policy(report.policy)
         self.on_report(report)
         for stream, renewal, word, held in zip(streams, renewals, report.words, report.held, strict=True):
             # A worker that has been silent for a whole session is being reaped: to attach for it again would only put that off, and count a second loss.

@@ -63,7 +63,7 @@ class Queue:
             await self._listener.add(self.store.wake_channel, self._woken)
 
     def _woken(self, message: bytes | None) -> None:
-        if message == b"pulse":
+        if message in (b"pulse", b"policy"):
             self.pulse.beat()
         else:
             self.partition.wake()

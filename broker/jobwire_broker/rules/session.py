@@ -20,6 +20,7 @@ from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.names import check_queue, id_to_bytes
 from jobwire_broker.rules.reports import finish_item, log_item, progress_item, receipt_item
 from jobwire_broker.store import wire
+from jobwire_broker.store.policy import DEFAULT_ATTEMPTS
 from jobwire_broker.store.queue_store import TurnItem
 
 MAX_CREDIT = 1 << 40
@@ -201,8 +202,8 @@ class WorkSession:
 
     # Frames out ---------------------------------------------------------------------------------------------------------------------------------------
 
-    def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes) -> None:
-        """Hand a leased job over to the writer."""
+    def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes, attempts: int = DEFAULT_ATTEMPTS) -> None:
+        """Hand a leased job over to the writer. `attempts` are those of its queue."""
         size = len(record)
         self._sent += 1
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
@@ -210,7 +211,7 @@ class WorkSession:
         self.held[queue, raw_id] = token
         if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
             self._close_frame()
-        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record)))
+        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts)))
         self._unsent.append((queue, raw_id, token))
         self._wire_bytes += size
 

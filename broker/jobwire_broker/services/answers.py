@@ -13,6 +13,7 @@ from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
 from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.store import codec
+from jobwire_broker.store.policy import policy_from_text
 from jobwire_broker.store.queue_store import Stats
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,11 @@ def counts_of(stats: Stats) -> job_pb2.JobCounts:
 
 
 def queue_of(name: str, stats: Stats) -> queue_service_pb2.Queue:
-    """A queue with its counts."""
-    return queue_service_pb2.Queue(name=f"queues/{name}", queue=name, paused=stats.paused, counts=counts_of(stats), workers=stats.sessions)
+    """A queue with its counts, and its class."""
+    queue = queue_service_pb2.Queue(name=f"queues/{name}", queue=name, paused=stats.paused, counts=counts_of(stats), workers=stats.sessions)
+    if queue_class := policy_from_text(stats.policy).queue_class:
+        queue.policy.queue_class = queue_class
+    return queue
 
 
 def state_word(state: int) -> str:

@@ -17,7 +17,6 @@ from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.services.batches import Batch
-from jobwire_broker.services.specs import DEFAULT_ATTEMPTS, DEFAULT_PRIORITY
 from jobwire_broker.store.codec import SECTION, TAG_PAYLOAD
 from jobwire_broker.store.queue_store import JobItem
 
@@ -131,7 +130,7 @@ def _plain(data: bytes, start: int, stop: int, batch: Batch) -> bool:
             return False
         name += payload
     batch.queues.append(queue)
-    batch.items.append(_make_item(JobItem, (raw_id, "", DEFAULT_PRIORITY, DEFAULT_ATTEMPTS, name)))
+    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, name)))
     batch.size += 1
     return True
 

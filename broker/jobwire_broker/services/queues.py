@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import grpc
@@ -11,17 +12,22 @@ from jobwire.v1 import queue_service_pb2 as pb
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 
 from jobwire_broker.auth.caller import permitted
-from jobwire_broker.errors import InvalidField, NotFound
+from jobwire_broker.errors import InvalidField, NotFound, StoreFault
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import queue_of, unary
 from jobwire_broker.services.pages import make_token, page_size, read_token
+from jobwire_broker.services.policies import check_mask, update_of
 from jobwire_broker.services.unserved import unserved
+from jobwire_broker.store.policy import policy_from_text, policy_to_text
+from jobwire_broker.store.queue_store import Word
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+#: How often in a row another call may come before one that changes a policy.
+_MAX_CHANGES = 100
 _MAX_GRACE_MS = 3_650 * 86_400_000
 _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_EXPIRED)
 
@@ -29,7 +35,7 @@ _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STA
 class QueueService(QueueServiceServicer):
     """Look at queues, pause them, resume them, clean them."""
 
-    UpdateQueue = PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = ListClasses = PauseClass = ResumeClass = unserved
+    PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = ListClasses = PauseClass = ResumeClass = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -56,6 +62,24 @@ class QueueService(QueueServiceServicer):
                 age.FromMicroseconds(max(0, oldest.now_us - since_us))
         queue.more_workers_help = bool(oldest.waiting_us) and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
         return pb.GetQueueResponse(queue=queue)
+
+    @unary
+    async def UpdateQueue(self, request: pb.UpdateQueueRequest, context: Context) -> pb.UpdateQueueResponse:
+        """Change the policy."""
+        name = parse_queue(request.queue.name, "queue.name")
+        paths = check_mask(request.update_mask)
+        paused = request.queue.paused if "paused" in paths else None
+        for _ in range(_MAX_CHANGES):
+            before = policy_from_text((await self._registry.store(name).stats()).policy)
+            rules = update_of(request, before.rules, paths)
+            queue = await self._registry.register(name)
+            text = policy_to_text(rules, max(before.version + 1, int(time.time() * 1000)), before)
+            word, now = await queue.store.set_policy(before.version, text, paused)
+            if word == Word.OK:
+                queue.partition.learn_policy(now)
+                queue.partition.wake()
+                return pb.UpdateQueueResponse(queue=await self._read(name))
+        raise StoreFault(f"the policy of {name} was changed {_MAX_CHANGES} times by others while this call tried to")
 
     @unary
     async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:
@@ -96,4 +120,7 @@ class QueueService(QueueServiceServicer):
         return await self._read(queue.name)
 
     async def _read(self, name: str) -> pb.Queue:
-        return queue_of(name, await self._registry.get(name).store.stats())
+        stats = await self._registry.get(name).store.stats()
+        queue = queue_of(name, stats)
+        queue.policy.CopyFrom(policy_from_text(stats.policy).rules)
+        return queue

@@ -23,8 +23,6 @@ from jobwire_broker.store.queue_store import JobItem
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_ATTEMPTS = 1000
 MAX_UNITS = 1000
-DEFAULT_ATTEMPTS = 3
-DEFAULT_PRIORITY = 5
 _DAY_MS = 86_400_000
 _MAX_DELAY_MS = 3650 * _DAY_MS
 _MAX_BASE_MS = 7 * _DAY_MS
@@ -39,13 +37,13 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
     raw_id = id_to_bytes(spec.id) if spec.id else mint_id()
     check_job_name(spec.job_name)
     payload = _payload_of(spec.payload) if spec.HasField("payload") else b""
-    attempts = spec.attempts or DEFAULT_ATTEMPTS
-    if not 1 <= attempts <= MAX_ATTEMPTS:
-        raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for the default; it is {attempts}", field="attempts")
+    attempts = spec.attempts
+    if not 0 <= attempts <= MAX_ATTEMPTS:
+        raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for that of the queue; it is {attempts}", field="attempts")
     backoff = _backoff_of(spec.backoff) if spec.HasField("backoff") else None
     due, delay_ms = _due_of(spec)
     body = encode_body(spec.job_name, payload, backoff, delay_ms, _rules_of(spec))
-    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else DEFAULT_PRIORITY, attempts, body)
+    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body)
 
 
 def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:

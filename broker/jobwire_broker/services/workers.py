@@ -94,12 +94,14 @@ class WorkerService(WorkerServiceServicer):
             jobs = await self._lease(queue, request, lease_ms)
         response = pb.LeaseJobsResponse()
         for raw_id, token, record in jobs:
-            response.jobs.add().MergeFromString(wire.delivery(queue.name, raw_id, token, record))
+            response.jobs.add().MergeFromString(wire.delivery(queue.name, raw_id, token, record, queue.partition.policy.attempts))
         return response
 
     async def _lease(self, queue: Queue, request: pb.LeaseJobsRequest, lease_ms: int) -> list[tuple[bytes, int, bytes]]:
-        if not (await queue.store.stats()).waiting:
+        stats = await queue.store.stats()
+        if not stats.waiting:
             return []
+        queue.partition.learn_policy(stats.policy)
         session = os.urandom(16)
         worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], sdk=SINGLE_CALLS, broker_id=self._broker_id)
         worker.connect_time.GetCurrentTime()

@@ -10,7 +10,9 @@ from enum import StrEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
+from jobwire_broker.errors import StoreFault
 from jobwire_broker.store.client import StoreClient
+from jobwire_broker.store.policy import DEFAULT_PRIORITY
 
 MAX_ITEMS = 128
 MAX_BYTES = 1 << 20
@@ -32,14 +34,23 @@ class Word(StrEnum):
     WRONG_STATE = "WRONG_STATE"
     NO_SESSION = "NO_SESSION"
     SESSION_MOVED = "SESSION_MOVED"
+    CHANGED = "CHANGED"
+
+
+class PolicyChanged(StoreFault):
+    """Raised when jobs were to take the queue's priority, which is another now. Nothing was made; `text` is the policy that holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("the queue's priority was changed")
+        self.text = text
 
 
 class JobItem(NamedTuple):
-    """A job to be made. `due` is empty for now, `+ms` from now, `ms` a date."""
+    """A job to be made. `due` is empty for now, `+ms` from now, `ms` a date; `priority` None and `attempts` 0 are what the queue says."""
 
     raw_id: bytes
     due: str
-    priority: int
+    priority: int | None
     attempts: int
     body: bytes
 
@@ -117,6 +128,8 @@ class PulseReport(NamedTuple):
     due_ms: int
     deadline_ms: int
     more: bool
+    policy: str | None
+    """The policy's text; None when it is the one whose version was given."""
 
 
 class Stats(NamedTuple):
@@ -134,6 +147,7 @@ class Stats(NamedTuple):
     paused: bool
     sessions: int
     seq: int
+    policy: str
 
 
 class Found(NamedTuple):
@@ -216,12 +230,17 @@ def _tail_head(attempts: int, priority: int) -> bytes:
     return _HEADS.setdefault((attempts, priority), _TAIL_HEAD.pack(attempts, priority))
 
 
-def _item_args(items: Sequence[JobItem]) -> list[Any]:
+def _item_args(items: Sequence[JobItem], default: int) -> list[Any]:
     ids = [item.raw_id for item in items]
-    args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids)]
+    args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids), ""]
     late: list[Any] = []
+    own = f"{default}.0"
     for number, (raw_id, due, priority, attempts, body) in enumerate(items, 1):
-        args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
+        if priority is None:
+            args[4] = default
+            args += (raw_id, own, (_HEADS.get((attempts, default)) or _tail_head(attempts, default)) + body)
+        else:
+            args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
         if due:
             late += (number, due)
     return [*args, len(late) // 2, *late]
@@ -264,7 +283,10 @@ def _crew(flat: list[Any]) -> list[Crew]:
 
 
 async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
-    words, granted, waiting, seq = await answer
+    answered = await answer
+    if len(answered) == 1:
+        raise PolicyChanged(answered[0].decode())
+    words, granted, waiting, seq = answered
     return TurnReport([w.decode() for w in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq)
 
 
@@ -285,9 +307,11 @@ class QueueStore:
         self.events_channel = base + "E"
         self.wake_channel = base + "W"
 
-    def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
-        """Make jobs, then lease. `words` are MADE or EXISTS. The call is sent before this returns when a connection is free; to be awaited once."""
-        return _enqueued(self._begin("enqueue", self._meta, _item_args(items) + _lease_args(leases)), len(items))
+    def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
+        """Make jobs, then lease. `words` are MADE or EXISTS; `priority` is the queue's, for items that name none. The call is sent before this returns when a
+        connection is free; to be awaited once. Raises PolicyChanged.
+        """
+        return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
 
     def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
         """Settle what workers say, then lease. Sent as `enqueue` is."""
@@ -307,14 +331,16 @@ class QueueStore:
         """End a session; what it holds goes back."""
         await self._call("detach", self._meta, (session, epoch))
 
-    async def pulse(self, session_ms: int, renewals: Sequence[Renewal]) -> PulseReport:
-        """Renew sessions and do what is due."""
+    async def pulse(self, session_ms: int, renewals: Sequence[Renewal], policy_version: int = 0) -> PulseReport:
+        """Renew sessions and do what is due; learn the policy when it is not that of `policy_version`."""
         args: list[Any] = [session_ms, len(renewals)]
         for renewal in renewals:
             args += renewal
-        words, held, cancels, seq, waiting, active, delayed, due_ms, deadline_ms, more = await self._call("pulse", self._meta, args)
+        args.append(policy_version)
+        words, held, cancels, seq, waiting, active, delayed, due_ms, deadline_ms, more, text = await self._call("pulse", self._meta, args)
+        policy = None if text is None else text.decode()
         pending = [PendingCancel(cancels[i] - 1, *cancels[i + 1 : i + 4]) for i in range(0, len(cancels), 4)]
-        return PulseReport([w.decode() for w in words], held, pending, seq, waiting, active, delayed, due_ms, deadline_ms, bool(more))
+        return PulseReport([w.decode() for w in words], held, pending, seq, waiting, active, delayed, due_ms, deadline_ms, bool(more), policy)
 
     async def cancel(self, raw_id: bytes, grace_ms: int) -> Changed:
         """Cancel a job."""
@@ -346,6 +372,11 @@ class QueueStore:
         """Stop or start delivery."""
         await self._call("pause", self._meta, (int(paused),))
 
+    async def set_policy(self, version: int, text: str, paused: bool | None = None) -> tuple[str, str]:
+        """Put a policy in the place of the one with `version`, and stop or start delivery. OK, or CHANGED when another call came first; and the text of now."""
+        word, now = await self._call("policy", self._meta, (version, text, "" if paused is None else int(paused)))
+        return word.decode(), now.decode()
+
     async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
         """Read jobs, at most MAX_ITEMS."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
@@ -357,8 +388,8 @@ class QueueStore:
 
     async def stats(self) -> Stats:
         """The counts."""
-        numbers: list[int] = await self._call("stats", self._meta, ())
-        return Stats._make(numbers)._replace(paused=bool(numbers[9]))
+        answer = Stats._make(await self._call("stats", self._meta, ()))
+        return answer._replace(paused=bool(answer.paused), policy=bytes(answer.policy).decode())  # type: ignore[arg-type]  # bytes, as they came
 
     async def explain(self, raw_id: bytes) -> Explained:
         """What decides whether a job runs."""

@@ -56,8 +56,8 @@ def _id_field(raw_id: bytes) -> bytes:
     return b"\x12" + varint(len(raw_id)) + raw_id
 
 
-def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> bytes:
-    """A jobwire.v1.Delivery. `record` is as it was before the lease."""
+def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int) -> bytes:
+    """A jobwire.v1.Delivery. `record` is as it was before the lease; `attempts` are those of the queue, for a record that names none."""
     attempt, max_attempts, priority = _HEAD.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
     parts = [_queue_field(queue), _id_field(raw_id), b"\x1a", varint(record[HEADER_SIZE]), record[HEADER_SIZE + 1 : start]]
@@ -70,7 +70,7 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes) -> bytes:
         if tag in (TAG_GROUP, TAG_LABELS):
             rules += _group_or_labels(tag, record[start + 5 : start + 5 + size])
         start += 5 + size
-    parts += (b"\x28", token_varint(token), b"\x30", varint(attempt + 1), b"\x38", varint(max_attempts))
+    parts += (b"\x28", token_varint(token), b"\x30", varint(attempt + 1), b"\x38", varint(max_attempts or attempts))
     if priority:
         parts += (b"\x40", _signed(priority))
     if rules:

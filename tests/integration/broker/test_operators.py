@@ -209,7 +209,6 @@ UNSERVED: list[Callable[[Api], Awaitable[object]]] = [
     lambda api: api.queues.ListClasses(pb.ListClassesRequest()),
     lambda api: api.queues.PauseClass(pb.PauseClassRequest()),
     lambda api: api.queues.ResumeClass(pb.ResumeClassRequest()),
-    lambda api: api.queues.UpdateQueue(pb.UpdateQueueRequest()),
     lambda api: api.queues.PurgeQueue(pb.PurgeQueueRequest()),
     lambda api: api.queues.ListGroups(pb.ListGroupsRequest()),
     lambda api: api.queues.PauseGroup(pb.PauseGroupRequest()),

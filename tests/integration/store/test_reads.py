@@ -91,7 +91,7 @@ async def test_stats_count_what_lists_give(q: QueueLab) -> None:
     await q.store.delete(b"c0")
     await q.store.pause(True)
     state = await q.state()
-    assert await q.store.stats() == Stats(len(state.waiting), 9, 9, 8, 9, 9, 0, 9, 9, True, 1, state.seq)
+    assert await q.store.stats() == Stats(len(state.waiting), 9, 9, 8, 9, 9, 0, 9, 9, True, 1, state.seq, "")
 
 
 async def test_a_job_that_waits_to_go_alone_counts_as_waiting(q: QueueLab) -> None:
@@ -106,7 +106,7 @@ async def test_a_job_that_waits_to_go_alone_counts_as_waiting(q: QueueLab) -> No
 
 
 async def test_the_stats_of_a_queue_that_never_was_are_zero(q: QueueLab) -> None:
-    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0)
+    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, "")
     assert await q.store.sessions() == []
     assert await q.redis.keys(q.base + "*") == []
 

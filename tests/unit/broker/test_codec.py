@@ -142,7 +142,7 @@ def test_a_number_on_the_wire_is_what_protobuf_makes(number: int) -> None:
     token=st.integers(1, (1 << 63) - 1),
     priority=i32,
     attempt=st.integers(0, 999),
-    attempts=st.integers(1, 1000),
+    attempts=st.integers(0, 1000),
     group=st.just("") | job_names,
     labels=st.just({}) | labels,
 )
@@ -166,12 +166,14 @@ def test_a_delivery_is_what_protobuf_makes(
     record = header(priority=priority, attempt=attempt, attempts=attempts) + codec.encode_body(
         job_name, payload.SerializeToString(), codec.Backoff(1, 2, 3, 4), 5, rules
     )
-    expected = pb.Delivery(queue=queue, id=id_to_text(raw_id), job_name=job_name, token=token, attempt=attempt + 1, max_attempts=attempts, priority=priority)
+    expected = pb.Delivery(
+        queue=queue, id=id_to_text(raw_id), job_name=job_name, token=token, attempt=attempt + 1, max_attempts=attempts or 7, priority=priority
+    )
     if payload.SerializeToString():
         expected.payload.CopyFrom(payload)
     expected.group = group
     expected.labels.update(labels)
-    made = wire.delivery(queue, raw_id, token, record)
+    made = wire.delivery(queue, raw_id, token, record, 7)
     assert pb.Delivery.FromString(made) == expected
     assert pb.WorkResponse.FromString(wire.jobs_field(made)).jobs == [expected]
 

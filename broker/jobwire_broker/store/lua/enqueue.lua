@@ -1,16 +1,17 @@
 --- Make jobs, and lease at once what this broker's workers have room for.
 -- KEYS[1]  the queue's meta hash
--- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none); per item: id, priority, tail (attempts (2)
---          priority (4) body); count of items that wait for a time; per such item: its number, when ('+<ms>' from now, '<ms>' date);
---          lease count; per lease: session, epoch, jobs, bytes
--- Returns  { word (MADE | EXISTS) per item, or none when all were made, leases as in turn, waiting, seq }
+-- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none), the queue's priority as the broker knows it ('':
+--          no item takes it); per item: id, priority (with '.0' behind it: the queue's), tail (attempts (2) priority (4) body); count of items that wait for a
+--          time; per such item: its number, when ('+<ms>' from now, '<ms>' date); lease count; per lease: session, epoch, jobs, bytes
+-- Returns  { word (MADE | EXISTS) per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is
+--          another, and then nothing was done
 -- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
 -- A body longer than this has its payload kept apart, when most of it is payload. A record is copied twice in a life: at this length that costs less than a key.
 local APART_OVER = 512
 
 -- Where the items begin in ARGV, and how many bytes of a tail stand before the body.
-local ITEMS_AT, TAIL_HEAD = 5, 6
+local ITEMS_AT, TAIL_HEAD = 6, 6
 
 -- When an item is due, as a date in ms; 0 for now.
 local function due_of(ctx, when)
@@ -27,8 +28,17 @@ local function part(tail)
   return string.sub(tail, 1, #tail - #payload - 5), payload
 end
 
+-- A tail with this priority in the place of its own, when it is one that the queue had before. A call that is repeated finds its job also when the queue's
+-- priority was changed since the first try.
+local function as_before(ctx, tail, priority4)
+  for _, was in ipairs(ctx.policy.was or {}) do
+    if struct.pack('>i4', was) == priority4 then return string.sub(tail, 1, 2) .. priority4 .. string.sub(tail, TAIL_HEAD + 1) end
+  end
+  return tail
+end
+
 -- Whether an existing record is the same job as the one that was asked for.
-local function is_same(ctx, id, record, tail)
+local function is_same(ctx, id, record, tail, priority)
   local j = decode(record)
   if not j then return false end
   local made = string.sub(record, MADE_SIZE + 1, HEADER_SIZE) .. filtered(j.body, function(tag) return tag < TAG_STATE_FIRST end)
@@ -37,6 +47,7 @@ local function is_same(ctx, id, record, tail)
     send_gathered(ctx)
     made = made .. payload_apart(ctx, id)
   end
+  if made ~= tail and string.sub(priority, -2) == '.0' then tail = as_before(ctx, tail, string.sub(made, 3, TAIL_HEAD)) end
   return made == tail
 end
 
@@ -106,7 +117,7 @@ local function make_missing(ctx, argv, ids, dues, known, records)
   for i = 1, #ids do
     local id, tail = ids[i], argv[ITEMS_AT + 3 * i - 1]
     if records[id] then
-      words[i] = is_same(ctx, id, records[id], tail) and 'MADE' or 'EXISTS'
+      words[i] = is_same(ctx, id, records[id], tail, argv[ITEMS_AT + 3 * i - 2]) and 'MADE' or 'EXISTS'
     else
       words[i] = 'MADE'
       if not known[id] then records[id] = make(ctx, id, dues[i] or 0, argv[ITEMS_AT + 3 * i - 2], tail) end
@@ -132,6 +143,7 @@ end
 
 local function enqueue(keys, argv)
   local ctx = open(keys[1])
+  if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
   local ids, dues, after = read_items(ctx, argv, tonumber(argv[1]))
   local known, records = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1')
   local words = {}

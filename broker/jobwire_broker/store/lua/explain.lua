@@ -61,7 +61,7 @@ local function explain(keys, argv)
     lease_left = left(ctx, clock, 'S' .. holder)
     cancel_left = left(ctx, clock, 'J' .. number8(j.token) .. id)
   end
-  return { brief(record), 0, now_us, meta[1] == '1' and 1 or 0, jobs, by_priority, holder, lease_left, cancel_left, crew(ctx, meta[3] or '') }
+  return { rules.shown(ctx, brief(record)), 0, now_us, meta[1] == '1' and 1 or 0, jobs, by_priority, holder, lease_left, cancel_left, crew(ctx, meta[3] or '') }
 end
 
 local function older(oldest, number)

@@ -1,8 +1,10 @@
 --- Renew sessions, take back what is past its deadline, let come due what is due, forget what is too old (RULES 2).
 -- KEYS[1]  the queue's meta hash
--- ARGV     session time in ms; session count; per session: session, epoch, age (ms since it last sent a frame; -1: nothing since the last pulse)
+-- ARGV     session time in ms; session count; per session: session, epoch, age (ms since it last sent a frame; -1: nothing since the last pulse);
+--          the version of the policy that the broker knows
 -- Returns  { word per session (OK | NO_SESSION | SESSION_MOVED), held per session, cancels (flat: session index, id, token, grace left in ms),
---            seq, waiting, active, delayed, ms to the next due date (-1: none), ms on the clock to the next deadline (-1: none), whether more is past due }
+--            seq, waiting, active, delayed, ms to the next due date (-1: none), ms on the clock to the next deadline (-1: none), whether more is past due,
+--            the policy's text when its version is another }
 -- The clock grows by what passed since the last pulse, at most 2 s or a fifth of the session time: it stands still while nobody pulses, and no single pulse
 -- after an outage can use a session up.
 local LIMIT = 128
@@ -127,6 +129,12 @@ local function next_of(ctx, suffix, from)
   return math.max(0, math.ceil(tonumber(first[2]) - from))
 end
 
+-- The text of the policy when the broker knows another one; else false.
+local function policy_news(ctx, known)
+  if not known or tonumber(known) == (ctx.policy.v or 0) then return false end
+  return redis.call('HGET', ctx.meta, 'policy') or ''
+end
+
 local function pulse(keys, argv)
   local ctx = open(keys[1])
   local words, held, sids = {}, {}, {}
@@ -140,7 +148,8 @@ local function pulse(keys, argv)
   local cancels = undelivered_cancels(ctx, sids)
   close(ctx)
   return { words, held, cancels, ctx.seq, waiting_count(ctx), redis.call('ZCARD', ctx.base .. 'a'), redis.call('ZCARD', ctx.base .. 'd'),
-    next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0 }
+    next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0,
+    policy_news(ctx, argv[3 + 3 * tonumber(argv[2])]) }
 end
 
 register('pulse', pulse, { 'allow-oom' })

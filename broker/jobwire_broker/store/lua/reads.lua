@@ -14,7 +14,7 @@ local function get(keys, argv)
     local record = records[i]
     local j = decode(record)
     if j and has_flag(j, FLAG_APART) then record = record .. payload_apart(ctx, argv[i]) end
-    local answer = { record or '', '', 0, 0 }
+    local answer = { record and rules.shown(ctx, record) or '', '', 0, 0 }
     if j and j.state == STATE.ACTIVE then
       local session = redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
       local row = session and redis.call('HGET', ctx.base .. 's', session)
@@ -34,7 +34,7 @@ local function briefs(ctx, ids)
   for i = 1, #ids do
     if decode(records[i]) then
       out[#out + 1] = ids[i]
-      out[#out + 1] = brief(records[i])
+      out[#out + 1] = rules.shown(ctx, brief(records[i]))
     end
   end
   return out
@@ -113,13 +113,13 @@ local function list(keys, argv)
   return out
 end
 
--- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq }.
+-- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq, the policy's text }.
 local function stats(keys)
   local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
-  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq')
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy')
   return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
-    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 2, tonumber(meta[4]) or 0 }
+    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 2, tonumber(meta[4]) or 0, meta[5] or '' }
 end
 
 -- Returns session, held count, descriptor, session … of all sessions of the queue.

@@ -67,7 +67,7 @@ local function answer_one(ctx, verb, id, argument)
   local j = find(ctx, id)
   if not j then return { 'NOT_FOUND', ring_get(ctx, id) or 0, '' } end
   local word = verb(ctx, j, argument)
-  local record = j.state ~= STATE_REMOVED and brief(encode(j)) or ''
+  local record = j.state ~= STATE_REMOVED and rules.shown(ctx, brief(encode(j))) or ''
   flush(ctx)
   trim(ctx)
   return { word, j.state, record }

@@ -1,7 +1,8 @@
 --- One call: the queue's meta hash is read once at its start, and commands on many jobs are gathered and sent as one.
 --
 -- All keys of a queue are `<base><suffix>` with the queue's hash tag in <base>:
---   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total
+--   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total,
+--            policy (JSON, see below)
 --   w   zset    waiting, score = priority, member = order (8 bytes) .. id
 --   o   zset    waiting to be delivered alone, same form
 --   d   zset    delayed, score = due date in ms, same member

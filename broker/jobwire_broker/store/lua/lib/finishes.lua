@@ -30,8 +30,8 @@ local function fail(ctx, j, failure, wait_ms)
   if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
   j.ended = END.FAIL
   clear_flag(j, FLAG_ALONE)
-  if wait_ms == -2 or j.attempt >= j.attempts then return move_to_final(ctx, j, STATE.FAILED) end
-  move_to_delayed(ctx, j, wait_ms < 0 and backoff_ms(j, jitter_of(j.token)) or wait_ms)
+  if wait_ms == -2 or j.attempt >= rules.attempts(ctx, j) then return move_to_final(ctx, j, STATE.FAILED) end
+  move_to_delayed(ctx, j, wait_ms < 0 and backoff_ms(ctx, j, jitter_of(j.token)) or wait_ms)
 end
 
 local function snooze(ctx, j, delay_ms)

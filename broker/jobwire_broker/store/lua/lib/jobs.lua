@@ -94,6 +94,7 @@ end
 
 -- Tell watchers how a job is now: `short` is its record without what was enqueued. Whoever calls it has asked is_watched.
 local function tell(ctx, id, short)
+  short = rules.shown(ctx, short)
   if #short > EVENT_BYTES then
     local name_end = HEADER_SIZE + 1 + string.byte(short, HEADER_SIZE + 1)
     short = string.sub(short, 1, HEADER_SIZE) .. with_section(string.sub(short, HEADER_SIZE + 1, name_end), TAG_TRUNCATED, '\1')

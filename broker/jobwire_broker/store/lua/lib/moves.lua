@@ -103,15 +103,17 @@ local function trim(ctx)
   ctx.grown = {}
 end
 
--- The wait before the next run: base · factor^(runs so far − 1), capped, plus jitter. `fraction` is 0 to 1.
-local function backoff_ms(j, fraction)
-  local base, factor, cap, jitter = 2000, 2, DAY_MS, 0.1
+-- The wait before the next run: base · factor^(runs so far − 1), capped, plus jitter; or the waits of a list, the
+-- last of which holds for all later ones. `fraction` is 0 to 1.
+local function backoff_ms(ctx, j, fraction)
+  local base, factor, cap, jitter, delays = rules.backoff(ctx)
   local own = section(j.body, TAG_BACKOFF)
   if own then
     local f, j
     base, f, cap, j = struct.unpack('>I8I4I8I2', own)
-    factor, jitter = f / 1000, j / 10000
+    factor, jitter, delays = f / 1000, j / 10000, nil
   end
+  if delays then return math.floor(delays[math.min(math.max(j.attempt, 1), #delays)] * (1 + jitter * fraction)) end
   -- The power may be infinite, and nothing times infinity is no number.
   local wait = base > 0 and math.min(base * factor ^ math.max(j.attempt - 1, 0), cap) or 0
   return math.floor(wait * (1 + jitter * fraction))

@@ -1,0 +1,119 @@
+"""UpdateQueue and what follows from it at every broker."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from jobwire.v1 import job_pb2, policy_pb2
+from jobwire.v1 import job_service_pb2 as jobs
+from jobwire.v1 import queue_service_pb2 as pb
+
+from tests.integration.broker.asking import enqueue, failed, finish, lease
+from tests.support import Broker
+from tests.support.api import Api, refusal
+from tests.support.api import api as connect
+from tests.support.raw_worker import RawWorker
+
+
+def Policy(**fields: Any) -> policy_pb2.QueuePolicy:  # it stands for the message, whose stub knows enums by their numbers alone
+    """A policy, with words for enums."""
+    return policy_pb2.QueuePolicy(**fields)
+
+
+async def update(api: Api, queue: str, *paths: str, paused: bool = False, **fields: Any) -> pb.Queue:
+    """UpdateQueue."""
+    changed = pb.Queue(name=f"queues/{queue}", paused=paused, policy=Policy(**fields))
+    return (await api.queues.UpdateQueue(pb.UpdateQueueRequest(queue=changed, update_mask=FieldMask(paths=paths)))).queue
+
+
+async def policy_of(api: Api, queue: str) -> policy_pb2.QueuePolicy:
+    return (await api.queues.GetQueue(pb.GetQueueRequest(name=f"queues/{queue}"))).queue.policy
+
+
+async def test_an_update_makes_the_queue_and_says_what_was_set(api: Api, queue: str) -> None:
+    after = await update(api, queue, "policy", attempts=7, queue_class="QUEUE_CLASS_HIGH")
+    assert (after.queue, after.counts.total) == (queue, 0)
+    assert after.policy == await policy_of(api, queue) == Policy(attempts=7, queue_class="QUEUE_CLASS_HIGH")
+    listed = (await api.queues.ListQueues(pb.ListQueuesRequest(page_size=1000))).queues
+    assert [q.policy for q in listed if q.queue == queue] == [Policy(queue_class="QUEUE_CLASS_HIGH")]
+
+
+async def test_a_mask_takes_its_fields_and_leaves_the_others(api: Api, queue: str) -> None:
+    day = policy_pb2.Retention(age=Duration(seconds=86400))
+    await update(api, queue, "policy", attempts=7, priority=3, retention=policy_pb2.RetentionPolicy(failed=day, completed=day))
+    await update(api, queue, "policy.attempts", "policy.retention.failed.count", attempts=9, priority=1, retention={"failed": {"count": 5}})
+    expected = Policy(attempts=9, priority=3, retention={"failed": {"count": 5, "age": Duration(seconds=86400)}, "completed": day})
+    assert await policy_of(api, queue) == expected
+    # What the mask names and the policy lacks goes back to its default.
+    after = await update(api, queue, "policy.priority", "policy.retention.failed", "policy.job_limits")
+    assert after.policy == Policy(attempts=9, retention={"completed": day})
+    assert (await update(api, queue, "policy")).policy == Policy()
+
+
+async def test_paused_is_a_field_of_the_queue(api: Api, queue: str) -> None:
+    await enqueue(api, queue)
+    after = await update(api, queue, "paused", "policy.attempts", paused=True, attempts=2)
+    assert (after.paused, after.policy) == (True, Policy(attempts=2))
+    assert await lease(api, queue) == []
+    assert not (await update(api, queue, "paused")).paused
+    assert len(await lease(api, queue)) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["", "policies", "policy.", "policy.oh", "policy.retention.oh", "policy.timeout.seconds", "policy.job_limits.a", "counts", "name"]
+)
+async def test_a_mask_that_names_nothing_changes_nothing(api: Api, queue: str, path: str) -> None:
+    refused = await refusal(update(api, queue, "policy.attempts", path, attempts=2))
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("update_mask.paths[1]",))
+    assert (await refusal(policy_of(api, queue))).reason == "QUEUE_NOT_FOUND"
+
+
+async def test_an_update_without_a_mask_is_refused(api: Api, queue: str) -> None:
+    assert (await refusal(update(api, queue, attempts=2))).fields == ("update_mask",)
+    assert (await refusal(api.queues.UpdateQueue(pb.UpdateQueueRequest()))).fields == ("queue.name",)
+
+
+async def test_many_who_change_different_fields_at_once_lose_nothing(api: Api, second_broker: Broker, queue: str) -> None:
+    async with connect(second_broker) as other:
+        changes: dict[str, Any] = {"attempts": 7, "priority": 2, "max_depth": 70, "worker_slots": 3, "max_payload_bytes": 500}
+        await asyncio.gather(*(update(who, queue, f"policy.{name}", **{name: value}) for name, value in changes.items() for who in (api, other)))
+        assert await policy_of(other, queue) == Policy(**changes)
+
+
+async def test_every_broker_gives_the_queues_priority_from_the_moment_of_the_change(api: Api, second_broker: Broker, queue: str) -> None:
+    async with connect(second_broker) as other:
+        for who, priority in ((api, 2), (other, -7), (api, 9)):
+            await update(who, queue, "policy.priority", priority=priority)
+            for at in (api, other):
+                name = await enqueue(at, queue)
+                assert (await other.jobs.GetJob(jobs.GetJobRequest(name=name))).job.priority == priority
+
+
+async def test_the_queues_attempts_hold_and_are_shown_wherever_a_job_names_none(api: Api, shared_broker: Broker, queue: str) -> None:
+    await update(api, queue, "policy", attempts=2, backoff=job_pb2.Backoff(base=Duration(), jitter=0))
+    name = await enqueue(api, queue)
+    assert (await api.jobs.GetJob(jobs.GetJobRequest(name=name))).job.max_attempts == 2
+    (first,) = await lease(api, queue)
+    assert (first.attempt, first.max_attempts) == (1, 2)
+    await finish(api, failed(first))
+    async with RawWorker(shared_broker.address, queue) as worker:
+        await worker.hello(credit=1)
+        (second,) = await worker.jobs(1)
+        assert (second.attempt, second.max_attempts) == (2, 2)
+        await worker.finish(failed(second))
+    job = (await api.jobs.GetJob(jobs.GetJobRequest(name=name))).job
+    assert (job.state, job.attempt, job.max_attempts) == (job_pb2.JOB_STATE_FAILED, 2, 2)
+
+
+async def test_a_connected_worker_hears_of_new_attempts_within_two_seconds(api: Api, shared_broker: Broker, second_broker: Broker, queue: str) -> None:
+    async with RawWorker(shared_broker.address, queue) as worker, connect(second_broker) as other:
+        await worker.hello(credit=100)
+        await update(other, queue, "policy.attempts", attempts=9)
+        async with asyncio.timeout(2):
+            while True:
+                await enqueue(api, queue)
+                if (await worker.jobs(1))[0].max_attempts == 9:
+                    break
