@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from jobwire_gateway.access import Identities
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.bulk import Bulk
 from jobwire_gateway.caps import Shares
 from jobwire_gateway.config import GatewayConfig
 from jobwire_gateway.docs_page import page as docs_page
@@ -121,6 +122,7 @@ def table(gateway: Gateway) -> Sequence[Operation]:
         Rest(config, brokers, Waits(brokers, gateway.streams, config.max_wait.total_seconds())),
         Stats(brokers, gateway.topics, gateway.streams),
         Health(brokers, gateway.feed, gateway.streams),
+        Bulk(brokers, gateway.streams, 5 * config.call_timeout.total_seconds()),
         job_events=EventsEndpoint(gateway.topics, gateway.streams, watch_job, ends=True),
         queue_events=EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False),
         many_events=ManyEventsEndpoint(gateway.topics, gateway.streams, config.max_topics),

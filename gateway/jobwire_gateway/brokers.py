@@ -87,6 +87,12 @@ class Brokers:
         """What our own calls carry. Empty without a key. Raises ValueError when its file cannot be read."""
         return _bearing(self._credentials.authorization())
 
+    def metadata(self, credentials: str | None = None) -> list[tuple[str, str]]:
+        """What a call carries: `credentials`, else those of the caller whose request is being answered, else our own: we never lend ours to a caller."""
+        asking = caller()
+        lent = credentials or (asking.credentials if asking is not None else None)
+        return _bearing(f"Bearer {lent}") if lent else self.own_metadata()
+
     async def call(
         self,
         ask: Callable[[Broker], Callable[..., Awaitable[Answer]]],
@@ -97,15 +103,11 @@ class Brokers:
     ) -> Answer:
         """Make one call, at the next broker when one cannot be reached or does not answer. Every call of the gateway may be made twice without harm.
 
-        It carries `credentials`, else those of the caller whose request is being answered, else our own: we never lend ours to a caller.
-
         Raises:
             Problem: the broker's answer is an error, or none answers in time.
         """
         deadline = time.monotonic() + (timeout_s or self._call_timeout_s)
-        asking = caller()
-        lent = credentials or (asking.credentials if asking is not None else None)
-        metadata = _bearing(f"Bearer {lent}") if lent else self.own_metadata()
+        metadata = self.metadata(credentials)
         for left in reversed(range(len(self._brokers))):
             broker = self.current
             try:

@@ -66,7 +66,7 @@ def read(message: Message, members: Mapping[str, object], path: str = "") -> Non
 
 def fields_of(message: type[Message]) -> dict[str, FieldDescriptor]:
     """The fields of a message, by their names in JSON."""
-    return {field.json_name: field for field in message.DESCRIPTOR.fields}
+    return {field.json_name: field for field in message.DESCRIPTOR.fields}  # type: ignore[misc]  # the two kinds of descriptors are one
 
 
 def read_field(message: Message, field: FieldDescriptor, value: object, path: str) -> None:

@@ -11,7 +11,7 @@ from jobwire_gateway.operations import Operation, Parameter, Schema
 from jobwire_gateway.requests import JSON
 from jobwire_gateway.schemas import COMPONENTS
 
-_EXAMPLES = {"queue": "thumbnails", "id": "photo-17"}
+_EXAMPLES = {"queue": "thumbnails", "id": "photo-17", "group": "acme", "class": "high"}
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -83,7 +83,8 @@ def _curl(operation: Operation) -> str:
     method = [] if operation.method == "GET" else ["-X", operation.method]
     stream = ["-N"] if "text/event-stream" in [returns.media_type for returns in operation.returns.values()] else []
     body = ["--json", f"'{json.dumps(operation.example)}'"] if operation.example is not None else []
-    return " ".join(["curl", *stream, *(method if not body else []), *body, f"'localhost:8080{path}{'?' + query if query else ''}'"])
+    by_itself = bool(body) and operation.method == "POST"
+    return " ".join(["curl", *stream, *([] if by_itself else method), *body, f"'localhost:8080{path}{'?' + query if query else ''}'"])
 
 
 def _parameters(parameters: Sequence[Parameter]) -> Iterator[str]:

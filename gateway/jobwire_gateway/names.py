@@ -14,6 +14,9 @@ QUEUE_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~-]{0,99}"
 JOB_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}"
 JOB_NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:/@+=-]{0,127}"
 
+GROUP_PATTERN = JOB_ID_PATTERN
+LABEL_PATTERN = "[A-Za-z0-9._/-]{1,63}"
+
 _QUEUE = re.compile(QUEUE_PATTERN, re.ASCII)
 _JOB_ID = re.compile(JOB_ID_PATTERN, re.ASCII)
 
@@ -39,6 +42,18 @@ def job_name(queue: str, job_id: str) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise _bad_name("id", job_id, "1 to 128 of A-Z a-z 0-9 . _ ~ : @ + = -, the first a letter or digit")
     return f"{parent}/jobs/{job_id}"
+
+
+def group_name(queue: str, group: str) -> str:
+    """Give `queues/{queue}/groups/{group}`.
+
+    Raises:
+        Problem: 400, one of the two is out of its bounds.
+    """
+    parent = queue_name(queue)
+    if not _JOB_ID.fullmatch(group):
+        raise _bad_name("group", group, "1 to 128 of A-Z a-z 0-9 . _ ~ : @ + = -, the first a letter or digit")
+    return f"{parent}/groups/{group}"
 
 
 def is_job(topic: str) -> bool:

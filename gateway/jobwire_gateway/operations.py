@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from jobwire_gateway.brokers import Broker, Brokers
 from jobwire_gateway.names import job_name, queue_name
-from jobwire_gateway.requests import JSON, invalid, json_body, query_of, refuse_unknown
+from jobwire_gateway.requests import JSON, invalid, json_body, query_with_lists, refuse_unknown
 
 Schema = Mapping[str, Any]
 """A JSON Schema, in the dialect of OpenAPI 3.1."""
@@ -37,6 +37,11 @@ class Parameter:
     schema: Schema = field(default_factory=lambda: {"type": "string"})
     required: bool = False
     where: Literal["query", "header"] = "query"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it may be there several times."""
+        return self.schema.get("type") == "array"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,8 @@ class Asked:
     request: Request
     query: Mapping[str, str]
     body: Mapping[str, object]
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What stands in the query and may be there several times."""
 
     @property
     def queue(self) -> str:
@@ -92,7 +99,7 @@ Handler = Callable[[Asked], Awaitable[Response]]
 class Operation:
     """One method of one path."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     """As OpenAPI writes it: `/v1/queues/{queue}/jobs/{id}:cancel`."""
     id: str
@@ -119,8 +126,13 @@ class Operation:
 
     @property
     def query_names(self) -> tuple[str, ...]:
-        """What the query may hold."""
-        return tuple(parameter.name for parameter in self.parameters if parameter.where == "query")
+        """What the query may hold once."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.where == "query" and not parameter.is_list)
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        """What it may hold several times."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.where == "query" and parameter.is_list)
 
 
 def relay(
@@ -168,20 +180,20 @@ def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
 
     endpoint.route_path = path  # type: ignore[attr-defined]  # for who counts requests
     route = Route(path, endpoint, methods=list(methods))
-    if path.endswith("{queue}"):
-        # No queue's name has a colon: what stands behind one is a verb, and that is another path.
+    if path.endswith(("{queue}", "{class}")):
+        # No name of a queue or class has a colon: what stands behind one is a verb, and that is another path.
         route.path_regex = re.compile(route.path_regex.pattern.replace("[^/]+)$", "[^/:]+)$"))
     return route
 
 
 async def _read(operation: Operation, request: Request, max_body: int) -> Asked:
-    query = query_of(request.scope, operation.query_names)
+    query, lists = query_with_lists(request.scope, operation.query_names, operation.list_names)
     _check_required(operation, query)
     body: dict[str, object] = {}
     if operation.reads in (Reads.OBJECT, Reads.OPTIONAL):
         body = await json_body(request, max_body, optional=operation.reads is Reads.OPTIONAL)
         refuse_unknown(body, operation.body[JSON].get("properties", {}))
-    return Asked(request, query, body)
+    return Asked(request, query, body, lists)
 
 
 def _check_required(operation: Operation, query: Mapping[str, str]) -> None:

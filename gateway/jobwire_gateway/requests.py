@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NoReturn
 from urllib.parse import parse_qsl
 
@@ -20,14 +20,24 @@ NDJSON = "application/x-ndjson"
 BODY_S = 10.0
 """A body that takes longer to arrive is given up."""
 
+_MAX_PAGE_TOKEN = 2048
 _WAIT = re.compile(r"\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*", re.IGNORECASE)
 
 
 def query_of(scope: Scope, allowed: Collection[str]) -> dict[str, str]:
-    """Read the query.
+    """Read a query in which everything is there once.
 
     Raises:
         Problem: 400, a parameter is unknown, is there twice, or is no UTF-8.
+    """
+    return query_with_lists(scope, allowed, ())[0]
+
+
+def query_with_lists(scope: Scope, allowed: Collection[str], lists: Collection[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Read a query in which those of `lists` may be there several times.
+
+    Raises:
+        Problem: 400, a parameter is unknown, is there twice where it may not, or is no UTF-8.
     """
     try:
         pairs = parse_qsl(
@@ -36,13 +46,31 @@ def query_of(scope: Scope, allowed: Collection[str]) -> dict[str, str]:
     except (UnicodeError, ValueError):
         raise Problem(400, "The query cannot be read.", reason="INVALID_FIELD") from None
     query: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
     for name, value in pairs:
-        if name not in allowed:
-            raise _unknown("query parameter", name, allowed)
-        if name in query:
+        if name in lists:
+            several.setdefault(name, []).append(value)
+        elif name not in allowed:
+            raise _unknown("query parameter", name, (*allowed, *lists))
+        elif name in query:
             raise invalid(name, "is there twice")
-        query[name] = value
-    return query
+        else:
+            query[name] = value
+    return query, several
+
+
+def page_of(query: Mapping[str, str]) -> tuple[int, str]:
+    """The size and the token of the page that is asked for, as the contract's lists take them.
+
+    Raises:
+        Problem: 400, its size or token is out of its bounds.
+    """
+    size, token = query.get("pageSize", ""), query.get("pageToken", "")
+    if "pageSize" in query and not (size.isascii() and size.isdigit() and len(size) <= 4 and 1 <= int(size) <= 1_000):
+        raise invalid("pageSize", "must be a whole number from 1 to 1000")
+    if len(token) > _MAX_PAGE_TOKEN:
+        raise invalid("pageToken", "is not one of this list")
+    return int(size or 0), token
 
 
 def media_type_of(headers: Headers) -> str:

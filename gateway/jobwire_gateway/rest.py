@@ -18,10 +18,10 @@ from jobwire_gateway.jobs import STATES, job_json, server_json, state_of
 from jobwire_gateway.lines import LinesEnqueue
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.requests import JSON, NDJSON, invalid, json_body, media_type_of, preferred_wait, wrong_media_type
+from jobwire_gateway.requests import JSON, NDJSON, invalid, json_body, media_type_of, page_of, preferred_wait, wrong_media_type
+from jobwire_gateway.rules import filter_of
 from jobwire_gateway.waits import Waits
 
-_MAX_PAGE_TOKEN = 2048
 _VERSION = importlib.metadata.version("jobwire")
 
 
@@ -143,34 +143,21 @@ def clean_request(asked: Asked) -> CleanQueueRequest:
 
 def list_request(asked: Asked) -> ListJobsRequest:
     """Which jobs to list."""
-    size, token = page_of(asked)
-    return ListJobsRequest(parent=asked.queue, state=_state(asked.query.get("state", "")), page_size=size, page_token=token)
+    size, token = page_of(asked.query)
+    state = _state(asked.query.get("state", ""))
+    return ListJobsRequest(parent=asked.queue, state=state, page_size=size, page_token=token, filter=filter_of(asked))
 
 
 def queues_request(asked: Asked) -> ListQueuesRequest:
     """Which queues to list."""
-    size, token = page_of(asked)
+    size, token = page_of(asked.query)
     return ListQueuesRequest(page_size=size, page_token=token)
 
 
 def workers_request(asked: Asked) -> ListWorkersRequest:
     """Which workers to list."""
-    size, token = page_of(asked)
+    size, token = page_of(asked.query)
     return ListWorkersRequest(page_size=size, page_token=token)
-
-
-def page_of(asked: Asked) -> tuple[int, str]:
-    """The size and the token of the page that is asked for, as the contract's lists take them.
-
-    Raises:
-        Problem: 400, its size or token is out of its bounds.
-    """
-    size, token = asked.query.get("pageSize", ""), asked.query.get("pageToken", "")
-    if "pageSize" in asked.query and not (size.isascii() and size.isdigit() and len(size) <= 4 and 1 <= int(size) <= 1_000):
-        raise invalid("pageSize", "must be a whole number from 1 to 1000")
-    if len(token) > _MAX_PAGE_TOKEN:
-        raise invalid("pageToken", "is not one of this list")
-    return int(size or 0), token
 
 
 def page_json(name: str, items: list[dict[str, object]], next_page_token: str) -> dict[str, object]:

@@ -6,6 +6,7 @@ from jobwire.v1.job_pb2 import AttemptEnd
 from jobwire.v1.policy_pb2 import QueueClass
 
 from jobwire_gateway.contract import words_of
+from jobwire_gateway.names import GROUP_PATTERN, LABEL_PATTERN
 from jobwire_gateway.schema_parts import (
     at_least_1ms,
     at_least_1s,
@@ -22,8 +23,6 @@ from jobwire_gateway.schema_parts import (
     whole,
 )
 
-GROUP_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}"
-_LABEL_PATTERN = "[A-Za-z0-9._/-]{1,63}"
 _KEY_PATTERN = "^[!-~]([ -~]{0,253}[!-~])?$"
 _DAY = 86_400
 _YEAR = 365 * _DAY
@@ -41,12 +40,14 @@ PRIORITY: dict[str, object] = {
     ],
 }
 CLASSES = words_of(QueueClass.DESCRIPTOR)
+LABEL = text("`KEY=VALUE`.", pattern=f"^{LABEL_PATTERN}=[ -~]{{0,128}}$")
+CLASS = text("The class.", enum=CLASSES)
 GROUP = text("The group's name.", pattern=f"^{GROUP_PATTERN}$", examples=["acme"])
 
 
 def labels(description: str, most: int) -> dict[str, object]:
     """Labels, as what is taken."""
-    names = {"pattern": f"^{_LABEL_PATTERN}$"}
+    names = {"pattern": f"^{LABEL_PATTERN}$"}
     values = {"type": "string", "pattern": "^[ -~]{0,128}$"}
     return {"type": "object", "description": description, "propertyNames": names, "additionalProperties": values, "maxProperties": most}
 

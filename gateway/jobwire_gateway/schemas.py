@@ -23,6 +23,7 @@ JOB_ID = text("The job's id, unique in its queue.", pattern=f"^{JOB_ID_PATTERN}$
 NO_MEMBERS = closed({})
 TOPICS = closed({"topics": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100}}, required=("topics",))
 CANCEL = closed({"grace": length("How long a running handler may take to give way. Default 30 s; at most an hour; 0 ends it at once.", _ONE_HOUR)})
+RETRY = closed({"payload": {"description": "What it shall carry from now on: any JSON. Without: what it carried."}})
 CLEAN = closed(
     {
         "state": {"description": "Which jobs. Default `completed`.", "type": "string", "enum": ["completed", "failed", "cancelled", "expired"]},
@@ -292,7 +293,13 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     ),
     "Queues": listing("queues", ref("Queue")),
     "Server": _SERVER,
-    "Stats": given({"queues": {"type": "object", "additionalProperties": ref("Counts"), "description": "By the queue's name."}}, required=("queues",)),
+    "Stats": given(
+        {
+            "queues": {"type": "object", "additionalProperties": ref("Counts"), "description": "By the queue's name."},
+            "classes": {"type": "object", "additionalProperties": ref("Class"), "description": "By the class's word."},
+        },
+        required=("queues", "classes"),
+    ),
     "Status": given({"status": text("", enum=["ok", "down"]), "reason": text("Why it is down.")}, required=("status",)),
     "Verdict": _VERDICT,
     "Worker": _WORKER,

@@ -38,7 +38,7 @@ ANSWER_HEADERS = {
 """The server itself puts them on every answer, so they cost a stream nothing."""
 
 _PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer",
     "Access-Control-Max-Age": "600",
 }
@@ -175,7 +175,7 @@ def _is_guarded(scope: Scope) -> bool:
 
 
 def _is_stream(scope: Scope) -> bool:
-    return bool(scope["type"] == "websocket" or scope["path"].endswith(("/events", "/stats/stream")))
+    return bool(scope["type"] == "websocket" or scope["path"].endswith(("/events", "/stats/stream", "/logs/stream")))
 
 
 def _is_own(origin: str, host: str) -> bool:

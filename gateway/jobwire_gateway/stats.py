@@ -4,9 +4,9 @@ The stream is served by sse-starlette, since there are few of it; its frames com
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from jobwire.v1.queue_service_pb2 import ListQueuesRequest, Queue
+from jobwire.v1.queue_service_pb2 import ClassStats, ListClassesRequest, ListQueuesRequest, Queue
 from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,9 +15,10 @@ from jobwire_gateway import frames
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.frames import HEARTBEAT
-from jobwire_gateway.jobs import counts_json
+from jobwire_gateway.jobs import class_json, counts_json
 from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.names import QUEUES
+from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import query_of, wants_events
 from jobwire_gateway.sse import no_room
 from jobwire_gateway.streams import Streams
@@ -92,7 +93,17 @@ class Stats:
         """`GET /v1/stats`."""
         query_of(request.scope, ())
         queues = await all_queues(self._brokers)
-        return JSONResponse({"queues": {queue.queue: counts_json(queue.counts) for queue in queues}})
+        classes = {str(shown["queueClass"]): shown for shown in map(class_json, await self._classes())}
+        return JSONResponse({"queues": {queue.queue: counts_json(queue.counts) for queue in queues}, "classes": classes})
+
+    async def _classes(self) -> Sequence[ClassStats]:
+        """None where the broker is older than its classes."""
+        try:
+            return (await self._brokers.call(lambda broker: broker.queues.ListClasses, ListClassesRequest())).classes
+        except Problem as problem:
+            if problem.status != 501:
+                raise
+            return ()
 
     async def stream(self, request: Request) -> Response:
         """`GET /v1/stats/stream`. A cursor is of no use here, as the first update is always all there is."""

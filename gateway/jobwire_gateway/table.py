@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 
 from jobwire.v1.admin_service_pb2 import ListWorkersResponse
-from jobwire.v1.job_service_pb2 import DeleteJobRequest, ExplainJobRequest, ListJobsResponse, PromoteJobRequest, RetryJobRequest
+from jobwire.v1.job_service_pb2 import DeleteJobRequest, ExplainJobRequest, ListJobsResponse, PromoteJobRequest
 from jobwire.v1.queue_service_pb2 import GetQueueRequest, ListQueuesResponse, PauseQueueRequest, ResumeQueueRequest
 from starlette.types import ASGIApp
 
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.bulk import Bulk
 from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.health import Health
 from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, worker_json
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
 from jobwire_gateway.requests import JSON, NDJSON
 from jobwire_gateway.rest import Rest, cancel_request, clean_request, list_request, page_json, queues_request, workers_request
+from jobwire_gateway.rule_table import FILTERS, PAGE, job_operations, queue_operations
+from jobwire_gateway.rules import retry_request
 from jobwire_gateway.schema_parts import ref
-from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, TOPICS
+from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, RETRY, TOPICS
 from jobwire_gateway.stats import Stats
 
 JOBS, QUEUES, SYSTEM, STREAMS = "Jobs", "Queues", "System", "Streams"
@@ -24,14 +27,6 @@ _QUEUE = "/v1/queues/{queue}"
 _JOBS = f"{_QUEUE}/jobs"
 _JOB = f"{_JOBS}/{{id}}"
 
-_PAGE = (
-    Parameter(name="pageSize", description="How many at most. Default 100.", schema={"type": "integer", "minimum": 1, "maximum": 1000}),
-    Parameter(
-        name="pageToken",
-        description="`nextPageToken` of the page before, of the same list.",
-        schema={"type": "string", "maxLength": 2048, "format": "page-token"},
-    ),
-)
 _STATE = Parameter(name="state", description="The state to list.", schema={"type": "string", "enum": list(STATES)}, required=True)
 _WAIT = Parameter(
     name="Prefer",
@@ -73,10 +68,11 @@ _WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`); `metadata.sta
 
 
 def operations(
-    brokers: Brokers, rest: Rest, stats: Stats, health: Health, *, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp
+    brokers: Brokers, rest: Rest, stats: Stats, health: Health, bulk: Bulk, *, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp
 ) -> Sequence[Operation]:
     """All of them."""
-    return [*_jobs(brokers, rest), *_queues(brokers), *_streams(stats, job_events, queue_events, many_events), *_system(brokers, rest, stats, health)]
+    calls = [*_jobs(brokers, rest), *job_operations(brokers, bulk), *_queues(brokers), *queue_operations(brokers)]
+    return [*calls, *_streams(stats, job_events, queue_events, many_events), *_system(brokers, rest, stats, health)]
 
 
 def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
@@ -111,9 +107,10 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             id="listJobs",
             tag=JOBS,
             summary="List the jobs of a queue in one state, without payloads",
-            description="Ended jobs come newest first, the others in the order in which they will run.",
+            description="Ended jobs come newest first, the others in the order in which they will run. With a filter, a page may have fewer jobs than "
+            "were asked for, or none, and still not be the last: look at `nextPageToken`.",
             handler=relay(brokers, lambda broker: broker.jobs.ListJobs, list_request, _jobs_page),
-            parameters=(_STATE, *_PAGE),
+            parameters=(_STATE, *FILTERS, *PAGE),
             returns={200: Returns(description="A page.", schema=ref("Jobs"))},
         ),
         Operation(
@@ -171,10 +168,10 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             path=f"{_JOB}:retry",
             id="retryJob",
             tag=JOBS,
-            summary="Put back a job that failed, was cancelled or expired",
-            handler=relay(brokers, lambda broker: broker.jobs.RetryJob, lambda asked: RetryJobRequest(name=asked.job), lambda answer: job_json(answer.job)),
+            summary="Put back a job that failed, was cancelled or expired, with another payload if one is given",
+            handler=relay(brokers, lambda broker: broker.jobs.RetryJob, retry_request, lambda answer: job_json(answer.job)),
             reads=Reads.OPTIONAL,
-            body={JSON: NO_MEMBERS},
+            body={JSON: RETRY},
             returns={200: Returns(description="The job, waiting, with all its attempts before it again.", schema=ref("Job"))},
             fails={404: _NO_JOB, 409: _WRONG_STATE},
         ),
@@ -203,7 +200,7 @@ def _queues(brokers: Brokers) -> list[Operation]:
             tag=QUEUES,
             summary="List all queues by name, with their counts",
             handler=relay(brokers, lambda broker: broker.queues.ListQueues, queues_request, _queues_page),
-            parameters=_PAGE,
+            parameters=PAGE,
             returns={200: Returns(description="A page.", schema=ref("Queues"))},
         ),
         Operation(
@@ -353,7 +350,7 @@ def _system(brokers: Brokers, rest: Rest, stats: Stats, health: Health) -> list[
             tag=SYSTEM,
             summary="List the worker processes that are connected",
             handler=relay(brokers, lambda broker: broker.admin.ListWorkers, workers_request, _workers_page),
-            parameters=_PAGE,
+            parameters=PAGE,
             returns={200: Returns(description="A page.", schema=ref("Workers"))},
         ),
         Operation(
@@ -396,7 +393,7 @@ def _system(brokers: Brokers, rest: Rest, stats: Stats, health: Health) -> list[
 
 
 def _jobs_page(answer: ListJobsResponse) -> object:
-    return page_json("jobs", [job_json(job) for job in answer.jobs], answer.next_page_token)
+    return {**page_json("jobs", [job_json(job) for job in answer.jobs], answer.next_page_token), "total": answer.total}
 
 
 def _queues_page(answer: ListQueuesResponse) -> object:

@@ -1,0 +1,107 @@
+"""`POST /v1/queues/{queue}/jobs:bulk`: the dry run is answered with JSON, the run with a line of NDJSON for each of its steps.
+
+Whoever closes the connection stops the run after the step that is under way, and the same token goes on from there. A run that is cut off, by the end of this
+process, of the broker or of the store, has the problem in its last line.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from jobwire.v1.job_service_pb2 import BulkJobsRequest, BulkJobsResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.operations import NO_STORE, Asked
+from jobwire_gateway.problems import Problem, from_rpc
+from jobwire_gateway.requests import NDJSON
+from jobwire_gateway.rules import bulk_request
+from jobwire_gateway.streams import Streams
+
+if TYPE_CHECKING:
+    Call = grpc.aio.UnaryStreamCall[BulkJobsRequest, BulkJobsResponse]
+
+
+class Run:
+    """One run, as the registry of open streams sees it."""
+
+    def __init__(self, call: "Call") -> None:
+        self.last_write = time.monotonic()
+        self.ended_here = False
+        self._call = call
+
+    def heartbeat(self) -> None:
+        """Its steps are its heartbeats."""
+
+    def drain(self, reconnect_ms: int) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.ended_here = True
+        self._call.cancel()
+
+
+class Bulk:
+    """The endpoint."""
+
+    def __init__(self, brokers: Brokers, streams: Streams, first_s: float) -> None:
+        self._brokers = brokers
+        self._streams = streams
+        self._first_s = first_s
+
+    async def bulk(self, asked: Asked) -> Response:
+        """Count, or act."""
+        request = bulk_request(asked)
+        if request.token and (refusal := self._streams.refusal()):
+            raise Problem(503, "No more runs can be begun here now.", reason=refusal, retry_after_ms=5_000)
+        call: Call = self._brokers.current.jobs.BulkJobs(request, metadata=self._brokers.metadata())
+        first = await self._first(call)
+        if request.token:
+            return StreamingResponse(self._lines(call, first, asked.request.url.path), 200, NO_STORE, NDJSON)
+        call.cancel()
+        return JSONResponse(bulk_json(first), headers=NO_STORE)
+
+    async def _first(self, call: "Call") -> BulkJobsResponse:
+        try:
+            async with asyncio.timeout(self._first_s):
+                first = await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        except TimeoutError:
+            call.cancel()
+            raise Problem(504, "The broker did not answer in time.", code="deadline_exceeded") from None
+        if not isinstance(first, BulkJobsResponse):
+            raise Problem(500, "The broker said nothing.")
+        return first
+
+    async def _lines(self, call: "Call", first: BulkJobsResponse, path: str) -> AsyncIterator[bytes]:
+        run = Run(call)
+        self._streams.add(run)
+        try:
+            yield _line(bulk_json(first))
+            async for step in call:
+                run.last_write = time.monotonic()
+                yield _line(bulk_json(step))
+        except grpc.aio.AioRpcError as error:
+            yield _line({"problem": from_rpc(error).body(path)})
+        except asyncio.CancelledError:
+            if not run.ended_here:
+                raise
+            yield _line({"problem": Problem(503, "This gateway ends.", reason="SHUTTING_DOWN", retry_after_ms=1_000).body(path)})
+        finally:
+            self._streams.remove(run)
+            call.cancel()
+
+
+def bulk_json(answer: BulkJobsResponse) -> dict[str, object]:
+    """How far it is."""
+    members: dict[str, object] = {"matched": answer.matched, "done": answer.done, "skipped": answer.skipped, "finished": answer.finished}
+    return members | ({"token": answer.token} if answer.token else {})
+
+
+def _line(members: dict[str, object]) -> bytes:
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
