@@ -14,6 +14,8 @@ from tests.support.queue_state import JobView, Numbers, QueueState, SessionView,
 SESSION_MS = 5_000
 TICK_MS = 1_000
 SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE"}
+# What a worker says of a failure, by the wait that it asks for.
+FAILURES = {-1: b"why", -2: b"\x0a\x04Boom\x12\x09no 'a' 17", 0: b"\x0a\x04Boom\x12\x08no 'b' 9"}
 FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 Answer = tuple[str, str]
 
@@ -48,6 +50,7 @@ class Job:
     cancel_delivered: bool = False
     cancel_deadline: int = 0
     sections: dict[str, bytes] = field(default_factory=dict)
+    note: str | None = None
 
     def view(self) -> JobView:
         """As the store keeps it."""
@@ -119,6 +122,7 @@ class Model:
             if not job.cancel_delivered:
                 state.cancels[raw_id] = job.session
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
+        state.notes = {raw_id: job.note for raw_id, job in self.jobs.items() if job.note is not None}
         state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
         return state
 
@@ -308,7 +312,7 @@ class Model:
         if kind in "SR":
             job.attempt -= 1
         if kind == "F":
-            job.sections["failure"] = b"why"
+            job.sections["failure"] = FAILURES[argument]
         if kind == "C":
             job.ended, job.sections["result"] = "COMPLETE", b"result"
             self._end(raw_id, "COMPLETED")
@@ -485,6 +489,7 @@ class Model:
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
         job.sections.pop("progress", None)
+        job.note = None
         job.alone = job.lost = job.cancel_requested = job.cancel_delivered = False
         self._wait(raw_id)
         return "OK", "WAITING"
@@ -511,6 +516,17 @@ class Model:
         self.removed[raw_id] = Removed(job.state if job.state in FINAL else "CANCELLED", job.ended or "CANCEL", job.token)
         del self.jobs[raw_id]
         return "OK", "REMOVED"
+
+    def resolve(self, raw_id: str, note: str) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state != "FAILED":
+            return "WRONG_STATE", job.state
+        job.note = note
+        self.touched.add(raw_id)
+        return "OK", "FAILED"
 
     def clean(self, state: str) -> int:
         """How many were forgotten."""

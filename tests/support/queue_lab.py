@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio
+from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.watching import decode_events
@@ -73,9 +74,12 @@ class QueueLab:
         """Complete."""
         return await self.turn("C", raw_id, token, result)
 
-    async def fail(self, raw_id: str, token: int, *, permanent: bool = False, retry_after_ms: int = -1) -> tuple[str, str]:
+    async def fail(
+        self, raw_id: str, token: int, *, permanent: bool = False, retry_after_ms: int = -1, failure: job_pb2.Failure | None = None
+    ) -> tuple[str, str]:
         """Fail."""
-        return await self.turn("F", raw_id, token, b"why", PERMANENT if permanent else retry_after_ms)
+        said = b"why" if failure is None else failure.SerializeToString()
+        return await self.turn("F", raw_id, token, said, PERMANENT if permanent else retry_after_ms)
 
     async def detach(self, session: str, epoch: int = 1) -> None:
         """Say goodbye."""

@@ -16,11 +16,13 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 
+from tests.support.fingerprint import fingerprint
+
 ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL")
 FLAGS = {codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED", codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED", codec.FLAG_ALONE: "ALONE", codec.FLAG_LOST: "LOST"}
 SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
 FINAL_INDEX = {"f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
-_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e")
+_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "D", "R", "F")
 END_ENTRY = struct.Struct(">QQQB")
 _APART = 128
 
@@ -32,7 +34,7 @@ def state_name(state: int) -> str:
 
 @dataclass(frozen=True)
 class JobView:
-    """A job's record. `sections` leaves the payload out; `progress` is in percent."""
+    """A job's record. `sections` leaves out the payload, and the fingerprint, which follows from the rest; `progress` is in percent."""
 
     state: str
     attempt: int = 0
@@ -80,6 +82,8 @@ class QueueState:
     timers: dict[str, int] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
     ring: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    """What was decided about failed jobs."""
     paused: bool = False
     hungry: bool = False
     solo: str = ""
@@ -149,6 +153,8 @@ class _Decoder:
         self._dates_moved = dates_moved
         self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
         self._indexed: dict[bytes, str] = {}
+        self._ends: dict[bytes, int] = {}
+        self._alike: dict[bytes, bool] = {}
         self.state = QueueState()
 
     def decode(self) -> QueueState:
@@ -162,6 +168,7 @@ class _Decoder:
         self._decode_completed()
         for suffix, state in FINAL_INDEX.items():
             self._decode_final(suffix, state)
+        self._check_failures()
         self._decode_timers()
         self._decode_cancels()
         for raw_id, entry in self._ring.items():
@@ -215,6 +222,7 @@ class _Decoder:
         assert is_apart == (raw_id in self._apart), "a payload that is kept apart without its mark, or the mark without the payload"
         self.state.payloads[text] = self._apart[raw_id] if is_apart else found.pop(codec.TAG_PAYLOAD, b"")
         assert codec.TAG_PAYLOAD not in found
+        self._take_failure(raw_id, header, found)
         self.state.numbers[text] = Numbers(header.revision, header.order, header.token, header.created)
         self.state.jobs[text] = JobView(
             state_name(header.state),
@@ -231,6 +239,31 @@ class _Decoder:
         assert header.revision <= self.state.n
         assert header.token <= header.revision
         assert header.created <= header.revision
+
+    def _take_failure(self, raw_id: bytes, header: codec.Header, found: dict[int, bytes]) -> None:
+        """A failed job has the fingerprint that its failure has here as well, and no other has one; its place is made of it and of its end."""
+        own, resolution = found.pop(codec.TAG_FINGERPRINT, None), found.pop(codec.TAG_RESOLUTION, b"")
+        if header.state != job_pb2.JOB_STATE_FAILED:
+            assert (own, resolution) == (None, b""), f"{raw_id!r} has not failed, and has a fingerprint or a note"
+            return
+        job_name = self._records[raw_id][codec.HEADER_SIZE + 1 : codec.body_start(self._records[raw_id])].decode()
+        assert own == fingerprint(job_name, found.get(codec.TAG_FAILURE, b"")), f"{raw_id!r} has a fingerprint of another failure"
+        self._ends[raw_id] = header.revision
+        if resolution:
+            self._ends[raw_id], date = struct.unpack_from(">QQ", resolution)
+            assert self._ends[raw_id] < header.revision
+            assert date <= header.revision
+            self.state.notes[id_to_text(raw_id)] = resolution[16:].decode()
+        self._alike[own + self._ends[raw_id].to_bytes(8, "big") + raw_id] = bool(resolution)
+
+    def _check_failures(self) -> None:
+        """The three indexes of failed jobs say what the records say."""
+        assert dict(self._indexes["D"]) == dict.fromkeys(self._alike, 0)
+        assert dict(self._indexes["R"]) == {place: 0 for place, is_resolved in self._alike.items() if is_resolved}
+        latest: dict[bytes, int] = {}
+        for place in sorted(self._alike):
+            latest[place[:8]] = int.from_bytes(place[8:16], "big")
+        assert dict(self._indexes["F"]) == latest
 
     def _put(self, raw_id: bytes, suffix: str, state: str) -> codec.Header:
         assert raw_id in self._headers, f"index {suffix} names {raw_id!r}, which has no record"
@@ -274,7 +307,7 @@ class _Decoder:
     def _decode_final(self, suffix: str, state: str) -> None:
         for raw_id, score in self._indexes[suffix]:
             header = self._put(raw_id, suffix, state)
-            assert score == header.revision, "an ended job that does not stand at its last revision"
+            assert score == self._ends.get(raw_id, header.revision), "an ended job that does not stand at its end"
             getattr(self.state, state.lower()).append(id_to_text(raw_id))
 
     def _decode_timers(self) -> None:

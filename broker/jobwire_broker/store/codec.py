@@ -19,12 +19,15 @@ SECTION = Struct(">BI")
 _BACKOFF = Struct(">QIQH")
 _DELAY = Struct(">Q")
 _UNITS = Struct(">H")
+_RESOLUTION = Struct(">QQ")
 
 FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
 TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
 #: Text; pairs of key and value, sorted, each with its length before it (1 byte); the same; a number (2 bytes).
 TAG_GROUP, TAG_LABELS, TAG_REQUIRED_LABELS, TAG_UNITS = 4, 5, 6, 7
 TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
+#: Only in FAILED: when it ended and when it was resolved (8 bytes each), and the note; what its failure has in common with others (8 bytes).
+TAG_RESOLUTION, TAG_FINGERPRINT = 69, 72
 
 #: The sections of a job that uses no rule.
 _OUTCOME = frozenset((TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE))
@@ -131,6 +134,13 @@ def sid_of(record: bytes) -> int:
     return header_of(record).sid
 
 
+def ended_us(record: bytes, found: Mapping[int, bytes]) -> int:
+    """When an ended job did. `found` are its sections."""
+    if TAG_RESOLUTION in found:
+        return int(_RESOLUTION.unpack_from(found[TAG_RESOLUTION])[0])
+    return header_of(record).revision
+
+
 def _timestamp(us: int) -> Timestamp:
     return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000)
 
@@ -188,6 +198,14 @@ def _add_rules(job: job_pb2.Job, found: Mapping[int, bytes]) -> None:
         job.required_labels.update(decode_labels(found[TAG_REQUIRED_LABELS]))
     if TAG_UNITS in found:
         (job.units,) = _UNITS.unpack(found[TAG_UNITS])
+    if job.state == State.JOB_STATE_FAILED:
+        if TAG_FINGERPRINT in found:
+            job.fingerprint = found[TAG_FINGERPRINT].hex()
+        if TAG_RESOLUTION in found:
+            ended, resolved = _RESOLUTION.unpack_from(found[TAG_RESOLUTION])
+            job.finish_time.CopyFrom(_timestamp(ended))
+            job.resolution.note = found[TAG_RESOLUTION][_RESOLUTION.size :].decode()
+            job.resolution.resolve_time.CopyFrom(_timestamp(resolved))
 
 
 def _add_outcome(job: job_pb2.Job, state: int, found: dict[int, bytes]) -> None:

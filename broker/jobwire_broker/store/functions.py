@@ -11,8 +11,8 @@ from functools import cache
 from importlib.resources import files
 
 #: In the order in which each may use those before it.
-LIB_FILES = ("codec", "context", "rules", "ring", "jobs", "moves", "leases", "finishes")
-VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "reads", "explain")
+LIB_FILES = ("codec", "context", "rules", "failures", "ring", "jobs", "moves", "leases", "finishes")
+VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "reads", "dead_letters", "explain")
 
 
 def _source_files() -> list[tuple[str, str]]:

@@ -200,6 +200,18 @@ class Changed(NamedTuple):
     record: bytes
 
 
+class FailedAlike(NamedTuple):
+    """The failed jobs of one fingerprint. `latest` is the id of the one that failed last, with its record without payload."""
+
+    fingerprint: bytes
+    jobs: int
+    resolved: int
+    first_us: int
+    last_us: int
+    latest: bytes
+    record: bytes
+
+
 class Cleaned(NamedTuple):
     """What a step of a clean forgot. `newest` is the revision up to which the clean goes, the same in all of its steps."""
 
@@ -358,6 +370,10 @@ class QueueStore:
         """Delete a job that does not run."""
         return self._changed(await self._call("delete", self._meta, (raw_id,)))
 
+    async def resolve(self, raw_id: bytes, note: str) -> Changed:
+        """Leave a note on a failed job."""
+        return self._changed(await self._call("resolve", self._meta, (note, raw_id)))
+
     @staticmethod
     def _changed(answers: list[list[Any]]) -> Changed:
         word, state, record = answers[0]
@@ -381,10 +397,15 @@ class QueueStore:
         """Read jobs, at most MAX_ITEMS."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
 
-    async def page(self, index: str, cursor: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """One page of an index: the cursor of the next one, and (id, record without payload)."""
-        answer = await self._call("list", self._meta, (index, cursor, limit))
+    async def page(self, index: str | bytes, cursor: bytes, limit: int, *, upward: bool = False) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """One page of an index: the cursor of the next one, and (id, record without payload). `upward`: what has ended comes oldest first."""
+        answer = await self._call("list", self._meta, (index, cursor, limit, int(upward)))
         return answer[0], list(zip(answer[1::2], answer[2::2], strict=True))
+
+    async def failures(self, cursor: bytes, limit: int) -> tuple[bytes, int, list[FailedAlike]]:
+        """One page of the groups of failed jobs, the latest first: the cursor of the next one, how many jobs have failed, and the groups."""
+        answer = await self._call("failures", self._meta, (cursor, limit))
+        return answer[0], answer[1], [FailedAlike(fingerprint, *row) for fingerprint, row in zip(answer[2::2], answer[3::2], strict=True)]
 
     async def stats(self) -> Stats:
         """The counts."""

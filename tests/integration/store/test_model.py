@@ -21,7 +21,7 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import Changed, LeaseRequest, Renewal, TurnItem
 
 from tests.support import Store
-from tests.support.model import FINAL, SESSION_MS, TICK_MS, Answer, Content, Model
+from tests.support.model import FAILURES, FINAL, SESSION_MS, TICK_MS, Answer, Content, Model
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, item
 from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
 
@@ -261,6 +261,11 @@ class StoreMachine(RuleBasedStateMachine):
         raw_id = self.pick(pick, "WAITING", "DELAYED", "COMPLETED", "FAILED", "CANCELLED")
         assert seen(self.call(self.q.store.delete(raw_id.encode()))) == self.model.delete(raw_id)
 
+    @rule(pick=picks, note=st.sampled_from(["", "known", "ticket 7"]))
+    def resolve(self, pick: int, note: str) -> None:
+        raw_id = self.pick(pick, "FAILED")
+        assert seen(self.call(self.q.store.resolve(raw_id.encode(), note))) == self.model.resolve(raw_id, note)
+
     @rule(state=st.sampled_from(FINAL), grace_ms=st.sampled_from([0, 0, 60_000]))
     def clean(self, state: str, grace_ms: int) -> None:
         number = job_pb2.JobState.Value(f"JOB_STATE_{state}")
@@ -296,7 +301,7 @@ def job_item(raw_id: str, content: Content) -> Any:
 def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
     arguments: dict[str, tuple[bytes | str | int, ...]] = {
         "C": (b"result",),
-        "F": (b"why", argument),
+        "F": (FAILURES.get(argument, b""), argument),
         "S": (argument,),
         "R": ("NO_HANDLER" if argument else "",),
         "P": (argument, b"note" if argument % 2 else b""),

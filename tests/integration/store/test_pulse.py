@@ -8,6 +8,7 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import PendingCancel, Renewal
 
+from tests.support.fingerprint import fingerprint
 from tests.support.queue_lab import SESSION_MS, TICK_MS, QueueLab, item, ring_entry
 from tests.support.queue_state import END_ENTRY, FINAL_INDEX, JobView, QueueState, SessionView, session_bytes
 
@@ -262,6 +263,7 @@ async def test_very_much_that_is_due_comes_in_several_pulses(q: QueueLab) -> Non
 
 
 ENDS_OF = {"c": "COMPLETED", **FINAL_INDEX}
+NO_FAILURE = fingerprint("work", b"")
 
 
 async def seed_ended(q: QueueLab, suffix: str, ends_us: Sequence[int], created_us: int) -> None:
@@ -270,11 +272,15 @@ async def seed_ended(q: QueueLab, suffix: str, ends_us: Sequence[int], created_u
     pipe = q.redis.pipeline(transaction=False)
     for i, end_us in enumerate(ends_us):
         header = codec.Header(state=state, ended=1, attempt=1, revision=end_us, token=created_us, order=created_us, created=created_us)
-        pipe.set(f"{q.base}jold{i}", codec.HEADER.pack(*header) + codec.encode_body("work", b"", None, 0))
+        own = {codec.TAG_FINGERPRINT: NO_FAILURE} if suffix == "f" else {}
+        pipe.set(f"{q.base}jold{i}", codec.HEADER.pack(*header) + codec.encode_body("work", b"", None, 0, own))
         if suffix == "c":
             pipe.rpush(q.base + "c", END_ENTRY.pack(end_us, created_us, created_us, 1) + f"old{i}".encode())
         else:
             pipe.zadd(q.base + suffix, {f"old{i}": end_us})
+        if suffix == "f":
+            pipe.zadd(q.base + "D", {NO_FAILURE + end_us.to_bytes(8, "big") + f"old{i}".encode(): 0})
+            pipe.zadd(q.base + "F", {NO_FAILURE: end_us})
     pipe.hset(q.base + "m", "n", max(*ends_us, 0))
     await pipe.execute()
 

@@ -70,43 +70,74 @@ local function list_active(ctx, cursor, limit)
   return ids, #members == limit and members[limit] or ''
 end
 
--- COMPLETED jobs from the newest on. The cursor is the revision of the last one of a page.
-local function list_completed(ctx, cursor, limit)
-  local key = ctx.base .. 'c'
+-- How many COMPLETED jobs have a lower revision than this one, whose job may be gone itself: a binary search.
+local function completed_before(key, revision)
   local low, high = 0, redis.call('LLEN', key)
-  local before = cursor ~= '' and tonumber(cursor) or math.huge
-  -- How many have a lower revision than the cursor, which may be gone itself: a binary search.
   while low < high do
     local middle = math.floor((low + high) / 2)
-    if struct.unpack('>I8', redis.call('LINDEX', key, middle)) < before then low = middle + 1 else high = middle end
+    if struct.unpack('>I8', redis.call('LINDEX', key, middle)) < revision then low = middle + 1 else high = middle end
   end
-  if low == 0 then return {}, '' end
-  local entries = redis.call('LRANGE', key, math.max(0, low - limit), low - 1)
-  local ids = {}
-  for i = #entries, 1, -1 do ids[#ids + 1] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
-  if #ids < limit then return ids, '' end
-  return ids, string.format('%.0f', (struct.unpack('>I8', entries[1])))
+  return low
 end
 
-local function list_final(ctx, suffix, cursor, limit)
-  local ids = redis.call('ZREVRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'LIMIT', 0, limit)
+-- COMPLETED jobs. The cursor is the revision of the last one of a page.
+local function list_completed(ctx, cursor, limit, is_upward)
+  local key, ids = ctx.base .. 'c', {}
+  local entries
+  if is_upward then
+    local first = cursor == '' and 0 or completed_before(key, tonumber(cursor) + 1)
+    entries = redis.call('LRANGE', key, first, first + limit - 1)
+    for i = 1, #entries do ids[i] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
+  else
+    local behind = completed_before(key, cursor ~= '' and tonumber(cursor) or math.huge)
+    entries = behind == 0 and {} or redis.call('LRANGE', key, math.max(0, behind - limit), behind - 1)
+    for i = #entries, 1, -1 do ids[#ids + 1] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
+  end
+  if #ids < limit then return ids, '' end
+  return ids, string.format('%.0f', (struct.unpack('>I8', entries[is_upward and limit or 1])))
+end
+
+local function list_final(ctx, suffix, cursor, limit, is_upward)
+  local ids
+  if is_upward then
+    ids = redis.call('ZRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '-inf' or '(' .. cursor, '+inf', 'LIMIT', 0, limit)
+  else
+    ids = redis.call('ZREVRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'LIMIT', 0, limit)
+  end
   if #ids < limit then return ids, '' end
   return ids, string.format('%.0f', tonumber(redis.call('ZSCORE', ctx.base .. suffix, ids[limit])))
 end
 
--- ARGV suffix of the index, cursor ('' for the first page), limit. Returns { cursor of the next page, id, record, id, record … }.
+-- The FAILED jobs of one fingerprint, in `D` or, resolved ones alone, in `R`. The cursor is the last member of a page.
+local function list_alike(ctx, suffix, fingerprint, cursor, limit, is_upward)
+  local first, last = failures.range(fingerprint)
+  local members
+  if is_upward then
+    members = redis.call('ZRANGEBYLEX', ctx.base .. suffix, cursor == '' and first or '(' .. cursor, last, 'LIMIT', 0, limit)
+  else
+    members = redis.call('ZREVRANGEBYLEX', ctx.base .. suffix, cursor == '' and last or '(' .. cursor, first, 'LIMIT', 0, limit)
+  end
+  local ids = {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 17) end
+  return ids, #members == limit and members[limit] or ''
+end
+
+-- ARGV suffix of the index ('D' and 'R': with a fingerprint behind it), cursor ('' for the first page), limit, 1 when what has ended is to come oldest first.
+-- Returns { cursor of the next page, id, record, id, record … }.
 local function list(keys, argv)
   local ctx = look(keys[1])
-  local suffix, cursor, limit = argv[1], argv[2], tonumber(argv[3])
+  local suffix, cursor, limit, is_upward = string.sub(argv[1], 1, 1), argv[2], tonumber(argv[3]), argv[4] == '1'
   local ids, next_cursor
   if suffix == 'w' or suffix == 'd' or suffix == 'o' then
     ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
   elseif suffix == 'a' then
     ids, next_cursor = list_active(ctx, cursor, limit)
   elseif suffix == 'c' then
-    ids, next_cursor = list_completed(ctx, cursor, limit)
+    ids, next_cursor = list_completed(ctx, cursor, limit, is_upward)
+  elseif suffix == 'D' or suffix == 'R' then
+    ids, next_cursor = list_alike(ctx, suffix, string.sub(argv[1], 2), cursor, limit, is_upward)
   else
-    ids, next_cursor = list_final(ctx, suffix, cursor, limit)
+    ids, next_cursor = list_final(ctx, suffix, cursor, limit, is_upward)
   end
   local out = briefs(ctx, ids)
   table.insert(out, 1, next_cursor)

@@ -1,6 +1,6 @@
---- What people do to single jobs: cancel, retry, promote, delete.
+--- What people do to single jobs: cancel, retry, promote, delete, resolve.
 -- KEYS[1]  the queue's meta hash
--- ARGV     cancel: grace in ms, then ids; the others: ids
+-- ARGV     cancel: grace in ms, then ids; resolve: note, then ids; the others: ids
 -- Returns  per id { OK | WRONG_STATE | NOT_FOUND, state, record without payload after the call ('' when gone) }
 
 local function cancel_active(ctx, j, grace_ms)
@@ -17,7 +17,8 @@ local function cancel_active(ctx, j, grace_ms)
   touch(ctx, j)
 end
 
-local function cancel_job(ctx, j, grace_ms)
+local function cancel_job(ctx, j, grace)
+  local grace_ms = tonumber(grace)
   if j.state == STATE.CANCELLED then return 'OK' end
   if FINAL_KEY[j.state] then return 'WRONG_STATE' end
   if j.state == STATE.ACTIVE then
@@ -38,6 +39,7 @@ local function retry_job(ctx, j)
   if j.progress ~= NO_PROGRESS then j.body = with_section(j.body, TAG_PROGRESS, '') end
   j.attempt, j.losses, j.returns, j.progress, j.order = 0, 0, 0, NO_PROGRESS, next_number(ctx)
   j.flags = has_flag(j, FLAG_APART) and FLAG_APART or 0
+  failures.clear(j)
   move_to_waiting(ctx, j)
   return 'OK'
 end
@@ -63,6 +65,13 @@ local function delete_job(ctx, j)
   return 'OK'
 end
 
+local function resolve_job(ctx, j, note)
+  if j.state ~= STATE.FAILED then return 'WRONG_STATE' end
+  failures.resolve(ctx, j, note)
+  touch(ctx, j)
+  return 'OK'
+end
+
 local function answer_one(ctx, verb, id, argument)
   local j = find(ctx, id)
   if not j then return { 'NOT_FOUND', ring_get(ctx, id) or 0, '' } end
@@ -77,7 +86,7 @@ local function each_id(verb, argv_first)
   return function(keys, argv)
     local ctx = open(keys[1])
     local answers = {}
-    for i = argv_first, #argv do answers[#answers + 1] = answer_one(ctx, verb, argv[i], tonumber(argv[1])) end
+    for i = argv_first, #argv do answers[#answers + 1] = answer_one(ctx, verb, argv[i], argv[1]) end
     close(ctx)
     return answers
   end
@@ -87,3 +96,4 @@ register('cancel', each_id(cancel_job, 2), { 'allow-oom' })
 register('retry', each_id(retry_job, 1), { 'allow-oom' })
 register('promote', each_id(promote_job, 1), { 'allow-oom' })
 register('delete', each_id(delete_job, 1), { 'allow-oom' })
+register('resolve', each_id(resolve_job, 2), { 'allow-oom' })

@@ -54,6 +54,7 @@ local function depart(ctx, j)
     redis.call('LREM', ctx.base .. 'c', 1, end_entry(j, j.id))
   else
     gather(ctx, FINAL_REMOVE[j.state], j.id)
+    if j.state == STATE.FAILED then failures.leave(ctx, j) end
   end
 end
 
@@ -79,6 +80,7 @@ local function enter(ctx, j)
     return
   else
     gather(ctx, FINAL_ADD[j.state], j.revision, j.id)
+    if j.state == STATE.FAILED then failures.enter(ctx, j) end
     ctx.grown[j.state] = true
   end
 end
@@ -131,6 +133,7 @@ end
 -- Write what is left, and tell what happened. The last thing that a function does.
 local function close(ctx)
   flush(ctx)
+  if ctx.fingerprints then failures.refresh(ctx) end
   -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
   if not ctx.changed and not ctx.wake and #ctx.set == 0 then return end
   set_meta(ctx, 'n', ctx.n)

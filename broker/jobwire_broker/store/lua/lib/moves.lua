@@ -42,6 +42,7 @@ local function move_to_final(ctx, j, state)
     gather(ctx, 'RPUSH c', end_entry(j, j.id))
     ctx.completions = ctx.completions + 1
   elseif state == STATE.FAILED then
+    failures.mark(j)
     ctx.failures = ctx.failures + 1
   end
 end
@@ -84,7 +85,10 @@ local function forget(ctx, state, ids)
   fetch(ctx, ids)
   for i = 1, #ids do
     local j = find(ctx, ids[i])
-    if j then erase(ctx, j) end
+    if j then
+      if state == STATE.FAILED then failures.leave(ctx, j) end
+      erase(ctx, j)
+    end
     gather(ctx, FINAL_REMOVE[state], ids[i])
   end
 end
