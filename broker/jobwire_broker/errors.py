@@ -4,10 +4,12 @@ BrokerError
 ├── InvalidField          a field is out of its bounds
 ├── NotFound              there is no such thing
 ├── JobExists             the id is taken by a job with other content
+│   └── IdempotencyConflict   the idempotency key is that of a job with other content
 ├── WrongState            the verb does not fit the job's state
 ├── Precondition          what was asked for can't be had here
 ├── StoreUnavailable      the store is away
 ├── StoreFull             the store is at its memory limit
+├── QueueFull             the queue is at its maximum depth
 ├── TooManyTopics         one stream follows as much as it may
 ├── ShuttingDown          the broker is ending
 ├── SessionMoved          a newer stream of the session has taken over
@@ -61,6 +63,12 @@ class JobExists(BrokerError):
     reason = "JOB_EXISTS"
 
 
+class IdempotencyConflict(JobExists):
+    """Raised when the idempotency key is that of a job with other content. Metadata `differs` names what is other, `id` the job."""
+
+    reason = "IDEMPOTENCY_CONFLICT"
+
+
 class WrongState(BrokerError):
     """Raised when a verb does not fit the job's state."""
 
@@ -93,6 +101,14 @@ class StoreFull(BrokerError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "STORE_FULL"
     retry_after_s = 5.0
+
+
+class QueueFull(BrokerError):
+    """Raised when the queue is at its maximum depth. Nothing was made."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+    retry_after_s = 1.0
 
 
 class TooManyTopics(BrokerError):

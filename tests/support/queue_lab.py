@@ -12,9 +12,10 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.watching import decode_events
+from jobwire_broker.services.identities import debounce_delay_ms
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import PERMANENT, JobItem, Lease, LeaseRequest, QueueStore, Renewal, Settled, TurnItem, TurnReport
+from jobwire_broker.store.queue_store import PERMANENT, Ask, JobItem, Lease, LeaseRequest, Other, QueueStore, Renewal, Settled, TurnItem, TurnReport
 
 from tests.support.queue_state import QueueState, read_state, session_bytes, state_name
 from tests.support.store import Store
@@ -24,10 +25,46 @@ TICK_MS = 1_000
 FAR_FUTURE_MS = 9_000_000_000_000
 
 
-def item(raw_id: str, *, due: str = "", priority: int | None = 5, attempts: int = 3, payload: bytes = b"", backoff: codec.Backoff | None = None) -> JobItem:
-    """A job to be made."""
+def item(
+    raw_id: str,
+    *,
+    due: str = "",
+    priority: int | None = 5,
+    attempts: int = 3,
+    payload: bytes = b"",
+    backoff: codec.Backoff | None = None,
+    identity: bytes = b"",
+    retention_ms: int | None = None,
+) -> JobItem:
+    """A job to be made. What an idempotency key's signature is made of is its payload alone."""
     delay_ms = int(due[1:]) if due.startswith("+") else 0
-    return JobItem(raw_id.encode(), due, priority, attempts, codec.encode_body("work", payload, backoff, delay_ms))
+    rules = {codec.TAG_IDENTITY: identity} if identity else {}
+    if retention_ms is not None:
+        rules[codec.TAG_RETENTION] = codec.encode_ms(retention_ms)
+    ask = Ask(identity, b"of " + payload if identity[:1] == b"k" else b"") if rules else None
+    if identity[:1] == b"d":
+        due = f"+{debounce_delay_ms(identity)}"
+    return JobItem(raw_id.encode(), due, priority, attempts, codec.encode_body("work", payload, backoff, delay_ms, rules), ask)
+
+
+def unique(key: str) -> bytes:
+    """One such job at a time."""
+    return b"u" + key.encode()
+
+
+def idempotent(key: str, ttl_ms: int = 60_000) -> bytes:
+    """One such job for a time."""
+    return struct.pack(">cQ", b"k", ttl_ms) + key.encode()
+
+
+def throttled(key: str, period_ms: int = 60_000) -> bytes:
+    """The first in a window."""
+    return struct.pack(">cQ", b"t", period_ms) + key.encode()
+
+
+def debounced(key: str, delay_ms: int = 60_000, most_ms: int = 0) -> bytes:
+    """The last of several."""
+    return struct.pack(">cQQ", b"d", delay_ms, most_ms) + key.encode()
 
 
 class QueueLab:
@@ -46,8 +83,9 @@ class QueueLab:
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
     async def make(self, *items: JobItem | str) -> list[str]:
-        """Enqueue; a word stands for a plain job of that id."""
-        return (await self.store.enqueue([item(x) if isinstance(x, str) else x for x in items])).words
+        """Enqueue; a word stands for a plain job of that id. Where another job stands for one, the word is followed by its id."""
+        words = (await self.store.enqueue([item(x) if isinstance(x, str) else x for x in items])).words
+        return [f"{word.word} {id_to_text(word.raw_id)}" if isinstance(word, Other) else word for word in words]
 
     async def attach(self, session: str, epoch: int = 1, held: Sequence[tuple[str, int]] = ()) -> list[Settled] | None:
         """Attach for SESSION_MS."""

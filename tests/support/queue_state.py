@@ -19,8 +19,15 @@ from jobwire_broker.store import codec
 from tests.support.fingerprint import fingerprint
 
 ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL")
-FLAGS = {codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED", codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED", codec.FLAG_ALONE: "ALONE", codec.FLAG_LOST: "LOST"}
+FLAGS = {
+    codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED",
+    codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED",
+    codec.FLAG_ALONE: "ALONE",
+    codec.FLAG_LOST: "LOST",
+    codec.FLAG_KEPT: "KEPT",
+}
 SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
+SECTIONS |= {codec.TAG_IDENTITY: "identity", codec.TAG_RETENTION: "retention", codec.TAG_ORIGINAL: "original"}
 FINAL_INDEX = {"f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
 _SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "D", "R", "F")
 END_ENTRY = struct.Struct(">QQQB")
@@ -84,6 +91,7 @@ class QueueState:
     ring: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     """What was decided about failed jobs."""
+    identities: dict[str, str] = field(default_factory=dict)
     paused: bool = False
     hungry: bool = False
     solo: str = ""
@@ -112,6 +120,7 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     keys = [key.decode("latin-1").removeprefix(base) for key in await redis.keys(base + "*")]
     records: list[bytes] = await redis.keys(base + "j*")
     apart: list[bytes] = await redis.keys(base + "p*")
+    held: list[bytes] = await redis.keys(base + "i*")
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall(base + "m")
     pipe.hgetall(base + "s")
@@ -121,14 +130,14 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     for slot in range(5):
         pipe.hgetall(f"{base}g{slot}")
     pipe.lrange(base + "c", 0, -1)
-    for key in records + apart:
+    for key in records + apart + held:
         pipe.get(key)
     meta, sessions, cancels, *rest = await pipe.execute()
     indexes = dict(zip(_SORTED_SETS, rest, strict=False))
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
-    by_key = {key[len(base) :]: value for key, value in zip(records + apart, strings, strict=True)}
-    unknown = [key for key in keys if key[0] not in "jp" and key not in {"m", "s", "k", "c", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
+    unknown = [key for key in keys if key[0] not in "jpi" and key not in {"m", "s", "k", "c", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
     assert unknown == [], unknown
     return _Decoder(meta, sessions, cancels, indexes, completed, ring, by_key, dates_moved).decode()
 
@@ -149,6 +158,7 @@ class _Decoder:
         self._completed = completed
         self._records = {key[1:]: value for key, value in strings.items() if key[:1] == b"j"}
         self._apart = {key[1:]: value for key, value in strings.items() if key[:1] == b"p"}
+        self._held = {key[1:]: value for key, value in strings.items() if key[:1] == b"i"}
         self._headers = {raw_id: codec.header_of(record) for raw_id, record in self._records.items()}
         self._dates_moved = dates_moved
         self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
@@ -171,6 +181,7 @@ class _Decoder:
         self._check_failures()
         self._decode_timers()
         self._decode_cancels()
+        self._decode_identities()
         for raw_id, entry in self._ring.items():
             self.state.ring[id_to_text(raw_id)] = state_name(entry[17]), ENDS[entry[16]]
         not_indexed = self._headers.keys() - self._indexed.keys()
@@ -329,3 +340,16 @@ class _Decoder:
             sid, token = entry[:4], struct.unpack_from(">Q", entry, 4)[0]
             assert self._headers[raw_id].token == token
             self.state.cancels[id_to_text(raw_id)] = session_name(self._sids[sid])
+
+    def _decode_identities(self) -> None:
+        unfinished = {raw_id: header for raw_id, header in self._headers.items() if state_name(header.state) in ("WAITING", "DELAYED", "ACTIVE")}
+        for key, value in self._held.items():
+            kind = key[:1].decode()
+            holder = value[1 : 1 + value[0]] if kind == "k" else value[8:] if kind == "d" else value
+            self.state.identities[f"{kind} {key[1:].decode('latin-1')}"] = id_to_text(holder)
+            if kind in "ud":
+                assert holder in unfinished, f"{key!r} is held by {holder!r}, which has ended"
+                assert unfinished[holder].flags & codec.FLAG_KEPT
+        for raw_id in unfinished:
+            asked = codec.sections(self._records[raw_id], codec.body_start(self._records[raw_id])).get(codec.TAG_IDENTITY, b"")
+            assert asked[:1] != b"u" or self._held.get(asked) == raw_id, f"{raw_id!r} has not ended, and does not hold its key"

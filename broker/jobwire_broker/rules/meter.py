@@ -17,7 +17,7 @@ from struct import Struct
 from jobwire.v1 import job_pb2
 
 from jobwire_broker.store.codec import HEADER_SIZE
-from jobwire_broker.store.queue_store import Lease, Settled, TurnItem, Word
+from jobwire_broker.store.queue_store import Lease, Other, Settled, TurnItem, Word
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -110,7 +110,7 @@ class Meter:
         self._clock = clock
         self._names: dict[int, bytes] = {}
 
-    def made(self, words: Sequence[str]) -> None:
+    def made(self, words: Sequence[str | Other]) -> None:
         """Jobs were enqueued with these words."""
         self.enqueued += words.count(Word.MADE)
 

@@ -22,7 +22,20 @@ from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.policy import NO_POLICY, policy_from_text
-from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem, Lease, LeaseRequest, PolicyChanged, QueueStore, Settled, TurnItem, TurnReport, Word
+from jobwire_broker.store.queue_store import (
+    MAX_BYTES,
+    MAX_ITEMS,
+    JobItem,
+    Lease,
+    LeaseRequest,
+    Other,
+    PolicyChanged,
+    QueueStore,
+    Settled,
+    TurnItem,
+    TurnReport,
+    Word,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +90,18 @@ SILENT = Silent()
 _TurnEntry = tuple[TurnItem, str, Sink]
 
 
-Results = list[str | BrokerError]
+Results = list[str | Other | BrokerError]
 
 
 class Ticket:
-    """The verdicts on jobs that were enqueued together, each a word or an error. When the last of them is there, `tell` is called with all."""
+    """The verdicts on jobs that were enqueued together, each a word, another job or an error. When the last of them is there, `tell` is called with all."""
 
     def __init__(self, size: int, tell: Callable[[Results], None]) -> None:
         self._results: Results = [""] * size
         self._missing = size
         self._tell = tell
 
-    def settle(self, places: Sequence[int], results: Sequence[str | BrokerError]) -> None:
+    def settle(self, places: Sequence[int], results: Sequence[str | Other | BrokerError]) -> None:
         """Note the verdicts on the jobs at these places."""
         for place, result in zip(places, results, strict=True):
             self._results[place] = result

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError, InvalidField, JobExists, StoreUnavailable
+from jobwire_broker.errors import BrokerError, IdempotencyConflict, InvalidField, JobExists, QueueFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import Ticket
 from jobwire_broker.rules.registry import Registry
+from jobwire_broker.services.identities import differences
 from jobwire_broker.services.specs import item_of
-from jobwire_broker.store.queue_store import JobItem, Word
+from jobwire_broker.store.queue_store import JobItem, Other, Word
 
 MAX_BATCH = 1000
 
-Results = Sequence[str | BrokerError]
+Results = Sequence[str | Other | BrokerError]
+VERDICTS = {Word.FOUND: pb.ENQUEUE_VERDICT_FOUND, Word.REPLACED: pb.ENQUEUE_VERDICT_REPLACED}
+
+
+class Outcome(NamedTuple):
+    """What is to be said of the jobs of a message, by their places. Those that neither names were made."""
+
+    refused: dict[int, BrokerError]
+    others: dict[int, Other]
 
 
 class Batch:
@@ -63,19 +73,18 @@ class Batch:
         self.places = [self.places[i] for i in kept]
         self.queues, self.items = [self.queues[i] for i in kept], [self.items[i] for i in kept]
 
-    def refusals(self, results: Results) -> dict[int, BrokerError]:
-        """Why which jobs were not made, by their places. Raises the error of the whole batch when the caller has to repeat all of it."""
-        refused = dict(self.refused)
+    def outcome(self, results: Results) -> Outcome:
+        """Which jobs were not made, and why. Raises the error of the whole batch when the caller has to repeat all of it."""
+        outcome = Outcome(dict(self.refused), {})
         if results.count(Word.MADE) == len(results):
-            return refused
+            return outcome
         _raise_for_all(results)
         for place, item, result in zip(self.places, self.items, results, strict=True):
-            if result == Word.EXISTS:
-                message = f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id"
-                refused[place] = JobExists(message, field=f"jobs[{place}].id")
-            elif isinstance(result, BrokerError):
-                refused[place] = result
-        return refused
+            if refusal := refusal_of(item, result, f"jobs[{place}]"):
+                outcome.refused[place] = refusal
+            elif isinstance(result, Other):
+                outcome.others[place] = result
+        return outcome
 
     def ids(self) -> dict[int, str]:
         """The ids of the jobs that were right, by their places."""
@@ -101,9 +110,38 @@ def _raise_for_all(results: Results) -> None:
         raise errors[0]
 
 
+def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> BrokerError | None:
+    """Why a job was not made and no other stands for it; None when neither is so. `path` leads to its spec."""
+    if isinstance(result, BrokerError):
+        return result
+    if isinstance(result, Other):
+        return _conflict(item, result, path) if result.word == Word.CONFLICT else None
+    if result == Word.EXISTS:
+        return JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field=f"{path}.id")
+    return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
+
+
+def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
+    differs = differences(item.ask.signature if item.ask else b"", other.signature)
+    message = f"the idempotency key is that of job {id_to_text(other.raw_id)}, which has another {' and '.join(differs)}: choose another key"
+    return IdempotencyConflict(message, field=f"{path}.idempotency.key", metadata={"differs": ",".join(differs), "id": id_to_text(other.raw_id)})
+
+
 def item_error(error: BrokerError) -> pb.ItemError:
     """Why one job of several was refused."""
     return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message)
+
+
+def say_verdict(answer: pb.EnqueueBatchResponse.Item | pb.EnqueueStreamResponse.Item, place: int, ids: Mapping[int, str], outcome: Outcome) -> None:
+    """Fill in what became of the job at a place."""
+    if place in outcome.refused:
+        answer.id, answer.verdict = ids.get(place, ""), pb.ENQUEUE_VERDICT_REFUSED
+        answer.error.CopyFrom(item_error(outcome.refused[place]))
+    elif place in outcome.others:
+        other = outcome.others[place]
+        answer.id, answer.verdict = id_to_text(other.raw_id), VERDICTS[Word(other.word)]
+    else:
+        answer.id, answer.verdict = ids[place], pb.ENQUEUE_VERDICT_MADE
 
 
 class Maker:

@@ -23,7 +23,7 @@ from jobwire_broker.auth.errors import NotPermitted
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
 from jobwire_broker.services.answers import abort, details_of, end_tasks
 from jobwire_broker.services.batch_bytes import Malformed, Message, read
-from jobwire_broker.services.batches import Batch, Maker, Results, item_error
+from jobwire_broker.services.batches import Batch, Maker, Outcome, Results, say_verdict
 from jobwire_broker.store.wire import varint
 
 log = logging.getLogger(__name__)
@@ -207,12 +207,12 @@ class EnqueueStream:
     def _made(self, message: Message, size: int, results: Results) -> None:
         batch = message.batch
         try:
-            refused = batch.refusals(results)
+            outcome = batch.outcome(results)
         except BrokerError as error:
             self._refuse(message, size, error)
             return
         # An answer with a number alone is made by hand: it is that of nearly every message.
-        self._say(_in_full(message, refused) if refused or batch.minted else b"\x08" + varint(message.number), size)
+        self._say(_in_full(message, outcome) if outcome.refused or outcome.others or batch.minted else b"\x08" + varint(message.number), size)
 
     def _refuse(self, message: Message, size: int, error: BrokerError) -> None:
         self._say(pb.EnqueueStreamResponse(number=message.number, error=details_of(error)).SerializeToString(), size)
@@ -222,12 +222,10 @@ class EnqueueStream:
         self._wake.set()
 
 
-def _in_full(message: Message, refused: dict[int, BrokerError]) -> bytes:
+def _in_full(message: Message, outcome: Outcome) -> bytes:
     """The answer when there is more to say than that all were made."""
     ids = message.batch.ids()
     answer = pb.EnqueueStreamResponse(number=message.number)
-    for place in sorted({*refused, *message.batch.minted}):
-        item = answer.items.add(at=place, id=ids.get(place, ""), verdict=pb.ENQUEUE_VERDICT_REFUSED if place in refused else pb.ENQUEUE_VERDICT_MADE)
-        if place in refused:
-            item.error.CopyFrom(item_error(refused[place]))
+    for place in sorted({*outcome.refused, *outcome.others, *message.batch.minted}):
+        say_verdict(answer.items.add(at=place), place, ids, outcome)
     return answer.SerializeToString()

@@ -12,7 +12,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
 
-from jobwire_broker.errors import BrokerError, InvalidField, JobExists, NotFound, ShuttingDown, WaitTimeout, WrongState
+from jobwire_broker.errors import InvalidField, NotFound, ShuttingDown, WaitTimeout, WrongState
 from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
 from jobwire_broker.rules.explaining import explain
 from jobwire_broker.rules.hands import hands_of
@@ -21,13 +21,13 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.rules.watching import gone_job
 from jobwire_broker.services.answers import job_without_payload, state_word, streaming, unary
-from jobwire_broker.services.batches import Maker, batch_of, item_error
+from jobwire_broker.services.batches import VERDICTS, Maker, batch_of, refusal_of, say_verdict
 from jobwire_broker.services.enqueue_stream import EnqueueStreams
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
 from jobwire_broker.services.unserved import unserved
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Changed, Found, Word
+from jobwire_broker.store.queue_store import Changed, Found, Other, Word
 
 MAX_WATCHED = 100
 _DEFAULT_GRACE_MS = 30_000
@@ -74,28 +74,22 @@ class JobService(JobServiceServicer):
             raise error.under("job") from None
         self._maker.check_durability(request.durability)
         (result,) = await self._maker.make([queue], [item], request.durability)
-        if isinstance(result, BrokerError):
-            raise result
-        if result == Word.EXISTS:
-            raise JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field="job.id")
-        return pb.EnqueueResponse(name=job_path(queue, item.raw_id), id=id_to_text(item.raw_id), verdict=pb.ENQUEUE_VERDICT_MADE)
+        if refusal := refusal_of(item, result, "job"):
+            raise refusal
+        raw_id, verdict = (result.raw_id, VERDICTS[Word(result.word)]) if isinstance(result, Other) else (item.raw_id, pb.ENQUEUE_VERDICT_MADE)
+        return pb.EnqueueResponse(name=job_path(queue, raw_id), id=id_to_text(raw_id), verdict=verdict)
 
     @unary
     async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Context) -> pb.EnqueueBatchResponse:
         """Make many jobs, a verdict for each."""
         batch = batch_of(request.jobs)
         self._maker.check_durability(request.durability)
-        refused = batch.refusals(await self._maker.make(batch.queues, batch.items, request.durability))
+        outcome = batch.outcome(await self._maker.make(batch.queues, batch.items, request.durability))
         ids = batch.ids()
-        item = pb.EnqueueBatchResponse.Item
-        return pb.EnqueueBatchResponse(
-            items=[
-                item(id=ids.get(i, ""), verdict=pb.ENQUEUE_VERDICT_REFUSED, error=item_error(refused[i]))
-                if i in refused
-                else item(id=ids[i], verdict=pb.ENQUEUE_VERDICT_MADE)
-                for i in range(batch.size)
-            ]
-        )
+        answer = pb.EnqueueBatchResponse()
+        for place in range(batch.size):
+            say_verdict(answer.items.add(), place, ids, outcome)
+        return answer
 
     async def EnqueueStream(  # type: ignore[override]  # it reads and writes itself, instead of being iterated
         self, request_iterator: Any, context: Context
@@ -279,6 +273,9 @@ def _changed(queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.
     """The job after a verb. Raises NotFound and WrongState."""
     if changed.word == Word.NOT_FOUND:
         raise _not_found(queue, raw_id, changed.state)
+    if changed.word == Word.KEY_HELD:
+        other = job_path(queue, changed.holder)
+        raise WrongState(f"can't {verb} {job_path(queue, raw_id)}: {other} has its unique key now", metadata={"holder": other})
     if changed.word == Word.WRONG_STATE:
         word = state_word(changed.state)
         raise WrongState(f"can't {verb} {job_path(queue, raw_id)}: it is {word}", metadata={"state": word})

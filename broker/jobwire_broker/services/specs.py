@@ -8,17 +8,21 @@ from jobwire_broker.errors import InvalidField
 from jobwire_broker.labels import MAX_LABELS, MAX_REQUIRED_LABELS, check_labels
 from jobwire_broker.names import check_group, check_job_name, check_queue, id_to_bytes, mint_id
 from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.services.identities import debounce_delay_ms, identity_of, signature_of
 from jobwire_broker.store.codec import (
     TAG_GROUP,
+    TAG_IDENTITY,
     TAG_LABELS,
     TAG_REQUIRED_LABELS,
+    TAG_RETENTION,
     TAG_UNITS,
     Backoff,
     encode_body,
     encode_labels,
+    encode_ms,
     encode_units,
 )
-from jobwire_broker.store.queue_store import JobItem
+from jobwire_broker.store.queue_store import Ask, JobItem
 
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_ATTEMPTS = 1000
@@ -26,6 +30,7 @@ MAX_UNITS = 1000
 _DAY_MS = 86_400_000
 _MAX_DELAY_MS = 3650 * _DAY_MS
 _MAX_BASE_MS = 7 * _DAY_MS
+_MAX_RETENTION_MS = 3650 * _DAY_MS
 #: The last second of 9999, where google.protobuf.Timestamp ends.
 _LAST_DATE_S = 253_402_300_799
 _MAX_BACKOFF_MS = 30 * _DAY_MS
@@ -42,8 +47,17 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
         raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for that of the queue; it is {attempts}", field="attempts")
     backoff = _backoff_of(spec.backoff) if spec.HasField("backoff") else None
     due, delay_ms = _due_of(spec)
-    body = encode_body(spec.job_name, payload, backoff, delay_ms, _rules_of(spec))
-    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body)
+    rules = _rules_of(spec)
+    identity = identity_of(spec, payload)
+    if identity:
+        rules[TAG_IDENTITY] = identity
+        if wait_ms := debounce_delay_ms(identity):
+            due = f"+{wait_ms}"
+    body = encode_body(spec.job_name, payload, backoff, delay_ms, rules)
+    ask = None
+    if identity or TAG_RETENTION in rules:
+        ask = Ask(identity, signature_of(spec, body) if identity[:1] == b"k" else b"")
+    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body, ask)
 
 
 def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
@@ -59,6 +73,8 @@ def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
         if not 0 <= spec.units <= MAX_UNITS:
             raise InvalidField(f"units must be from 1 to {MAX_UNITS}, or 0 for 1; it is {spec.units}", field="units")
         rules[TAG_UNITS] = encode_units(spec.units)
+    if spec.HasField("retention"):
+        rules[TAG_RETENTION] = encode_ms(duration_ms(spec.retention, "retention", low_ms=0, high_ms=_MAX_RETENTION_MS))
     return rules
 
 

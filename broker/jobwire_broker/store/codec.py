@@ -22,9 +22,12 @@ _UNITS = Struct(">H")
 _RESOLUTION = Struct(">QQ")
 
 FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
+FLAG_KEPT = 128
 TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
 #: Text; pairs of key and value, sorted, each with its length before it (1 byte); the same; a number (2 bytes).
 TAG_GROUP, TAG_LABELS, TAG_REQUIRED_LABELS, TAG_UNITS = 4, 5, 6, 7
+#: What lua/lib/identity.lua says; milliseconds (8 bytes); a digest of what the job carried before it was changed.
+TAG_IDENTITY, TAG_RETENTION, TAG_ORIGINAL = 11, 12, 73
 TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
 #: Only in FAILED: when it ended and when it was resolved (8 bytes each), and the note; what its failure has in common with others (8 bytes).
 TAG_RESOLUTION, TAG_FINGERPRINT = 69, 72
@@ -111,6 +114,11 @@ def decode_labels(packed: bytes) -> dict[str, str]:
 def encode_units(units: int) -> bytes:
     """Units as they stand in a record."""
     return _UNITS.pack(units)
+
+
+def encode_ms(ms: int) -> bytes:
+    """A duration as it stands in a record."""
+    return _DELAY.pack(ms)
 
 
 def sections(record: bytes, start: int) -> dict[int, bytes]:

@@ -32,6 +32,11 @@ class Word(StrEnum):
     CANCELLED = "CANCELLED"
     NOT_FOUND = "NOT_FOUND"
     WRONG_STATE = "WRONG_STATE"
+    FOUND = "FOUND"
+    REPLACED = "REPLACED"
+    CONFLICT = "CONFLICT"
+    FULL = "FULL"
+    KEY_HELD = "KEY_HELD"
     NO_SESSION = "NO_SESSION"
     SESSION_MOVED = "SESSION_MOVED"
     CHANGED = "CHANGED"
@@ -45,6 +50,13 @@ class PolicyChanged(StoreFault):
         self.text = text
 
 
+class Ask(NamedTuple):
+    """What of a job `enqueue` looks at, beside what every job has. `identity` is its section of the body, empty when it has only a retention of its own."""
+
+    identity: bytes
+    signature: bytes = b""
+
+
 class JobItem(NamedTuple):
     """A job to be made. `due` is empty for now, `+ms` from now, `ms` a date; `priority` None and `attempts` 0 are what the queue says."""
 
@@ -53,6 +65,15 @@ class JobItem(NamedTuple):
     priority: int | None
     attempts: int
     body: bytes
+    ask: Ask | None = None
+
+
+class Other(NamedTuple):
+    """The answer to a job that was not made because of another: FOUND, REPLACED, or CONFLICT with the signature of the other."""
+
+    word: str
+    raw_id: bytes
+    signature: bytes = b""
 
 
 class TurnItem(NamedTuple):
@@ -91,7 +112,7 @@ class Settled(NamedTuple):
 class TurnReport(NamedTuple):
     """The answer to a turn or an enqueue."""
 
-    words: list[str]
+    words: list[str | Other]
     settled: list[Settled]
     leases: list[Lease]
     waiting: int
@@ -193,11 +214,12 @@ class Oldest(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """The answer to a verb on a job."""
+    """The answer to a verb on a job. `holder`: with KEY_HELD, the job that holds its key."""
 
     word: str
     state: int
     record: bytes
+    holder: bytes = b""
 
 
 class FailedAlike(NamedTuple):
@@ -246,8 +268,9 @@ def _item_args(items: Sequence[JobItem], default: int) -> list[Any]:
     ids = [item.raw_id for item in items]
     args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids), ""]
     late: list[Any] = []
+    asks: list[Any] = []
     own = f"{default}.0"
-    for number, (raw_id, due, priority, attempts, body) in enumerate(items, 1):
+    for number, (raw_id, due, priority, attempts, body, ask) in enumerate(items, 1):
         if priority is None:
             args[4] = default
             args += (raw_id, own, (_HEADS.get((attempts, default)) or _tail_head(attempts, default)) + body)
@@ -255,7 +278,9 @@ def _item_args(items: Sequence[JobItem], default: int) -> list[Any]:
             args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
         if due:
             late += (number, due)
-    return [*args, len(late) // 2, *late]
+        if ask is not None:
+            asks += (number, *ask)
+    return [*args, len(late) // 2, *late, len(asks) // 3, *asks]
 
 
 def _dates(ids: Sequence[bytes]) -> tuple[int, int]:
@@ -299,7 +324,16 @@ async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
     if len(answered) == 1:
         raise PolicyChanged(answered[0].decode())
     words, granted, waiting, seq = answered
-    return TurnReport([w.decode() for w in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq)
+    return TurnReport([_enqueue_word(word) for word in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq)
+
+
+def _enqueue_word(answer: bytes) -> str | Other:
+    word, _, rest = answer.partition(b" ")
+    if not rest:
+        return word.decode()
+    if word == b"CONFLICT":
+        return Other(Word.CONFLICT, rest[1 : 1 + rest[0]], rest[1 + rest[0] :])
+    return Other(word.decode(), rest)
 
 
 async def _turned(answer: Awaitable[Any]) -> TurnReport:
@@ -320,7 +354,7 @@ class QueueStore:
         self.wake_channel = base + "W"
 
     def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
-        """Make jobs, then lease. `words` are MADE or EXISTS; `priority` is the queue's, for items that name none. The call is sent before this returns when a
+        """Make jobs, then lease. `words` are MADE, EXISTS, FULL or Other; `priority` is the queue's, for items that name none. The call is sent before this returns when a
         connection is free; to be awaited once. Raises PolicyChanged.
         """
         return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
@@ -376,8 +410,9 @@ class QueueStore:
 
     @staticmethod
     def _changed(answers: list[list[Any]]) -> Changed:
-        word, state, record = answers[0]
-        return Changed(word.decode(), state, record)
+        answer, state, record = answers[0]
+        word, _, holder = answer.partition(b" ")
+        return Changed(word.decode(), state, record, holder)
 
     async def clean(self, state: int, grace_ms: int, newest: int = 0) -> Cleaned:
         """Forget jobs that ended in this state, at most a step of them. `newest` is that of the answer before."""

@@ -2,16 +2,14 @@
 -- KEYS[1]  the queue's meta hash
 -- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none), the queue's priority as the broker knows it ('':
 --          no item takes it); per item: id, priority (with '.0' behind it: the queue's), tail (attempts (2) priority (4) body); count of items that wait for a
---          time; per such item: its number, when ('+<ms>' from now, '<ms>' date); lease count; per lease: session, epoch, jobs, bytes
--- Returns  { word (MADE | EXISTS) per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is
---          another, and then nothing was done
+--          time; per such item: its number, when ('+<ms>' from now, '<ms>' date); count of items with an identity or a retention of their own; per such item:
+--          its number, identity as in lib/identity.lua ('' for none), signature of an idempotency key (''); lease count; per lease: session, epoch, jobs, bytes
+-- Returns  { word per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is another, and then
+--          nothing was done. Words: MADE | EXISTS | FOUND <id> | REPLACED <id> | CONFLICT <length of the id (1)> <id> <signature> | FULL
 -- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
--- A body longer than this has its payload kept apart, when most of it is payload. A record is copied twice in a life: at this length that costs less than a key.
-local APART_OVER = 512
-
--- Where the items begin in ARGV, and how many bytes of a tail stand before the body.
-local ITEMS_AT, TAIL_HEAD = 6, 6
+-- Where the items begin in ARGV.
+local ITEMS_AT = 6
 
 -- When an item is due, as a date in ms; 0 for now.
 local function due_of(ctx, when)
@@ -20,52 +18,37 @@ local function due_of(ctx, when)
   return ms > ctx.now_ms and ms or 0
 end
 
--- A tail with a long payload taken out of it, and that payload; else the tail, and nil. The payload is its last section.
-local function part(tail)
-  if #tail <= APART_OVER then return tail, nil end
-  local payload = section(string.sub(tail, TAIL_HEAD + 1), TAG_PAYLOAD)
-  if not payload or #payload <= APART_OVER / 2 then return tail, nil end
-  return string.sub(tail, 1, #tail - #payload - 5), payload
-end
-
--- A tail with this priority in the place of its own, when it is one that the queue had before. A call that is repeated finds its job also when the queue's
--- priority was changed since the first try.
-local function as_before(ctx, tail, priority4)
-  for _, was in ipairs(ctx.policy.was or {}) do
-    if struct.pack('>i4', was) == priority4 then return string.sub(tail, 1, 2) .. priority4 .. string.sub(tail, TAIL_HEAD + 1) end
-  end
-  return tail
-end
-
 -- Whether an existing record is the same job as the one that was asked for.
 local function is_same(ctx, id, record, tail, priority)
   local j = decode(record)
   if not j then return false end
-  local made = string.sub(record, MADE_SIZE + 1, HEADER_SIZE) .. filtered(j.body, function(tag) return tag < TAG_STATE_FIRST end)
-  if has_flag(j, FLAG_APART) then
-    -- Maybe of this very call, and not written yet.
-    send_gathered(ctx)
-    made = made .. payload_apart(ctx, id)
+  j.id = id
+  -- Its payload may be of this very call, and not written yet.
+  if has_flag(j, FLAG_APART) then send_gathered(ctx) end
+  if contents.is_same(ctx, j, tail) then return true end
+  if string.sub(priority, -2) ~= '.0' then return false end
+  -- A call that is repeated finds its job also when the queue's priority was changed since the first try.
+  for _, was in ipairs(ctx.policy.was or {}) do
+    if contents.is_same(ctx, j, string.sub(tail, 1, 2) .. struct.pack('>i4', was) .. string.sub(tail, TAIL_HEAD + 1)) then return true end
   end
-  if made ~= tail and string.sub(priority, -2) == '.0' then tail = as_before(ctx, tail, string.sub(made, 3, TAIL_HEAD)) end
-  return made == tail
+  return false
 end
 
--- The record of a job that waits for a time, or has its payload apart.
-local function special_record(n, due_ms, payload, tail)
-  return struct.pack('>BBBBBI2BI2I8I4I8I8I8', FORMAT, due_ms > 0 and STATE.DELAYED or STATE.WAITING, payload and FLAG_APART or 0, 0, END.NONE, NO_PROGRESS, 0, 0,
-    n, 0, 0, n, due_ms > 0 and due_ms * 1000 or n) .. tail
+-- The record of a job that waits for a time, or has flags.
+local function special_record(n, due_ms, flags, tail)
+  return struct.pack('>BBBBBI2BI2I8I4I8I8I8', FORMAT, due_ms > 0 and STATE.DELAYED or STATE.WAITING, flags, 0, END.NONE, NO_PROGRESS, 0, 0, n, 0, 0, n,
+    due_ms > 0 and due_ms * 1000 or n) .. tail
 end
 
 -- Make one job. Answers its record.
-local function make(ctx, id, due_ms, priority, tail)
+local function make(ctx, id, due_ms, priority, tail, flags)
   ctx.n = ctx.n + 1
   local n8, record, payload = struct.pack('>I8', ctx.n), nil, nil
-  if due_ms == 0 and #tail <= APART_OVER then
+  if due_ms == 0 and #tail <= APART_OVER and flags == 0 then
     record = new_record(n8, tail)
   else
-    tail, payload = part(tail)
-    record = special_record(ctx.n, due_ms, payload, tail)
+    tail, payload = contents.part(tail)
+    record = special_record(ctx.n, due_ms, flags + (payload and FLAG_APART or 0), tail)
   end
   gather(ctx, 'MSET', ctx.record_key .. id, record)
   if payload then gather(ctx, 'MSET', ctx.payload_key .. id, payload) end
@@ -88,7 +71,7 @@ local function make_all(ctx, argv, ids, dues)
     local id, at = ids[i], ITEMS_AT + 3 * i - 2
     local tail = argv[at + 1]
     if dues[i] or #tail > APART_OVER then
-      make(ctx, id, dues[i] or 0, argv[at], tail)
+      make(ctx, id, dues[i] or 0, argv[at], tail, 0)
     else
       local n = ctx.n + 1
       local n8 = pack('>I8', n)
@@ -111,19 +94,46 @@ local function existing(ctx, ids, has_twice)
   return by_id
 end
 
--- Make the items, some of which may exist already. Answers a word for each.
-local function make_missing(ctx, argv, ids, dues, known, records)
+-- Make a job with an identity or a retention of its own, unless its key is held. Answers a word, and the record when it was made.
+local function make_asking(ctx, id, due_ms, priority, tail, ask, room)
+  local asked = ask.identity ~= ''
+  local word = asked and identity.answer(ctx, id, tail, ask.identity, ask.signature)
+  if word then return word, nil end
+  if room and room < 1 then return 'FULL', nil end
+  local record = make(ctx, id, due_ms, priority, tail, (not asked or identity.ends(ask.identity)) and FLAG_KEPT or 0)
+  if asked then identity.take(ctx, id, ask.identity, ask.signature) end
+  return 'MADE', record
+end
+
+-- Make the items, some of which may exist already, or may be others by their identity. Answers a word for each.
+local function make_missing(ctx, argv, ids, dues, asks, known, records, room)
   local words = {}
   for i = 1, #ids do
-    local id, tail = ids[i], argv[ITEMS_AT + 3 * i - 1]
+    local id, priority, tail, record = ids[i], argv[ITEMS_AT + 3 * i - 2], argv[ITEMS_AT + 3 * i - 1], nil
     if records[id] then
-      words[i] = is_same(ctx, id, records[id], tail, argv[ITEMS_AT + 3 * i - 2]) and 'MADE' or 'EXISTS'
+      words[i] = is_same(ctx, id, records[id], tail, priority) and 'MADE' or 'EXISTS'
+    elseif known[id] then
+      words[i] = known[id] == true and 'MADE' or 'REPLACED ' .. known[id]
+    elseif asks[i] then
+      words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], room)
+      if string.sub(words[i], 1, 9) == 'REPLACED ' then known[id] = string.sub(words[i], 10) end
+    elseif room and room < 1 then
+      words[i] = 'FULL'
     else
-      words[i] = 'MADE'
-      if not known[id] then records[id] = make(ctx, id, dues[i] or 0, argv[ITEMS_AT + 3 * i - 2], tail) end
+      words[i], record = 'MADE', make(ctx, id, dues[i] or 0, priority, tail, 0)
+    end
+    if record then
+      records[id] = record
+      room = room and room - 1
     end
   end
   return words
+end
+
+-- How many more jobs the queue may hold; nil when it has no maximum depth.
+local function room_in(ctx)
+  local most = ctx.policy.max_depth
+  return most and most - waiting_count(ctx) - redis.call('ZCARD', ctx.base .. 'a') - redis.call('ZCARD', ctx.base .. 'd')
 end
 
 -- The items and when they are due. Raises when one is malformed: before the first write, for a raised error does not roll back.
@@ -141,19 +151,37 @@ local function read_items(ctx, argv, count)
   return ids, dues, at + 1 + 2 * tonumber(argv[at])
 end
 
+-- What the items with an identity or a retention of their own ask for, by their numbers; and where the list ends. Raises as read_items does.
+local NO_ASKS = {}
+local ASK_SIZE = { k = 10, t = 10, u = 2, d = 18 }
+local function read_asks(argv, at)
+  local count = tonumber(argv[at])
+  if count == 0 then return NO_ASKS, at + 1 end
+  local asks = {}
+  for i = 1, count do
+    local p = at + 3 * i - 2
+    local ask = { identity = argv[p + 1], signature = argv[p + 2] }
+    if ask.identity ~= '' and #ask.identity < (ASK_SIZE[string.sub(ask.identity, 1, 1)] or math.huge) then error('identity ' .. i .. ' is malformed') end
+    asks[tonumber(argv[p])] = ask
+  end
+  return asks, at + 1 + 3 * count
+end
+
 local function enqueue(keys, argv)
   local ctx = open(keys[1])
   if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
   local ids, dues, after = read_items(ctx, argv, tonumber(argv[1]))
-  local known, records = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1')
+  local asks, leases_at = read_asks(argv, after)
+  local known, records, room = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1'), room_in(ctx)
   local words = {}
-  if records or next(known) then
-    words = make_missing(ctx, argv, ids, dues, known, records or {})
+  if records or asks ~= NO_ASKS or next(known) or (room and room < #ids) then
+    words = make_missing(ctx, argv, ids, dues, asks, known, records or {}, room)
+    flush(ctx)
   else
     make_all(ctx, argv, ids, dues)
+    send_gathered(ctx)
   end
-  send_gathered(ctx)
-  local leases = lease_all(ctx, argv, after)
+  local leases = lease_all(ctx, argv, leases_at)
   close(ctx)
   return { words, leases, waiting_count(ctx), ctx.seq }
 end

@@ -1,7 +1,8 @@
 --- What people do to single jobs: cancel, retry, promote, delete, resolve.
 -- KEYS[1]  the queue's meta hash
 -- ARGV     cancel: grace in ms, then ids; resolve: note, then ids; the others: ids
--- Returns  per id { OK | WRONG_STATE | NOT_FOUND, state, record without payload after the call ('' when gone) }
+-- Returns  per id { OK | WRONG_STATE | NOT_FOUND | KEY_HELD <id>, state, record without payload after the call ('' when gone) }
+-- KEY_HELD: another job holds the unique key of the job that is to be retried.
 
 local function cancel_active(ctx, j, grace_ms)
   if grace_ms == 0 then
@@ -33,12 +34,14 @@ end
 local function retry_job(ctx, j)
   if j.state == STATE.WAITING or j.state == STATE.DELAYED then return 'OK' end
   if j.state == STATE.ACTIVE or j.state == STATE.COMPLETED then return 'WRONG_STATE' end
+  local holder = has_flag(j, FLAG_KEPT) and identity.retake(ctx, j)
+  if holder then return 'KEY_HELD ' .. holder end
   depart(ctx, j)
   if j.ended == END.NONE then j.ended = END.CANCEL end
   -- The header will say that there is no progress, so its section goes as well: the next lease looks no further than the header.
   if j.progress ~= NO_PROGRESS then j.body = with_section(j.body, TAG_PROGRESS, '') end
   j.attempt, j.losses, j.returns, j.progress, j.order = 0, 0, 0, NO_PROGRESS, next_number(ctx)
-  j.flags = has_flag(j, FLAG_APART) and FLAG_APART or 0
+  j.flags = (has_flag(j, FLAG_APART) and FLAG_APART or 0) + (has_flag(j, FLAG_KEPT) and FLAG_KEPT or 0)
   failures.clear(j)
   move_to_waiting(ctx, j)
   return 'OK'
@@ -55,13 +58,7 @@ end
 
 local function delete_job(ctx, j)
   if j.state == STATE.ACTIVE then return 'WRONG_STATE' end
-  depart(ctx, j)
-  j.revision, j.state = next_number(ctx), FINAL_KEY[j.state] and j.state or STATE.CANCELLED
-  if j.ended == END.NONE then j.ended = END.CANCEL end
-  erase(ctx, j)
-  j.state = STATE_REMOVED
-  ctx.changed = true
-  if is_watched(ctx) then tell(ctx, j.id, brief(encode(j))) end
+  remove(ctx, j)
   return 'OK'
 end
 

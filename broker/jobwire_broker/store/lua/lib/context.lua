@@ -15,6 +15,7 @@
 --   g0 … g4     hashes, the ends of removed jobs by time: id -> revision (8) token (8) ended (1) state (1) young (1)
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record
+--   i<kind><key>  strings, which job holds a key of identity.lua
 -- Channels: E (events) and W (wake-ups).
 -- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
 local NO_POLICY = {}

@@ -27,7 +27,7 @@ end
 local function lease_again(record, sid, token)
   local _, state, flags, losses, _, progress, returns, attempt = struct.unpack('>BBBBBI2BI2', record)
   if state ~= STATE.WAITING then return nil, 0 end
-  if flags >= FLAG_LOST then flags = flags - FLAG_LOST end
+  if math.floor(flags / FLAG_LOST) % 2 == 1 then flags = flags - FLAG_LOST end
   local rest = string.sub(record, LEASED_SIZE + 1)
   if progress ~= NO_PROGRESS then
     -- What the last attempt said of its progress ends with the next one.
@@ -54,7 +54,7 @@ local function lease_popped(ctx, sid, members, out)
       if leased then
         writes[w + 1], writes[w + 2] = record_key .. id, leased
         leases[a + 1], leases[a + 2] = '0', sid4 .. token8 .. id
-        if flags >= FLAG_APART then record = record .. payload_apart(ctx, id) end
+        if flags >= FLAG_APART and math.floor(flags / FLAG_APART) % 2 == 1 then record = record .. payload_apart(ctx, id) end
         out[o + 1], out[o + 2], out[o + 3] = id, n, record
         w, a, o, size = w + 2, a + 2, o + 3, size + #record
         if watched then tell(ctx, id, brief(leased)) end

@@ -35,6 +35,7 @@ end
 -- End a job.
 local function move_to_final(ctx, j, state)
   depart(ctx, j)
+  if has_flag(j, FLAG_KEPT) then identity.free(ctx, j) end
   j.state, j.sid = state, 0
   touch(ctx, j)
   if state == STATE.COMPLETED then
@@ -45,6 +46,18 @@ local function move_to_final(ctx, j, state)
     failures.mark(j)
     ctx.failures = ctx.failures + 1
   end
+end
+
+-- Delete a job that does not run: its end goes to the ring, and watchers see it removed.
+local function remove(ctx, j)
+  depart(ctx, j)
+  if has_flag(j, FLAG_KEPT) then identity.free(ctx, j) end
+  j.revision, j.state = next_number(ctx), FINAL_KEY[j.state] and j.state or STATE.CANCELLED
+  if j.ended == END.NONE then j.ended = END.CANCEL end
+  erase(ctx, j)
+  j.state = STATE_REMOVED
+  ctx.changed = true
+  if is_watched(ctx) then tell(ctx, j.id, brief(encode(j))) end
 end
 
 -- End a lease: the job is nobody's now.

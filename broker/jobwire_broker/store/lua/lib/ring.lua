@@ -3,6 +3,7 @@
 -- Five hashes take turns, half a minute each; the one whose turn comes again is emptied first, off the main thread.
 local YOUNG_US = 120000000
 local DAY_MS = 86400000
+local RING_ENTRY_SIZE = 19
 
 local function ring_turn(ctx)
   local bucket = math.floor(ctx.now_ms / 1000 / RING_SLOT_S)
@@ -20,17 +21,29 @@ local function note_date(ctx, id)
   if ms > ctx.newest and ms < ctx.now_ms + 2 * DAY_MS then ctx.newest, ctx.newer = ms, true end
 end
 
--- `numbers` are revision and token, 8 bytes each. Only the id of a job that was removed soon after it was made is still taken, for it may be asked for again
--- by the same call.
-local function ring_add(ctx, id, numbers, ended, state, created)
+-- The hash whose turn it is.
+local function ring_slot(ctx)
   local slot = ctx.ring_slot
   if not slot then
     ring_turn(ctx)
     slot = RING_ADD[ctx.bucket % RING_SLOTS]
     ctx.ring_slot = slot
   end
+  return slot
+end
+
+-- `numbers` are revision and token, 8 bytes each. Only the id of a job that was removed soon after it was made is still taken, for it may be asked for again
+-- by the same call.
+local function ring_add(ctx, id, numbers, ended, state, created)
   note_date(ctx, id)
-  gather(ctx, slot, id, numbers .. string.char(ended, state, ctx.now_us - created < YOUNG_US and 1 or 0))
+  gather(ctx, ring_slot(ctx), id, numbers .. string.char(ended, state, ctx.now_us - created < YOUNG_US and 1 or 0))
+end
+
+-- A call that replaced what another was to do: its id stands for that job, so that a repetition of the call does not replace it again. Such an entry names no
+-- state, and goes on with the id of the job.
+local function ring_alias(ctx, id, other)
+  note_date(ctx, id)
+  gather(ctx, ring_slot(ctx), id, NO_TOKEN .. NO_TOKEN .. '\0\0\1' .. other)
 end
 
 -- state, ended, revision, token of a removed job; nil when nothing is known.
@@ -39,13 +52,13 @@ local function ring_get(ctx, id)
     local found = redis.call('HGET', ctx.base .. 'g' .. slot, id)
     if found then
       local revision, token, ended, state = struct.unpack('>I8I8BB', found)
-      return state, ended, revision, token
+      if state > 0 then return state, ended, revision, token end
     end
   end
   return nil
 end
 
--- The set of those of `ids` that were removed lately, soon after they were made. `oldest` and `latest` are their
+-- Those of `ids` that were removed lately, soon after they were made (true), or that stand for another job (its id). `oldest` and `latest` are their
 -- first and last date in ms; `oldest` is 0 when one has none.
 local function ring_known(ctx, ids, oldest, latest)
   local known = {}
@@ -53,7 +66,7 @@ local function ring_known(ctx, ids, oldest, latest)
   for slot = 0, RING_SLOTS - 1 do
     local found = redis.call('HMGET', ctx.base .. 'g' .. slot, unpack(ids))
     for i = 1, #ids do
-      if found[i] and string.byte(found[i], 19) ~= 0 then known[ids[i]] = true end
+      if found[i] and string.byte(found[i], 19) ~= 0 then known[ids[i]] = #found[i] > RING_ENTRY_SIZE and string.sub(found[i], RING_ENTRY_SIZE + 1) or true end
     end
   end
   return known

@@ -1,0 +1,50 @@
+--- What a job carries from its enqueue on, and how it is changed while the job waits.
+--
+-- `tail` is the form in which a producer's call brings it: attempts (2) priority (4) body, the payload last. A record keeps it behind its header, without the
+-- payload when that is kept apart.
+local APART_OVER = 512
+local TAIL_HEAD = 6
+local contents = {}
+
+-- A tail with a long payload taken out of it, and that payload; else the tail, and nil. A record is copied twice in a life: above this length that costs more than
+-- a key of its own does.
+function contents.part(tail)
+  if #tail <= APART_OVER then return tail, nil end
+  local payload = section(string.sub(tail, TAIL_HEAD + 1), TAG_PAYLOAD)
+  if not payload or #payload <= APART_OVER / 2 then return tail, nil end
+  return string.sub(tail, 1, #tail - #payload - 5), payload
+end
+
+-- The tail of a job as it is now.
+function contents.tail(ctx, j)
+  local tail = struct.pack('>I2i4', j.attempts, j.priority) .. filtered(j.body, function(tag) return tag < TAG_STATE_FIRST end)
+  return has_flag(j, FLAG_APART) and tail .. payload_apart(ctx, j.id) or tail
+end
+
+-- What the tail of a changed job is known by: a call that is repeated must find its job although the job was changed meanwhile.
+local function digest(tail)
+  return string.sub(redis.sha1hex(tail), 1, 20)
+end
+
+-- Whether a job was made by a call with this tail.
+function contents.is_same(ctx, j, tail)
+  local original = section(j.body, TAG_ORIGINAL)
+  if original then return original == digest(tail) end
+  return contents.tail(ctx, j) == tail
+end
+
+-- Give a job another tail. Whoever calls it has seen to its place, and touches it. The payload's key is written at once: one job may change twice in a call.
+function contents.set(ctx, j, tail)
+  local original = section(j.body, TAG_ORIGINAL) or digest(contents.tail(ctx, j))
+  local happened, payload = brief_body(j.body), nil
+  tail, payload = contents.part(tail)
+  j.attempts, j.priority = struct.unpack('>I2i4', tail)
+  j.body = string.sub(tail, TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG_ORIGINAL, original), sections_start(happened))
+  if payload then
+    redis.call('SET', ctx.payload_key .. j.id, payload)
+    set_flag(j, FLAG_APART)
+  elseif has_flag(j, FLAG_APART) then
+    redis.call('UNLINK', ctx.payload_key .. j.id)
+    clear_flag(j, FLAG_APART)
+  end
+end
