@@ -354,8 +354,8 @@ class QueueStore:
         self.wake_channel = base + "W"
 
     def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
-        """Make jobs, then lease. `words` are MADE, EXISTS, FULL or Other; `priority` is the queue's, for items that name none. The call is sent before this returns when a
-        connection is free; to be awaited once. Raises PolicyChanged.
+        """Make jobs, then lease. `words` are MADE, EXISTS, FULL or Other; `priority` is the queue's, for items that name none. The call is sent before this
+        returns when a connection is free; to be awaited once. Raises PolicyChanged.
         """
         return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
 

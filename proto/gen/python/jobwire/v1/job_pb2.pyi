@@ -518,8 +518,8 @@ Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
 
 @_typing.final
 class Idempotency(_message.Message):
-    """The same key with the same content finds the job (FOUND), for `ttl` and as long as its end is known; with other content it is refused, and the error names what
-    differs.
+    """The same key with the same content finds the job (FOUND), for `ttl`, also when the job has ended or is gone; with other content it is refused, and the error names
+    what differs. All that the caller said is content, but for `id` and `delay_until`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -554,7 +554,7 @@ class Unique(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """1 to 255 printable characters of ASCII. Empty: made of job name and payload."""
+    """1 to 255 printable characters of ASCII. Empty: made of job name and payload, as they were enqueued."""
     def __init__(
         self,
         *,

@@ -206,7 +206,7 @@ class JobServiceServicer(object):
 
         Errors:
         NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed.
+        FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

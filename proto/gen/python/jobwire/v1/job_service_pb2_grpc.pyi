@@ -89,7 +89,7 @@ class JobServiceStub:
 
     Errors:
       NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
     """
     PromoteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
@@ -225,7 +225,7 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors:
       NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
     """
     PromoteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]  # type: ignore[assignment]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
@@ -400,7 +400,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed.
+          FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
         """
 
     @_abc_1.abstractmethod

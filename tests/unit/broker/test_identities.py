@@ -1,0 +1,98 @@
+"""What of an identity a caller may ask for, and what a signature tells apart."""
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import job_pb2
+from jobwire_broker.errors import InvalidField
+from jobwire_broker.services.identities import differences
+from jobwire_broker.services.specs import item_of
+from jobwire_broker.store.queue_store import Ask
+
+SECOND, DAY = Duration(seconds=1), Duration(seconds=86400)
+
+
+def asked(**fields: object) -> Ask | None:
+    return item_of(job_pb2.JobSpec(queue="q", job_name="work", **fields))[1].ask  # type: ignore[arg-type]  # protobuf checks them
+
+
+def identity(**fields: object) -> bytes:
+    ask = asked(**fields)
+    assert ask is not None
+    return ask.identity
+
+
+def test_who_asks_for_nothing_has_nothing() -> None:
+    assert asked() is None
+
+
+def test_identities_stand_in_the_form_of_the_store() -> None:
+    assert identity(idempotency=job_pb2.Idempotency(key="k")) == b"k" + (86_400_000).to_bytes(8, "big") + b"k"
+    assert identity(idempotency=job_pb2.Idempotency(key="k", ttl=SECOND)) == b"k" + (1000).to_bytes(8, "big") + b"k"
+    assert identity(unique=job_pb2.Unique(key="k")) == b"uk"
+    assert identity(throttle=job_pb2.Throttle(key="k", period=SECOND)) == b"t" + (1000).to_bytes(8, "big") + b"k"
+    debounce = job_pb2.Debounce(key="k", delay=SECOND, max_wait=DAY)
+    assert identity(debounce=debounce) == b"d" + (1000).to_bytes(8, "big") + (86_400_000).to_bytes(8, "big") + b"k"
+    assert item_of(job_pb2.JobSpec(queue="q", job_name="work", debounce=debounce))[1].due == "+1000"
+
+
+def test_a_key_made_of_the_job_can_be_chosen_by_nobody() -> None:
+    assert identity(unique=job_pb2.Unique())[:2] == b"u\0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"idempotency": job_pb2.Idempotency()}, "idempotency.key"),
+        ({"idempotency": job_pb2.Idempotency(key="k" * 256)}, "idempotency.key"),
+        ({"idempotency": job_pb2.Idempotency(key="\u00e9")}, "idempotency.key"),
+        ({"idempotency": job_pb2.Idempotency(key="a\nb")}, "idempotency.key"),
+        ({"idempotency": job_pb2.Idempotency(key="k", ttl=Duration(nanos=999_000_000))}, "idempotency.ttl"),
+        ({"idempotency": job_pb2.Idempotency(key="k", ttl=Duration(seconds=30 * 86400 + 1))}, "idempotency.ttl"),
+        ({"unique": job_pb2.Unique(key="k" * 256)}, "unique.key"),
+        ({"throttle": job_pb2.Throttle(key="k")}, "throttle.period"),
+        ({"throttle": job_pb2.Throttle(key="k", period=Duration())}, "throttle.period"),
+        ({"throttle": job_pb2.Throttle(key="k", period=Duration(seconds=30 * 86400 + 1))}, "throttle.period"),
+        ({"throttle": job_pb2.Throttle(period=SECOND)}, "throttle.key"),
+        ({"debounce": job_pb2.Debounce(key="k")}, "debounce.delay"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=Duration())}, "debounce.delay"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=Duration(seconds=86401))}, "debounce.delay"),
+        ({"debounce": job_pb2.Debounce(delay=SECOND)}, "debounce.key"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=DAY, max_wait=SECOND)}, "debounce.max_wait"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND, max_wait=Duration(seconds=30 * 86400 + 1))}, "debounce.max_wait"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND), "delay": SECOND}, "delay"),
+        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND), "delay_until": Timestamp(seconds=1)}, "delay_until"),
+        ({"retention": Duration(seconds=-1)}, "retention"),
+        ({"retention": Duration(seconds=3650 * 86400 + 1)}, "retention"),
+    ],
+)
+def test_what_is_out_of_its_bounds_is_refused_by_its_name(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        asked(**fields)
+    assert caught.value.field == field
+    assert caught.value.message.startswith(field)
+
+
+def signature(**fields: object) -> bytes:
+    ask = asked(idempotency=job_pb2.Idempotency(key="k"), **fields)
+    assert ask is not None
+    return ask.signature
+
+
+def test_a_signature_tells_apart_all_that_makes_a_job() -> None:
+    plain = signature()
+    cases: dict[str, dict[str, object]] = {
+        "payload": {"payload": job_pb2.Payload(json="1")},
+        "backoff": {"backoff": job_pb2.Backoff(factor=3)},
+        "delay": {"delay": SECOND},
+        "group": {"group": "g"},
+        "labels": {"labels": {"a": "b"}},
+        "required_labels": {"required_labels": {"a": "b"}},
+        "units": {"units": 2},
+        "retention": {"retention": SECOND},
+        "attempts": {"attempts": 3},
+        "priority": {"priority": 5},
+    }
+    assert {name: differences(signature(**fields), plain) for name, fields in cases.items()} == {name: [name] for name in cases}
+    assert differences(signature(id="other"), plain) == []
+    assert differences(signature(delay_until=Timestamp(seconds=1)), plain) == []
