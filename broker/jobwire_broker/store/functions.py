@@ -15,7 +15,8 @@ LIB_FILES = ("codec", "context", "rules", "failures", "ring", "jobs", "contents"
 VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "reads", "dead_letters", "explain")
 
 
-def _source_files() -> list[tuple[str, str]]:
+def source_files() -> list[tuple[str, str]]:
+    """The files by name, in the order in which they are joined."""
     root = files("jobwire_broker.store") / "lua"
     lib = [(f"lib/{name}.lua", (root / "lib" / f"{name}.lua").read_text()) for name in LIB_FILES]
     # Lua allows 200 local names in one block: those of lib are seen by all, and each verb's are its own.
@@ -34,6 +35,6 @@ def _prelude(version: str) -> str:
 @cache
 def library() -> tuple[str, str]:
     """The version (8 hexadecimal digits) and the source of the library."""
-    body = "".join(f"-- {name}\n{text}\n" for name, text in _source_files())
+    body = "".join(f"-- {name}\n{text}\n" for name, text in source_files())
     version = hashlib.sha256(body.encode()).hexdigest()[:8]
     return version, _prelude(version) + body

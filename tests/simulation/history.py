@@ -1,0 +1,149 @@
+"""What happened in a run, as clients, workers and the store tell it, and what must never have happened.
+
+`blame` is called as soon as something is wrong, so that the history ends there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+#: The sins that a run is judged by.
+LOST, REPEATED, OVER_ADMITTED, HUNG, OUT_OF_ORDER, STARVED, WRONG = "lost", "repeated without cause", "over-admitted", "hung", "out of order", "starved", "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must never happen."""
+
+    sin: str
+    text: str
+    at_s: float
+    job: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.sin} at {self.at_s:.3f} s: {self.text}"
+
+
+class Blamed(Exception):
+    """Raised to end a run in which something went wrong."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.violation = violation
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One start of a job by a worker."""
+
+    job: str
+    token: int
+    attempt: int
+    worker: Any
+    started_s: float
+    ended_s: float | None = None
+    outcome: str = ""
+    """complete, fail, permanent, snooze, release; empty while it runs."""
+    wait_s: float | None = None
+    """What the worker asked to wait before the next one."""
+    verdict: str = ""
+    is_given_up: bool = False
+    """The worker was told to end it, or has lost it."""
+
+
+@dataclass(slots=True)
+class JobStory:
+    """One job."""
+
+    job: str
+    tried_s: float | None = None
+    acknowledged_s: float | None = None
+    refused: str = ""
+    runs: list[Run] = field(default_factory=list)
+    verbs: list[tuple[str, float, float | None, str]] = field(default_factory=list)
+    """verb, when it was tried, when answered, the answer."""
+    losses: int = 0
+    """How often a worker that had it was killed, or kept from saying so."""
+
+    def had(self, *verbs: str) -> bool:
+        """Whether one of these was ever tried."""
+        return any(verb in verbs for verb, *_ in self.verbs)
+
+
+class History:
+    """Collects, and blames at once where one event is enough to tell."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.jobs: dict[str, JobStory] = defaultdict(lambda: JobStory(""))
+        self.lines: list[tuple[float, str, str]] = []
+        self.violation: Violation | None = None
+        self.on_blame: Callable[[], None] = lambda: None
+
+    def tell(self, text: str, job: str = "") -> None:
+        """A line of the history that is printed."""
+        self.lines.append((self.now(), job, text))
+
+    def blame(self, sin: str, text: str, job: str = "") -> None:
+        """Something must not have happened. The first of it counts."""
+        if self.violation is None:
+            self.violation = Violation(sin, text, self.now(), job)
+            self.tell(f"!!! {sin}: {text}", job)
+            self.on_blame()
+
+    def story(self, job: str) -> JobStory:
+        """That of one job."""
+        story = self.jobs[job]
+        story.job = job
+        return story
+
+    # Workers say --------------------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, run: Run) -> None:
+        """A handler begins."""
+        story = self.story(run.job)
+        self.tell(f"{run.worker.name} starts attempt {run.attempt} (token …{run.token % 1_000_000_000})", run.job)
+        if story.tried_s is None:
+            self.blame(WRONG, f"{run.job} runs, and nobody enqueued it", run.job)
+        for before in story.runs:
+            self._check_second_start(story, before, run)
+        story.runs.append(run)
+        self._check_charge(story, run)
+
+    def _check_second_start(self, story: JobStory, before: Run, run: Run) -> None:
+        if before.token == run.token:
+            self.blame(REPEATED, f"{run.job} was started twice under one token", run.job)
+        if before.outcome == "complete" and before.verdict == "OK":
+            self.blame(REPEATED, f"{run.job} runs again, and was completed", run.job)
+        if before.token > run.token:
+            # It was leased before; the delivery was on its way. Its worker cannot know.
+            return
+        if before.is_given_up or before.outcome not in ("", "complete") or story.had("cancel", "retry", "delete"):
+            return
+        if before.worker.is_sure_of(before):
+            what = "still runs it" if not before.outcome else "has completed it"
+            self.blame(REPEATED, f"{run.worker.name} starts {run.job}, and {before.worker.name} {what} and is sure of its lease", run.job)
+
+    def _check_charge(self, story: JobStory, run: Run) -> None:
+        """Only failures count as attempts."""
+        if story.had("retry"):
+            return
+        failed = sum(1 for before in story.runs if before.outcome == "fail")
+        sure = sum(1 for before in story.runs if before.outcome == "fail" and before.verdict == "OK")
+        if run.attempt - 1 > failed:
+            self.blame(REPEATED, f"{run.job} is at attempt {run.attempt} after {failed} failures: a hand-back was charged", run.job)
+        if run.attempt - 1 < sure:
+            self.blame(WRONG, f"{run.job} is at attempt {run.attempt} after {sure} failures that count", run.job)
+
+    def end(self, run: Run, outcome: str, wait_s: float | None = None) -> None:
+        """A handler has ended."""
+        run.outcome, run.ended_s, run.wait_s = outcome, self.now(), wait_s
+        self.tell(f"{run.worker.name} ends attempt {run.attempt}: {outcome}{'' if wait_s is None else f' {wait_s:g} s'}", run.job)
+
+    def give_up(self, run: Run, why: str) -> None:
+        """A worker is told to end a run."""
+        run.is_given_up = True
+        self.tell(f"{run.worker.name} is to give up attempt {run.attempt}: {why}", run.job)

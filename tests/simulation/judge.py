@@ -1,0 +1,157 @@
+"""The judgement at the end of a run: the history of each job against what must have become of it, and the whole state of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, WRONG, JobStory
+from tests.simulation.plan import JobPlan
+from tests.support.queue_state import QueueState, read_state
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: The store counts in ms, and a pulse may find a date this much before a whole one.
+_EARLY_S = 0.002
+_FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
+
+
+def judge(world: World) -> None:
+    """Blame what is wrong."""
+    for queue in world.plan.queues:
+        try:
+            state = asyncio.Runner().run(read_state(_Redis(world), world.base(queue)))
+        except AssertionError as error:
+            world.history.blame(WRONG, f"the state of queue {queue} does not hold together: {str(error)[:500]}")
+            return
+        for job in world.plan.jobs:
+            if job.queue == queue:
+                _judge_job(world, job, world.history.story(job.id), state)
+        _judge_rest(world, queue, state)
+    _judge_order(world)
+
+
+def _judge_rest(world: World, queue: str, state: QueueState) -> None:
+    strangers = state.jobs.keys() - world.by_id.keys()
+    if strangers:
+        world.history.blame(WRONG, f"queue {queue} has jobs that nobody enqueued: {strangers}")
+    for what in (state.waiting, state.alone, state.delayed, state.active, state.cancels):
+        if what:
+            world.history.blame(HUNG, f"queue {queue} is not quiet: {what}")
+
+
+def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -> None:
+    blame = world.history.blame
+    view = state.jobs.get(job.id)
+    end = view.state if view is not None else state.ring.get(job.id, ("", ""))[0]
+    if story.tried_s is None:
+        if end or story.runs:
+            blame(WRONG, f"{job.id} was never enqueued, and ended as {end}", job.id)
+        return
+    if story.acknowledged_s is not None and not end:
+        blame(LOST, f"{job.id} was acknowledged, and the store knows nothing of it", job.id)
+        return
+    if end not in _FINAL:
+        blame(HUNG, f"{job.id} is {end}", job.id)
+        return
+    completed = [run for run in story.runs if run.outcome == "complete"]
+    if end == "COMPLETED" and not completed:
+        blame(LOST, f"{job.id} is completed, and no handler did its work", job.id)
+    if end == "FAILED":
+        _judge_failed(world, job, story, view)
+    if end == "CANCELLED" and not story.had("cancel", "delete"):
+        blame(LOST, f"{job.id} is cancelled, and nobody asked for it", job.id)
+    if not story.verbs and end != job.expected() and not _was_poisoned(view):
+        blame(WRONG, f"{job.id} ended as {end}, and should have as {job.expected()}", job.id)
+    _judge_waits(world, job, story)
+
+
+def _was_poisoned(view: Any) -> bool:
+    return view is not None and b"POISON" in view.sections.get("failure", b"")
+
+
+def _judge_failed(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
+    if _was_poisoned(view):
+        lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK")
+        if lost < 3:
+            world.history.blame(WRONG, f"{job.id} is poison, and was lost {lost} times", job.id)
+        return
+    failed = sum(1 for run in story.runs if run.outcome == "fail")
+    if failed < job.attempts and not any(run.outcome == "permanent" for run in story.runs):
+        world.history.blame(LOST, f"{job.id} has failed for good after {failed} failures of {job.attempts}", job.id)
+
+
+def _judge_waits(world: World, job: JobPlan, story: JobStory) -> None:
+    """No lease comes before its time."""
+    if story.verbs:
+        return
+    leases = [lease for lease in world.watch.leases if lease.job == job.id]
+    if leases and story.tried_s is not None and leases[0].at_s < story.tried_s + job.delay_s - _EARLY_S:
+        world.history.blame(OUT_OF_ORDER, f"{job.id} was leased before its delay was over", job.id)
+    for run in story.runs:
+        if run.verdict != "OK" or run.ended_s is None or run.outcome not in ("fail", "snooze"):
+            continue
+        wait_s = run.wait_s if run.wait_s is not None else job.base_s * 2 ** (run.attempt - 1)
+        after = next((lease for lease in leases if lease.token > run.token), None)
+        if after is not None and after.at_s < run.ended_s + wait_s - _EARLY_S:
+            world.history.blame(OUT_OF_ORDER, f"{job.id} was leased again {after.at_s - run.ended_s:.3f} s after a {run.outcome}, not {wait_s:g} s", job.id)
+
+
+def _judge_order(world: World) -> None:
+    """First come, first served: of two jobs of one priority, the one that was acknowledged before the other was tried is leased first."""
+    first: dict[str, int] = {}
+    for lease in world.watch.leases:
+        first.setdefault(lease.job, lease.token)
+    plain = [job for job in world.plan.jobs if not job.delay_s and job.id in first and not world.history.story(job.id).verbs]
+    for job in plain:
+        acknowledged_s = world.history.story(job.id).acknowledged_s
+        for other in plain:
+            tried_s = world.history.story(other.id).tried_s
+            if (job.queue, job.priority) != (other.queue, other.priority) or acknowledged_s is None or tried_s is None or acknowledged_s >= tried_s:
+                continue
+            if first[job.id] > first[other.id]:
+                world.history.blame(OUT_OF_ORDER, f"{other.id} came after {job.id} and was leased before it", other.id)
+
+
+class _Redis:
+    """What read_state needs of a client, over the simulation's own connection."""
+
+    def __init__(self, world: World) -> None:
+        self._real = world.store.real
+
+    async def keys(self, pattern: str) -> list[bytes]:
+        found: list[bytes] = self._real.ask("KEYS", pattern)
+        return found
+
+    def pipeline(self, transaction: bool = False) -> _Pipeline:
+        return _Pipeline(self._real)
+
+
+class _Pipeline:
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self._commands: list[tuple[Any, ...]] = []
+        self._readers: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def add(*args: Any, withscores: bool = False) -> None:
+            self._commands.append((name.upper(), *args, *(["WITHSCORES"] if withscores else [])))
+            self._readers.append(_scored if withscores else _hash if name == "hgetall" else _same)
+
+        return add
+
+    async def execute(self) -> list[Any]:
+        return [read(answer) for read, answer in zip(self._readers, self._real.ask_all(self._commands), strict=True)]
+
+
+def _scored(flat: list[bytes]) -> list[tuple[bytes, float]]:
+    return [(flat[i], float(flat[i + 1])) for i in range(0, len(flat), 2)]
+
+
+def _hash(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _same(answer: Any) -> Any:
+    return answer

@@ -1,0 +1,92 @@
+"""What the simulation sees of every call to the store: the leases it gives, in which order, and what they leave behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobwire_broker.names import id_to_text
+from jobwire_broker.store import codec
+
+from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, WRONG, History
+from tests.simulation.store_line import SharedStore
+
+_CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """One lease, as the store gave it."""
+
+    job: str
+    token: int
+    base: str
+    at_s: float
+    header: codec.Header
+
+
+class StoreWatch:
+    """Checks each call of a run when it has been carried out."""
+
+    def __init__(self, store: SharedStore, history: History) -> None:
+        self.leases: list[Leased] = []
+        self.paused: set[str] = set()
+        self._store = store
+        self._history = history
+        self._last_token: dict[str, int] = {}
+        store.on_call = self._carried_out
+
+    def _carried_out(self, packed: bytes, answer: Any) -> None:
+        match = _CALL.search(packed[:200])
+        if match is None:
+            return
+        verb, base = match[1].decode(), match[2].decode()
+        if verb in ("turn", "enqueue"):
+            for lease in answer[1]:
+                if len(lease) > 1:
+                    self._leased(base, lease[1:])
+
+    def _leased(self, base: str, flat: Sequence[Any]) -> None:
+        now_s = self._store.loop.time()
+        places: list[tuple[int, bytes]] = []
+        for raw_id, token, record in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+            header = codec.header_of(record)
+            text = id_to_text(raw_id)
+            self.leases.append(Leased(text, token, base, now_s, header))
+            self._history.tell(f"the store leases it (token …{token % 1_000_000_000})", text)
+            if base in self.paused:
+                self._history.blame(OVER_ADMITTED, f"{text} is leased although its queue is paused", text)
+            if token <= self._last_token.get(base, 0):
+                self._history.blame(WRONG, f"the token of {text} is not greater than one before", text)
+            self._last_token[base] = token
+            if not header.flags & codec.FLAG_ALONE:
+                places.append((header.priority, header.order.to_bytes(8, "big") + raw_id))
+        self._check_order(base, places)
+
+    def _check_order(self, base: str, places: list[tuple[int, bytes]]) -> None:
+        """What was leased goes before what was left."""
+        if not places:
+            return
+        if places != sorted(places):
+            self._history.blame(OUT_OF_ORDER, "one call leased jobs in another order than that of the line")
+        first = self._store.real.ask("ZRANGE", base + "w", 0, 0, "WITHSCORES")
+        if first and (int(first[1]), first[0]) < max(places):
+            text = id_to_text(first[0][8:])
+            self._history.blame(OUT_OF_ORDER, f"{text} waits, and one behind it was leased", text)
+
+    # What others may ask ------------------------------------------------------------------------------------------------------------------------------
+
+    def waiting(self, base: str) -> int:
+        """How many jobs wait in line."""
+        return int(self._store.real.ask("ZCARD", base + "w"))
+
+    def alone(self, base: str) -> int:
+        """How many wait to be delivered alone."""
+        return int(self._store.real.ask("ZCARD", base + "o"))
+
+    def counts(self, bases: Sequence[str]) -> list[int]:
+        """How many jobs wait, are delayed, are active."""
+        found = self._store.real.ask_all([("ZCARD", base + suffix) for base in bases for suffix in "woda"])
+        return [sum(found[0::4]) + sum(found[1::4]), sum(found[2::4]), sum(found[3::4])]

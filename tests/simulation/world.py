@@ -1,0 +1,389 @@
+"""One run: brokers, workers, clients and a store under virtual time, until all is quiet; then the judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from jobwire.v1 import job_pb2, queue_service_pb2
+from jobwire.v1 import job_service_pb2 as jobs_pb
+from jobwire.v1 import worker_service_pb2 as pb
+from jobwire_worker._session import SessionOptions
+
+from tests.simulation.broker import SimulatedBroker
+from tests.simulation.history import HUNG, STARVED, WRONG, History, Violation
+from tests.simulation.judge import judge
+from tests.simulation.network import Network, Refused
+from tests.simulation.plan import BUSY_S, JobPlan, Plan
+from tests.simulation.real_store import RealStore
+from tests.simulation.store_line import SharedStore
+from tests.simulation.store_watch import StoreWatch
+from tests.simulation.virtual_time import Hung, VirtualLoop, clocks_of
+from tests.simulation.worker import SimulatedWorker, Step
+
+#: How long the system may take to become quiet after the last fault.
+QUIET_S = 150.0
+#: A job that could run, and a worker with room for it, may stand beside each other so long while all is well.
+STARVED_S = 6
+_RETRY_S = 0.3
+#: The same for all: the length of keys is part of what a run is.
+_NAMESPACE = "sim"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    plan: Plan
+    violation: Violation | None
+    lines: list[tuple[float, str, str]]
+    virtual_s: float
+    calls: int
+    turns: int
+    runs: int
+
+
+def run_plan(plan: Plan, real: RealStore) -> Outcome:
+    """Run it. The store is left as it was."""
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    world = World(plan, loop, real, _NAMESPACE)
+    calls = real.calls
+    try:
+        with clocks_of(loop):
+            try:
+                loop.run_until_complete(world.run())
+            except Hung as hung:
+                world.history.blame(HUNG, str(hung))
+            if world.history.violation is None:
+                judge(world)
+            outcome = Outcome(plan, world.history.violation, world.history.lines, loop.time(), real.calls - calls, loop.turns, world.count_runs())
+            loop.end()
+    finally:
+        asyncio.set_event_loop(None)
+        real.forget(f"{_NAMESPACE}:")
+    return outcome
+
+
+class World:
+    """All that is simulated."""
+
+    def __init__(self, plan: Plan, loop: VirtualLoop, real: RealStore, namespace: str) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.rng = random.Random(plan.seed * 7919 + 1)
+        self.history = History(loop.time)
+        self.store = SharedStore(loop, real, random.Random(plan.seed * 7919 + 2), namespace)
+        self.watch = StoreWatch(self.store, self.history)
+        self.network = Network(loop, random.Random(plan.seed * 7919 + 3))
+        self.addresses = [f"unix:broker{i}" for i in range(plan.brokers)]
+        self.brokers: list[SimulatedBroker | None] = [None] * plan.brokers
+        self.workers: list[SimulatedWorker | None] = [None] * len(plan.workers)
+        self.by_id: dict[str, JobPlan] = {job.id: job for job in plan.jobs}
+        self.troubles = 0
+        """Faults that last now."""
+        self.well_since_s = 0.0
+        self.paused: dict[str, str] = {}
+        self._open_calls = 0
+        self._names = 0
+        self._stop: asyncio.Event = asyncio.Event()
+        self.history.on_blame = self._stop.set
+
+    def base(self, queue: str) -> str:
+        """What all keys of a queue begin with."""
+        return f"{self.store.namespace}:{{{queue}}}:"
+
+    def count_runs(self) -> int:
+        """How often a handler began."""
+        return sum(len(story.runs) for story in self.history.jobs.values())
+
+    async def run(self) -> None:
+        """Begin, let the plan happen, and wait until it is quiet."""
+        for i in range(self.plan.brokers):
+            self._start_broker(i)
+        for i in range(len(self.plan.workers)):
+            self._start_worker(i)
+        for action in self.plan.actions:
+            self.loop.call_at(action.at_s, self._do, action.kind, action.arguments)
+        monitor = self.loop.create_task(self._monitor())
+        await self._stop.wait()
+        monitor.cancel()
+
+    async def _monitor(self) -> None:
+        starving = 0
+        while True:
+            await asyncio.sleep(1.0)
+            now = self.loop.time()
+            counts = self.watch.counts([self.base(queue) for queue in self.plan.queues])
+            if now > BUSY_S and not self.troubles and not self._open_calls and not any(counts):
+                self._stop.set()
+            if now - max(self.well_since_s, BUSY_S) > QUIET_S:
+                self.history.blame(HUNG, f"after {QUIET_S:.0f} s without faults {counts[0]} jobs wait, {counts[1]} are delayed, {counts[2]} are active")
+            starving = starving + 1 if self._is_starving() else 0
+            if starving > STARVED_S:
+                self.history.blame(STARVED, f"jobs wait and a worker has room, for {starving} s, while all is well")
+
+    def _is_starving(self) -> bool:
+        if self.troubles or self.loop.time() - self.well_since_s < 2 * self.plan.session_s:
+            return False
+        for queue in self.plan.queues:
+            roomy = any(worker is not None and queue in worker.options.queues and worker.room > 0 for worker in self.workers)
+            if queue not in self.paused and roomy and self.watch.waiting(self.base(queue)) and not self.watch.alone(self.base(queue)):
+                return True
+        return False
+
+    # Processes ----------------------------------------------------------------------------------------------------------------------------------------
+
+    def _start_broker(self, i: int) -> None:
+        self.brokers[i] = SimulatedBroker(self.loop, self.store, self.network, self.addresses[i], self.plan.session_s)
+
+    def _start_worker(self, i: int) -> None:
+        concurrency, queues = self.plan.workers[i]
+        self._names += 1
+        options = SessionOptions(queues=queues, concurrency=concurrency, instance_id=f"worker{i}.{self._names}", session_time_s=self.plan.session_s)
+        self.workers[i] = SimulatedWorker(self.loop, self.network, self.history, f"worker{i}.{self._names}", self.addresses, options, self._script)
+
+    def _script(self, delivery: pb.Delivery) -> Step:
+        job = self.by_id[delivery.id]
+        snoozed = sum(1 for run in self.history.story(job.id).runs if run.outcome == "snooze")
+        if snoozed < job.snoozes:
+            return Step("snooze", 0.05, 0.5)
+        return job.steps[min(delivery.attempt, len(job.steps)) - 1]
+
+    # The plan -----------------------------------------------------------------------------------------------------------------------------------------
+
+    def _do(self, kind: str, arguments: Sequence[Any]) -> None:
+        self.history.tell(f"* {kind} {' '.join(map(str, arguments))}")
+        getattr(self, f"do_{kind}")(*arguments)
+
+    @contextmanager
+    def _trouble(self, for_s: float, undo: Callable[[], None]) -> Any:
+        """A fault begins, and is undone after its time."""
+        self.troubles += 1
+        yield
+        self.loop.call_later(for_s, self._end_trouble, undo)
+
+    def _end_trouble(self, undo: Callable[[], None]) -> None:
+        undo()
+        self.troubles -= 1
+        self.well_since_s = self.loop.time()
+
+    def do_enqueue(self, number: int) -> None:
+        job = self.plan.jobs[number]
+        spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name="work", priority=job.priority, attempts=job.attempts)
+        spec.payload.json = f'{{"number":{number}}}' if number % 5 else '"' + "x" * 700 + '"'
+        spec.backoff.base.CopyFrom(_duration(job.base_s))
+        spec.backoff.jitter = 0.1
+        if job.delay_s:
+            spec.delay.CopyFrom(_duration(job.delay_s))
+        self.history.story(job.id).tried_s = self.loop.time()
+        self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec)))
+
+    async def _enqueue(self, job: JobPlan, request: jobs_pb.EnqueueRequest) -> None:
+        answer = await self._persist("Enqueue", request)
+        story = self.history.story(job.id)
+        if isinstance(answer, Refused):
+            story.refused = str(answer)
+            self.history.blame(WRONG, f"a good job was refused: {answer}", job.id)
+        else:
+            story.acknowledged_s = self.loop.time()
+            self.history.tell("enqueued", job.id)
+
+    async def _persist(self, method: str, request: Any) -> Any:
+        """Repeat a call until it is answered. The answer, or what it was refused with."""
+        self._open_calls += 1
+        try:
+            while True:
+                try:
+                    return await self.network.call(self.rng.choice(self.addresses), method, request)
+                except Refused as refused:
+                    if refused.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                        return refused
+                await asyncio.sleep(_RETRY_S * (0.5 + self.rng.random()))
+        finally:
+            self._open_calls -= 1
+
+    def do_cancel(self, number: int, grace_s: float) -> None:
+        name = self._name(number)
+        self._verb("cancel", number, "CancelJob", jobs_pb.CancelJobRequest(name=name, grace=_duration(grace_s)))
+
+    def do_retry(self, number: int) -> None:
+        self._verb("retry", number, "RetryJob", jobs_pb.RetryJobRequest(name=self._name(number)))
+
+    def do_promote(self, number: int) -> None:
+        self._verb("promote", number, "PromoteJob", jobs_pb.PromoteJobRequest(name=self._name(number)))
+
+    def do_delete(self, number: int) -> None:
+        self._verb("delete", number, "DeleteJob", jobs_pb.DeleteJobRequest(name=self._name(number)))
+
+    def _name(self, number: int) -> str:
+        job = self.plan.jobs[number]
+        return f"queues/{job.queue}/jobs/{job.id}"
+
+    def _verb(self, verb: str, number: int, method: str, request: Any) -> None:
+        self.loop.create_task(self._act(verb, self.plan.jobs[number], method, request))
+
+    async def _act(self, verb: str, job: JobPlan, method: str, request: Any) -> None:
+        story = self.history.story(job.id)
+        place = len(story.verbs)
+        tried_s = self.loop.time()
+        story.verbs.append((verb, tried_s, None, ""))
+        answer = await self._persist(method, request)
+        if isinstance(answer, Refused):
+            word = answer.code.name
+        else:
+            word = job_pb2.JobState.Name(answer.job.state).removeprefix("JOB_STATE_") if verb != "delete" else "OK"
+        story.verbs[place] = (verb, tried_s, self.loop.time(), word)
+        self.history.tell(f"{verb} answered: {word}", job.id)
+
+    def do_pause(self, queue: str) -> None:
+        self.paused[queue] = "asked"
+        self.loop.create_task(self._pause(queue))
+
+    async def _pause(self, queue: str) -> None:
+        answer = await self._persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
+        if not isinstance(answer, Refused) and queue in self.paused:
+            self.paused[queue] = "paused"
+            self.watch.paused.add(self.base(queue))
+
+    def do_resume(self, queue: str) -> None:
+        self.watch.paused.discard(self.base(queue))
+        self.loop.create_task(self._resume(queue))
+
+    async def _resume(self, queue: str) -> None:
+        while self.paused.get(queue) == "asked":
+            await asyncio.sleep(0.1)
+        self.watch.paused.discard(self.base(queue))
+        await self._persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))
+        self.paused.pop(queue, None)
+        self.well_since_s = self.loop.time()
+
+    # Faults -------------------------------------------------------------------------------------------------------------------------------------------
+
+    def do_kill_broker(self, i: int, for_s: float) -> None:
+        broker = self.brokers[i]
+        if broker is None:
+            return
+        self.brokers[i] = None
+        with self._trouble(for_s, lambda: self._start_broker(i)):
+            broker.process.kill()
+
+    def do_stop_broker(self, i: int, for_s: float) -> None:
+        broker = self.brokers[i]
+        if broker is None:
+            return
+        self.brokers[i] = None
+        self.troubles += 1
+        self.loop.create_task(self._stop_broker(i, broker, for_s))
+
+    async def _stop_broker(self, i: int, broker: SimulatedBroker, for_s: float) -> None:
+        await asyncio.wait([broker.process.run(broker.stop())], timeout=15)
+        broker.process.kill()
+        await asyncio.sleep(for_s)
+        self._end_trouble(lambda: self._start_broker(i))
+
+    def do_freeze_broker(self, i: int, for_s: float) -> None:
+        broker = self.brokers[i]
+        if broker is None or broker.process.frozen:
+            return
+        with self._trouble(for_s, broker.process.thaw):
+            broker.process.freeze()
+
+    def do_kill_worker(self, i: int, for_s: float) -> None:
+        worker = self.workers[i]
+        if worker is None:
+            return
+        self.workers[i] = None
+        with self._trouble(for_s, lambda: self._start_worker(i)):
+            worker.process.kill()
+
+    def do_drain_worker(self, i: int, for_s: float) -> None:
+        worker = self.workers[i]
+        if worker is None:
+            return
+        self.workers[i] = None
+        with self._trouble(for_s + 1.0, lambda: self._start_worker(i)):
+            worker.drain(min(for_s, 2.0))
+
+    def do_freeze_worker(self, i: int, for_s: float) -> None:
+        worker = self.workers[i]
+        if worker is None or worker.process.is_stopped:
+            return
+        with self._trouble(for_s, worker.process.thaw):
+            worker.process.freeze()
+
+    def do_partition(self, pair: tuple[int, int], for_s: float) -> None:
+        worker = self.workers[pair[0]]
+        if worker is None:
+            return
+        split = (worker.name, self.addresses[pair[1]])
+        with self._trouble(for_s, lambda: self.network.unreachable.discard(split)):
+            self.network.unreachable.add(split)
+
+    def do_silence_streams(self, for_s: float) -> None:
+        with self._trouble(for_s, lambda: None):
+            for link in self._some_streams():
+                link.is_silent = True
+
+    def do_break_streams(self, for_s: float) -> None:
+        with self._trouble(for_s, lambda: None):
+            for link in self._some_streams():
+                link.break_off()
+
+    def _some_streams(self) -> list[Any]:
+        streams = list(self.network.streams)
+        return self.rng.sample(streams, self.rng.randint(0, len(streams)))
+
+    def do_store_down(self, for_s: float) -> None:
+        with self._trouble(for_s, self.store.come_back):
+            self.store.go_down(swallows=False)
+
+    def do_store_swallows(self, for_s: float) -> None:
+        with self._trouble(for_s, self.store.come_back):
+            self.store.go_down(swallows=True)
+
+    def _weather(self, for_s: float, name: str, value: float) -> None:
+        with self._trouble(for_s, lambda: setattr(self.store.weather, name, 0.0)):
+            setattr(self.store.weather, name, value)
+
+    def do_lose_store_requests(self, for_s: float) -> None:
+        self._weather(for_s, "lost_requests", self.rng.choice((0.02, 0.1, 0.4)))
+
+    def do_lose_store_answers(self, for_s: float) -> None:
+        self._weather(for_s, "lost_answers", self.rng.choice((0.02, 0.1, 0.4)))
+
+    def do_delay_store_requests(self, for_s: float) -> None:
+        self._weather(for_s, "late_requests", self.rng.choice((0.02, 0.1, 0.3)))
+
+    def do_lose_messages(self, for_s: float) -> None:
+        self._weather(for_s, "lost_messages", self.rng.choice((0.3, 1.0)))
+
+    def do_slow_store(self, for_s: float) -> None:
+        self._weather(for_s, "slow_s", self.rng.choice((0.01, 0.1, 0.5)))
+
+    def do_slow_network(self, for_s: float) -> None:
+        self._set_network(for_s, "slow_s", self.rng.choice((0.02, 0.3, 1.0)))
+
+    def do_lose_calls(self, for_s: float) -> None:
+        self._set_network(for_s, "lost_calls", self.rng.choice((0.1, 0.5)))
+
+    def do_repeat_calls(self, for_s: float) -> None:
+        self._set_network(for_s, "repeated_calls", self.rng.choice((0.1, 0.5)))
+
+    def _set_network(self, for_s: float, name: str, value: float) -> None:
+        with self._trouble(for_s, lambda: setattr(self.network, name, 0.0)):
+            setattr(self.network, name, value)
+
+
+def _duration(seconds: float) -> Duration:
+    made = Duration()
+    made.FromMilliseconds(round(seconds * 1000))
+    return made
+
+
