@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -17,6 +17,10 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._credentials import Credentials
 
 from tests.simulation.virtual_time import Process, VirtualLoop
+
+
+#: What to call at the other end, and with what.
+Message = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Refused(Exception):
@@ -41,13 +45,26 @@ class Network:
         self.repeated_calls = 0.0
         """The share of unary calls that arrive twice, as a proxy that tries again makes them."""
         self.brokers: dict[str, Any] = {}
-        self.unreachable: set[tuple[str, str]] = set()
+        self.unreachable: dict[tuple[str, str], int] = {}
         """Pairs of a worker and a broker that get nothing through to each other."""
         self.streams: list[StreamLink] = []
 
     def delay(self) -> float:
         """How long one way takes now."""
         return 0.0003 + 0.0015 * self.rng.random() + (self.slow_s * self.rng.random() if self.slow_s else 0.0)
+
+    def part(self, worker: str, address: str) -> None:
+        """Nothing gets through between these from now on."""
+        self.unreachable[worker, address] = self.unreachable.get((worker, address), 0) + 1
+
+    def heal(self, worker: str, address: str) -> None:
+        """It does again."""
+        self.unreachable[worker, address] -= 1
+        if not self.unreachable[worker, address]:
+            del self.unreachable[worker, address]
+            for link in list(self.streams):
+                if (link.worker.name, link.address) == (worker, address):
+                    link.heal()
 
     async def call(self, address: str, method: str, request: Any, timeout_s: float = 5.0) -> Any:
         """A unary call of the job service. Raises Refused."""
@@ -98,21 +115,31 @@ class StreamLink:
         self.is_broken = False
         self.call = WorkerEnd(self)
         self.context = BrokerEnd(self)
-        self._up_at = self._down_at = 0.0
+        self._at = {True: 0.0, False: 0.0}
+        self._held: dict[bool, list[Message]] = {True: [], False: []}
         network.streams.append(self)
         self.loop.call_later(network.delay(), self._connect)
 
     @property
-    def is_cut(self) -> bool:
-        """Whether nothing gets through."""
-        return self.is_silent or self.is_broken or (self.worker.name, self.address) in self.network.unreachable
+    def is_gone(self) -> bool:
+        """Whether nothing will ever get through again."""
+        return self.is_silent or self.is_broken
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether nothing gets through now; TCP sends it again when it can."""
+        return (self.worker.name, self.address) in self.network.unreachable
 
     def _connect(self) -> None:
-        if self.is_cut:
-            # The packets vanish; gRPC tries on, and the worker's own time limit ends it.
+        if self.is_gone or self.call.is_over:
+            self.ended()
+            return
+        if self.is_parted:
+            self.loop.call_later(1.0, self._connect)
             return
         self.broker = self.network.brokers.get(self.address)
         if self.broker is None:
+            self.ended()
             self.down(self.call.end, Refused(grpc.StatusCode.UNAVAILABLE, "nobody listens"))
             return
         self.broker.process.post(self.loop.time(), self.broker.serve_stream, self)
@@ -122,34 +149,46 @@ class StreamLink:
 
     def up(self, callback: Callable[..., Any], *args: Any) -> None:
         """To the broker, in order."""
-        if self.is_cut or self.broker is None:
-            return
-        self._up_at = max(self._up_at, self.loop.time() + self.network.delay())
-        self.broker.process.post(self._up_at, self._pass, callback, *args)
+        if self.broker is not None:
+            self._send(True, (callback, args), self.network.delay())
 
     def down(self, callback: Callable[..., Any], *args: Any) -> None:
         """To the worker, in order."""
-        if self.is_cut:
-            return
-        self._down_at = max(self._down_at, self.loop.time() + self.network.delay())
-        self.worker.post(self._down_at, self._pass, callback, *args)
+        self._send(False, (callback, args), self.network.delay())
 
-    def _pass(self, callback: Callable[..., Any], *args: Any) -> None:
-        if not self.is_cut:
-            callback(*args)
+    def _send(self, is_up: bool, message: Message, delay_s: float) -> None:
+        if not self.is_gone:
+            self._at[is_up] = max(self._at[is_up], self.loop.time() + delay_s)
+            (self.broker.process if is_up else self.worker).post(self._at[is_up], self._pass, is_up, message)
+
+    def _pass(self, is_up: bool, message: Message) -> None:
+        if self.is_gone:
+            return
+        if self.is_parted or self._held[is_up]:
+            self._held[is_up].append(message)
+        else:
+            message[0](*message[1])
+
+    def heal(self) -> None:
+        """What was held up is sent again."""
+        for is_up, held in self._held.items():
+            delay_s = self.network.rng.uniform(0.02, 0.8)
+            messages, self._held[is_up] = list(held), []
+            for message in messages:
+                self._send(is_up, message, delay_s)
 
     def break_off(self) -> None:
         """The connection is reset: each end hears of it in its time."""
         if self.is_broken:
             return
-        if not self.is_cut:
+        if not (self.is_silent or self.is_parted):
             self.worker.post(self.loop.time() + self.network.delay(), self.call.end, Refused(grpc.StatusCode.UNAVAILABLE, "connection reset"))
             if self.broker is not None:
                 self.broker.process.post(self.loop.time() + self.network.delay(), self.context.vanish)
         self.is_broken = True
 
     def ended(self) -> None:
-        """Both ends are done with it."""
+        """The broker is done with it."""
         if self in self.network.streams:
             self.network.streams.remove(self)
 
@@ -166,6 +205,11 @@ class WorkerEnd:
         self._is_over = False
         self._is_cancelled = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in any way."""
+        return self._is_over or self._is_cancelled
+
     def receive(self, frame: bytes) -> None:
         """A frame has come."""
         self._frames.append(frame)
@@ -176,7 +220,6 @@ class WorkerEnd:
         if not self._is_over:
             self._is_over, self._status = True, status
             self._ready.set()
-            self._link.ended()
 
     async def read(self) -> Any:
         while not self._frames:
@@ -210,7 +253,6 @@ class WorkerEnd:
         self._is_cancelled = True
         self._ready.set()
         self._link.up(self._link.context.vanish)
-        self._link.ended()
         return True
 
     async def code(self) -> grpc.StatusCode:
@@ -281,6 +323,7 @@ class BrokerEnd(CallContext):
 
     def finish(self, status: Refused | None) -> None:
         """The handler has ended."""
+        self._link.ended()
         self._link.down(self._link.call.end, status)
 
 
@@ -319,4 +362,3 @@ class Reach(Credentials):
         return _Channel(self.__dict__["network"], self.__dict__["worker"], address)
 
 
-Server = Callable[[Any, Any], Awaitable[Any]]

@@ -43,6 +43,8 @@ class StoreWatch:
         if match is None:
             return
         verb, base = match[1].decode(), match[2].decode()
+        if verb in ("attach", "detach"):
+            self._history.tell(f"the store carries out {verb}: {answer[0].decode()}")
         if verb in ("turn", "enqueue"):
             for lease in answer[1]:
                 if len(lease) > 1:
@@ -85,6 +87,10 @@ class StoreWatch:
     def alone(self, base: str) -> int:
         """How many wait to be delivered alone."""
         return int(self._store.real.ask("ZCARD", base + "o"))
+
+    def is_paused(self, base: str) -> bool:
+        """Whether the store thinks so."""
+        return bool(self._store.real.ask("HGET", base + "m", "paused") == b"1")
 
     def counts(self, bases: Sequence[str]) -> list[int]:
         """How many jobs wait, are delayed, are active."""

@@ -125,9 +125,16 @@ class World:
                 self._stop.set()
             if now - max(self.well_since_s, BUSY_S) > QUIET_S:
                 self.history.blame(HUNG, f"after {QUIET_S:.0f} s without faults {counts[0]} jobs wait, {counts[1]} are delayed, {counts[2]} are active")
+            self._undo_late_pauses()
             starving = starving + 1 if self._is_starving() else 0
             if starving > STARVED_S:
                 self.history.blame(STARVED, f"jobs wait and a worker has room, for {starving} s, while all is well")
+
+    def _undo_late_pauses(self) -> None:
+        """A pause may be carried out after the resume that followed it: whoever sees that resumes again."""
+        for queue in self.plan.queues:
+            if queue not in self.paused and self.watch.is_paused(self.base(queue)):
+                self.do_resume(queue)
 
     def _is_starving(self) -> bool:
         if self.troubles or self.loop.time() - self.well_since_s < 2 * self.plan.session_s:
@@ -323,8 +330,8 @@ class World:
         if worker is None:
             return
         split = (worker.name, self.addresses[pair[1]])
-        with self._trouble(for_s, lambda: self.network.unreachable.discard(split)):
-            self.network.unreachable.add(split)
+        with self._trouble(for_s, lambda: self.network.heal(*split)):
+            self.network.part(*split)
 
     def do_silence_streams(self, for_s: float) -> None:
         with self._trouble(for_s, lambda: None):
