@@ -218,6 +218,9 @@ class _Decoder:
             if len(key) == 4:
                 assert self._sessions[value][:4] == key, "a session number that names a session with another number"
                 continue
+            if key[:1] == b"r" and len(key) == 17:
+                assert key[1:] in self._sessions, "the number of an attach of a session that is not there"
+                continue
             sid, epoch, solo_token = struct.unpack_from(">4sIQ", value)
             assert self._sessions[sid] == key, "a session whose number names another"
             solo = [id_to_text(raw_id) for raw_id, header in self._headers.items() if solo_token and header.token == solo_token]

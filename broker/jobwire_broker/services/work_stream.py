@@ -52,6 +52,7 @@ class WorkStream:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reattaching: dict[str, asyncio.Task[None]] = {}
         self._attached_at = 0.0
+        self._attaches = 0
         self._gone_away = False
         self._ending = False
 
@@ -194,7 +195,8 @@ class WorkStream:
         work = self.work
         held = [(raw_id, token) for (queue, raw_id), token in work.held.items() if queue == name]
         store = self._registry.get(name).store
-        answers = await store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held)
+        self._attaches += 1
+        answers = await store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held, number=self._attaches)
         if answers is None:
             raise SessionMoved("a newer stream of this session has taken over")
         acks = []

@@ -363,9 +363,14 @@ class QueueStore:
         """Settle what workers say, then lease. Sent as `enqueue` is."""
         return _turned(self._begin("turn", self._meta, _turn_args(items) + _lease_args(leases)))
 
-    async def attach(self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]]) -> list[Settled] | None:
-        """Bind a session to its newest stream. A word per held job; None when a newer stream has it."""
-        args: list[Any] = [session, epoch, session_ms, descriptor, len(held)]
+    async def attach(
+        self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]], *, number: int = 1
+    ) -> list[Settled] | None:
+        """Bind a session to its newest stream. A word per held job; None when a newer stream has it.
+
+        `number` grows with each call of an epoch, so that one which comes late does not undo a later one.
+        """
+        args: list[Any] = [session, epoch, number, session_ms, descriptor, len(held)]
         for raw_id, token in held:
             args += (raw_id, token)
         answer = await self._call("attach", self._meta, args)

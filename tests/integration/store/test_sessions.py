@@ -54,6 +54,16 @@ async def test_the_same_stream_may_attach_again(q: QueueLab) -> None:
     assert (after, after.numbers) == (before, before.numbers)
 
 
+async def test_an_attach_that_was_late_on_its_way_undoes_nothing(q: QueueLab) -> None:
+    await q.make("a")
+    await q.store.attach(session_bytes("s"), 1, SESSION_MS, b"", [], number=2)
+    await q.lease("s", 1)
+    before = await q.state()
+    assert await q.store.attach(session_bytes("s"), 1, SESSION_MS, b"", [], number=1) is None
+    after = await q.state()
+    assert (after, after.numbers) == (before, before.numbers)
+
+
 async def test_what_both_sides_hold_stays(q: QueueLab) -> None:
     tokens = await q.leased("a", "b")
     assert await words(q, 2, list(tokens.items())) == [("HELD", "ACTIVE")] * 2

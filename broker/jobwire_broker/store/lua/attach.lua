@@ -1,6 +1,6 @@
 --- Bind a session to its newest stream, and make both sides agree on what it holds.
 -- KEYS[1]  the queue's meta hash
--- ARGV     session, epoch, session time in ms, descriptor, held count; per held job: id, token
+-- ARGV     session, epoch, number (counts the calls of this epoch), session time in ms, descriptor, held count; per held job: id, token
 -- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job } | { SESSION_MOVED }
 -- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
 
@@ -32,6 +32,11 @@ local function check_held(ctx, sid, id, token)
   return j.state == STATE.ACTIVE and 'STALE_LEASE' or 'OK', j.state
 end
 
+-- The number of the last call of the session's epoch. One with a lower number was late on its way: what it lists is older than what was leased meanwhile.
+local function last_attach(ctx, session)
+  return tonumber(redis.call('HGET', ctx.base .. 's', 'r' .. session)) or 0
+end
+
 local function put_back_undelivered(ctx, sid, listed)
   local jobs = jobs_held(ctx, held_members(ctx, sid, 100000))
   for i = 1, #jobs do
@@ -41,17 +46,18 @@ end
 
 local function attach(keys, argv)
   local ctx = open(keys[1])
-  local session, epoch, session_ms, descriptor = argv[1], tonumber(argv[2]), tonumber(argv[3]), argv[4]
+  local session, epoch, number, session_ms, descriptor = argv[1], tonumber(argv[2]), tonumber(argv[3]), tonumber(argv[4]), argv[5]
   local sid, old_epoch, solo = session_row(ctx, session)
-  if sid and epoch < old_epoch then return { 'SESSION_MOVED' } end
+  if sid and (epoch < old_epoch or (epoch == old_epoch and number < last_attach(ctx, session))) then return { 'SESSION_MOVED' } end
   if not sid then sid = redis.call('HINCRBY', ctx.meta, 'sid', 1) end
-  redis.call('HSET', ctx.base .. 's', session, struct.pack(ROW, sid, epoch, solo or 0) .. descriptor, struct.pack('>I4', sid), session)
+  redis.call('HSET', ctx.base .. 's', session, struct.pack(ROW, sid, epoch, solo or 0) .. descriptor, struct.pack('>I4', sid), session,
+    'r' .. session, number)
   redis.call('ZADD', ctx.base .. 't', ctx.clock + session_ms, 'S' .. session)
   local ids, listed, words, states = {}, {}, {}, {}
-  for i = 1, tonumber(argv[5]) do ids[i] = argv[4 + 2 * i] end
+  for i = 1, tonumber(argv[6]) do ids[i] = argv[5 + 2 * i] end
   fetch(ctx, ids)
-  for i = 1, tonumber(argv[5]) do
-    local id, token = argv[4 + 2 * i], tonumber(argv[5 + 2 * i])
+  for i = 1, tonumber(argv[6]) do
+    local id, token = argv[5 + 2 * i], tonumber(argv[6 + 2 * i])
     listed[id] = token
     words[i], states[i] = check_held(ctx, sid, id, token)
   end

@@ -150,7 +150,7 @@ local function stats(keys)
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
   local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy')
   return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
-    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 2, tonumber(meta[4]) or 0, meta[5] or '' }
+    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '' }
 end
 
 -- Returns session, held count, descriptor, session … of all sessions of the queue.

@@ -7,7 +7,8 @@
 --   o   zset    waiting to be delivered alone, same form
 --   d   zset    delayed, score = due date in ms, same member
 --   a   zset    leases, score 0, member = sid (4) .. token (8) .. id
---   s   hash    sessions: session (16) -> sid (4) epoch (4) solo token (8) descriptor; sid (4) -> session (16)
+--   s   hash    sessions: session (16) -> sid (4) epoch (4) solo token (8) descriptor; sid (4) -> session (16);
+--               'r' .. session -> number of its last attach
 --   t   zset    deadlines on the pulse clock in ms, member = 'S' .. session | 'J' .. token (8) .. id
 --   k   hash    cancels not yet confirmed by the worker: id -> sid (4) .. token (8)
 --   c   list    COMPLETED, oldest first: revision (8) token (8) created (8) ended (1) id

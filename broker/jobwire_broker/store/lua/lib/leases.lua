@@ -204,6 +204,6 @@ end
 
 -- Forget a session. Its leases must be gone.
 local function drop_session(ctx, session, sid)
-  redis.call('HDEL', ctx.base .. 's', session, struct.pack('>I4', sid))
+  redis.call('HDEL', ctx.base .. 's', session, struct.pack('>I4', sid), 'r' .. session)
   redis.call('ZREM', ctx.base .. 't', 'S' .. session)
 end
