@@ -1,7 +1,7 @@
 # `make help` says what there is. All that a fresh machine needs for `make demo` and `make test` is Python 3.11 or newer, make and bash.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proto proto-baseline lock tools venv clean
+.PHONY: help demo test simulate check bench proto proto-baseline lock tools venv clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -11,6 +11,9 @@ demo: venv ## make thumbnails of photographs and watch (PHOTOS=DIR: your own; OU
 
 test: venv ## run the tests (ARGS="-k name": some of them; JOBS=1: in one process)
 	@.ci/test $(ARGS)
+
+simulate: venv ## run SEEDS=1000 seeds of brokers, workers and a store with faults under virtual time (FROM=1: the first; ARGS="--keep-going")
+	@.venv/bin/python -m tests.simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) $(ARGS)
 
 check: venv ## lint, types, contract, generated code: all that needs no running system
 	@.ci/tools npm

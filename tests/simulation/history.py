@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: The sins that a run is judged by.
-LOST, REPEATED, OVER_ADMITTED, HUNG, OUT_OF_ORDER, STARVED, WRONG = "lost", "repeated without cause", "over-admitted", "hung", "out of order", "starved", "wrong"
+LOST, REPEATED, OVER_ADMITTED, HUNG, OUT_OF_ORDER, STARVED, WRONG = (
+    "lost",
+    "repeated without cause",
+    "over-admitted",
+    "hung",
+    "out of order",
+    "starved",
+    "wrong",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from jobwire_worker._credentials import Credentials
 
 from tests.simulation.virtual_time import Process, VirtualLoop
 
-
 #: What to call at the other end, and with what.
 Message = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -360,5 +359,3 @@ class Reach(Credentials):
 
     def channel(self, address: str, options: Any, host: str = "") -> Any:
         return _Channel(self.__dict__["network"], self.__dict__["worker"], address)
-
-

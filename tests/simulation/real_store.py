@@ -98,7 +98,7 @@ class RealStore:
         """One command of the simulation's own. Raises ResponseError."""
         return self._answer(hiredis.pack_command(args), 1)
 
-    def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def ask_all(self, commands: Sequence[Any]) -> list[Any]:
         """Several at once."""
         self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
         return [self._next() for _ in commands]

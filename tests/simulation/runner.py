@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tests.simulation.plan import Plan, plan_of
 from tests.simulation.real_store import Library, RealStore, StoreProcess, library
@@ -68,10 +69,10 @@ def report(outcome: Outcome) -> str:
     return text
 
 
-def _work(seeds: Sequence[int], results: multiprocessing.Queue[object]) -> None:
+def _work(seeds: Sequence[int], results: multiprocessing.Queue[Any]) -> None:
     logging.disable(logging.CRITICAL)
     for outcome in run_seeds(seeds):
-        results.put((outcome.plan.seed, outcome.violation, outcome.virtual_s, outcome.calls, outcome.runs))
+        results.put((outcome.plan.seed, outcome.violation))
     results.put(None)
 
 
@@ -115,7 +116,7 @@ def _explain(plan: Plan, *, whole: bool) -> str:
 
 def _run_all(seeds: Sequence[int], jobs: int, keep_going: bool) -> list[int]:
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[object] = context.Queue()
+    results: multiprocessing.Queue[Any] = context.Queue()
     workers = [context.Process(target=_work, args=(seeds[i::jobs], results), daemon=True) for i in range(min(jobs, len(seeds)))]
     for worker in workers:
         worker.start()
@@ -126,7 +127,7 @@ def _run_all(seeds: Sequence[int], jobs: int, keep_going: bool) -> list[int]:
         if found is None:
             left -= 1
             continue
-        seed, violation, *_ = found  # type: ignore[misc]
+        seed, violation = found
         if violation is not None:
             failed.append(seed)
             print(f"seed {seed}: {violation}", file=sys.stderr)

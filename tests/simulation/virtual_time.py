@@ -210,11 +210,12 @@ def clocks_of(loop: VirtualLoop) -> Iterator[None]:
     readers = [module for name, module in list(sys.modules.items()) if name.startswith("jobwire_") and getattr(module, "time", None) is time]
     for module in readers:
         module.time = shown  # type: ignore[attr-defined]
-    real_date = well_known_types.Timestamp.GetCurrentTime
-    well_known_types.Timestamp.GetCurrentTime = lambda self: self.FromMicroseconds(loop.store_us())
+    dates: Any = well_known_types.Timestamp
+    real_date = dates.GetCurrentTime
+    dates.GetCurrentTime = lambda self: self.FromMicroseconds(loop.store_us())
     try:
         yield
     finally:
-        well_known_types.Timestamp.GetCurrentTime = real_date
+        dates.GetCurrentTime = real_date
         for module in readers:
             module.time = time  # type: ignore[attr-defined]

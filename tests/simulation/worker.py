@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
@@ -75,7 +74,9 @@ class _WatchedSession(Session):
 class SimulatedWorker:
     """One process."""
 
-    def __init__(self, loop: VirtualLoop, network: Network, history: History, name: str, addresses: Sequence[str], options: SessionOptions, script: Script) -> None:
+    def __init__(
+        self, loop: VirtualLoop, network: Network, history: History, name: str, addresses: Sequence[str], options: SessionOptions, script: Script
+    ) -> None:
         self.name = name
         self.process = Process(loop, name)
         self.options = options
@@ -152,7 +153,9 @@ class SimulatedWorker:
         self._history.start(run)
         step = self._script(delivery)
         later = self._loop.call_later
-        self._timers[run] = [later(step.lasts_s * part / (step.reports + 1), self._report, lease, 100 * part / (step.reports + 1)) for part in range(1, step.reports + 1)]
+        self._timers[run] = [
+            later(step.lasts_s * part / (step.reports + 1), self._report, lease, 100 * part / (step.reports + 1)) for part in range(1, step.reports + 1)
+        ]
         self._timers[run].append(later(step.lasts_s, self._end, lease, run, step.outcome, step.wait_s))
 
     def _report(self, lease: Lease, percent: float) -> None:
@@ -176,7 +179,9 @@ class SimulatedWorker:
         if reason is Reason.STALE_LEASE:
             self._end(lease, run, "", None)
         elif self._script(lease.delivery).obeys:
-            self._timers[run].append(self._loop.call_later(self._rng.random() * 0.2, self._give_way, lease, run, "drain" if reason is Reason.SHUTDOWN else "fail"))
+            self._timers[run].append(
+                self._loop.call_later(self._rng.random() * 0.2, self._give_way, lease, run, "drain" if reason is Reason.SHUTDOWN else "fail")
+            )
 
     def _give_way(self, lease: Lease, run: Run, outcome: str) -> None:
         if run in self._timers:

@@ -392,5 +392,3 @@ def _duration(seconds: float) -> Duration:
     made = Duration()
     made.FromMilliseconds(round(seconds * 1000))
     return made
-
-
