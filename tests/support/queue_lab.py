@@ -141,7 +141,10 @@ class QueueLab:
 
     async def _pulse(self, last_pulse: int, sessions: Sequence[str], epoch: int, age_ms: int) -> Any:
         await self.redis.hset(self.base + "m", "last_pulse", last_pulse)
-        return await self.store.pulse(SESSION_MS, [Renewal(session_bytes(session), epoch, age_ms) for session in sessions])
+        report = await self.store.pulse(SESSION_MS, [Renewal(session_bytes(session), epoch, age_ms) for session in sessions])
+        # Until the next one the clock stands still.
+        await self.redis.hset(self.base + "m", "last_pulse", FAR_FUTURE_MS)
+        return report
 
     async def lose(self, session: str) -> None:
         """Let the session's time run out."""

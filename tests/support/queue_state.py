@@ -18,20 +18,21 @@ from jobwire_broker.store import codec
 
 from tests.support.fingerprint import fingerprint
 
-ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL")
+ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL", "TIMEOUT")
 FLAGS = {
     codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED",
     codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED",
     codec.FLAG_ALONE: "ALONE",
     codec.FLAG_LOST: "LOST",
-    codec.FLAG_KEPT: "KEPT",
+    codec.FLAG_TIMED: "TIMED",
 }
 SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
 SECTIONS |= {codec.TAG_IDENTITY: "identity", codec.TAG_RETENTION: "retention", codec.TAG_ORIGINAL: "original"}
 FINAL_INDEX = {"f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
-_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "D", "R", "F")
+State = job_pb2.JobState
+_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "u", "D", "R", "F")
 END_ENTRY = struct.Struct(">QQQB")
-_APART = 128
+_APART, _KEPT = 128, 64
 
 
 def state_name(state: int) -> str:
@@ -94,6 +95,8 @@ class QueueState:
     identities: dict[str, str] = field(default_factory=dict)
     paused: bool = False
     hungry: bool = False
+    expiring: list[str] = field(default_factory=list)
+    untold: dict[str, str] = field(default_factory=dict)
     solo: str = ""
     policy: str = ""
     completed_total: int = 0
@@ -103,6 +106,12 @@ class QueueState:
     n: int = field(default=0, compare=False)
     seq: int = field(default=0, compare=False)
     payloads: dict[str, bytes] = field(default_factory=dict, compare=False)
+    history: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
+    """The attempts that are kept of a job: number and end."""
+    stages: dict[str, str] = field(default_factory=dict, compare=False)
+    """How far the cancel of a job that ran is: REQUESTED, DELIVERED, DONE, FORCED."""
+    dates: dict[str, int] = field(default_factory=dict, compare=False)
+    """When jobs expire, in ms."""
 
 
 def session_bytes(name: str) -> bytes:
@@ -119,12 +128,14 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     """Read and check all keys that begin with `base`. `dates_moved`: the test has moved due dates in the index, so they differ from the records."""
     keys = [key.decode("latin-1").removeprefix(base) for key in await redis.keys(base + "*")]
     records: list[bytes] = await redis.keys(base + "j*")
-    apart: list[bytes] = await redis.keys(base + "p*")
+    apart: list[bytes] = await redis.keys(base + "p*") + await redis.keys(base + "h*")
     held: list[bytes] = await redis.keys(base + "i*")
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall(base + "m")
     pipe.hgetall(base + "s")
     pipe.hgetall(base + "k")
+    pipe.hgetall(base + "T")
+    pipe.hgetall(base + "S")
     for suffix in _SORTED_SETS:
         pipe.zrange(base + suffix, 0, -1, withscores=True)
     for slot in range(5):
@@ -132,14 +143,14 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     pipe.lrange(base + "c", 0, -1)
     for key in records + apart + held:
         pipe.get(key)
-    meta, sessions, cancels, *rest = await pipe.execute()
+    meta, sessions, cancels, untold, _, *rest = await pipe.execute()
     indexes = dict(zip(_SORTED_SETS, rest, strict=False))
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
     by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
-    unknown = [key for key in keys if key[0] not in "jpi" and key not in {"m", "s", "k", "c", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    unknown = [key for key in keys if key[0] not in "jphi" and key not in {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
     assert unknown == [], unknown
-    return _Decoder(meta, sessions, cancels, indexes, completed, ring, by_key, dates_moved).decode()
+    return _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved).decode()
 
 
 class _Decoder:
@@ -148,6 +159,7 @@ class _Decoder:
         meta: Mapping[bytes, bytes],
         sessions: Mapping[bytes, bytes],
         cancels: Mapping[bytes, bytes],
+        untold: Mapping[bytes, bytes],
         indexes: Mapping[str, Sequence[tuple[bytes, float]]],
         completed: Sequence[bytes],
         ring: Mapping[bytes, bytes],
@@ -155,10 +167,11 @@ class _Decoder:
         dates_moved: bool,
     ) -> None:
         self._meta, self._sessions, self._cancels, self._indexes, self._ring = meta, sessions, cancels, indexes, ring
-        self._completed = completed
+        self._completed, self._untold = completed, untold
         self._records = {key[1:]: value for key, value in strings.items() if key[:1] == b"j"}
         self._apart = {key[1:]: value for key, value in strings.items() if key[:1] == b"p"}
         self._held = {key[1:]: value for key, value in strings.items() if key[:1] == b"i"}
+        self._histories = {key[1:]: value for key, value in strings.items() if key[:1] == b"h"}
         self._headers = {raw_id: codec.header_of(record) for raw_id, record in self._records.items()}
         self._dates_moved = dates_moved
         self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
@@ -182,6 +195,11 @@ class _Decoder:
         self._decode_timers()
         self._decode_cancels()
         self._decode_identities()
+        self._decode_expiring()
+        for raw_id, history in self._histories.items():
+            self._decode_history(raw_id, history)
+        for key, sid in self._untold.items():
+            self.state.untold[id_to_text(key[8:])] = session_name(self._sids.get(sid, b""))
         for raw_id, entry in self._ring.items():
             self.state.ring[id_to_text(raw_id)] = state_name(entry[17]), ENDS[entry[16]]
         not_indexed = self._headers.keys() - self._indexed.keys()
@@ -237,12 +255,17 @@ class _Decoder:
         self.state.payloads[text] = self._apart[raw_id] if is_apart else found.pop(codec.TAG_PAYLOAD, b"")
         assert codec.TAG_PAYLOAD not in found
         self._take_failure(raw_id, header, found)
+        found.pop(codec.TAG_FIRST_START, None)
+        if codec.TAG_CANCEL in found:
+            asked_us, heard_us, went = struct.unpack(">QQB", found.pop(codec.TAG_CANCEL))
+            assert 0 < asked_us <= (heard_us or asked_us)
+            self.state.stages[text] = ("DELIVERED" if heard_us else "REQUESTED", "DONE", "FORCED")[went]
         self.state.numbers[text] = Numbers(header.revision, header.order, header.token, header.created)
         self.state.jobs[text] = JobView(
             state_name(header.state),
             header.attempt,
             header.losses,
-            frozenset(name for bit, name in FLAGS.items() if header.flags & bit),
+            frozenset({name for bit, name in FLAGS.items() if header.flags & bit} | ({"KEPT"} if self._is_kept(raw_id, header, found) else set())),
             None if header.progress == codec.NO_PROGRESS else header.progress / 100,
             ENDS[header.ended],
             header.returns,
@@ -279,6 +302,14 @@ class _Decoder:
             latest[place[:8]] = int.from_bytes(place[8:16], "big")
         assert dict(self._indexes["F"]) == latest
 
+    def _is_kept(self, raw_id: bytes, header: codec.Header, found: Mapping[int, bytes]) -> bool:
+        """Whether something but its history makes a job one that has keys of its own."""
+        if not header.flags & codec.FLAG_KEPT:
+            return False
+        asks = codec.TAG_IDENTITY in found or codec.TAG_RETENTION in found
+        assert asks or raw_id in self._histories, "a job with keys of its own, which has none"
+        return asks
+
     def _put(self, raw_id: bytes, suffix: str, state: str) -> codec.Header:
         assert raw_id in self._headers, f"index {suffix} names {raw_id!r}, which has no record"
         assert raw_id not in self._indexed, f"{raw_id!r} is in {suffix} and in {self._indexed.get(raw_id)}"
@@ -314,7 +345,7 @@ class _Decoder:
         for entry in self._completed:
             raw_id = entry[END_ENTRY.size :]
             header = self._put(raw_id, "c", "COMPLETED")
-            marks = header.ended + (_APART if header.flags & codec.FLAG_APART else 0)
+            marks = header.ended + (_APART if header.flags & codec.FLAG_APART else 0) + (_KEPT if header.flags & codec.FLAG_KEPT else 0)
             assert END_ENTRY.unpack_from(entry) == (header.revision, header.token, header.created, marks)
             self.state.completed.append(id_to_text(raw_id))
 
@@ -330,13 +361,40 @@ class _Decoder:
             if member[:1] == b"S":
                 assert member[1:] in self._sessions, "a deadline of a session that is not there"
                 self.state.timers[f"session {session_name(member[1:])}"] = left
+            elif member[:1] == b"T":
+                assert self._headers[member[1:]].flags & codec.FLAG_TIMED
+                assert self._headers[member[1:]].state < State.JOB_STATE_COMPLETED
+                self.state.timers[f"total {id_to_text(member[1:])}"] = left
             else:
                 token, raw_id = struct.unpack_from(">Q", member, 1)[0], member[9:]
-                assert self._headers[raw_id].token == token
-                assert self._headers[raw_id].flags & codec.FLAG_CANCEL_REQUESTED
-                self.state.timers[f"cancel {id_to_text(raw_id)}"] = left
+                header = self._headers[raw_id]
+                assert (header.token, header.state) == (token, State.JOB_STATE_ACTIVE)
+                assert header.flags & (codec.FLAG_CANCEL_REQUESTED if member[:1] == b"J" else codec.FLAG_TIMED)
+                self.state.timers[f"{'cancel' if member[:1] == b'J' else 'attempt'} {id_to_text(raw_id)}"] = left
         missing = [name for name in self.state.sessions if f"session {name}" not in self.state.timers]
         assert not missing, f"sessions without a deadline: {missing}"
+
+    def _decode_expiring(self) -> None:
+        for raw_id, score in self._indexes["u"]:
+            header = self._headers[raw_id]
+            assert header.flags & codec.FLAG_TIMED
+            assert (header.token, header.state < State.JOB_STATE_ACTIVE) == (0, True), "an expiry of a job that has started"
+            self.state.expiring.append(id_to_text(raw_id))
+            self.state.dates[id_to_text(raw_id)] = int(score)
+
+    def _decode_history(self, raw_id: bytes, history: bytes) -> None:
+        assert raw_id in self._headers, "a history without its job"
+        assert self._headers[raw_id].flags & codec.FLAG_KEPT, "a history without its mark"
+        entries = []
+        at = 0
+        while at < len(history):
+            token, end_us, _, number, end, size = struct.unpack_from(">QQIHBI", history, at)
+            assert 0 < token <= self._headers[raw_id].token
+            assert token <= end_us
+            entries.append((number, job_pb2.AttemptEnd.Name(job_pb2.AttemptEnd.ValueType(end)).removeprefix("ATTEMPT_END_")))
+            at += 27 + size
+        assert at == len(history)
+        self.state.history[id_to_text(raw_id)] = entries
 
     def _decode_cancels(self) -> None:
         for raw_id, entry in self._cancels.items():

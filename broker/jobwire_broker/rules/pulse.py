@@ -125,6 +125,11 @@ class Pulse:
             work = streams[cancel.at].work
             work.cancel(self.partition.queue, id_to_text(cancel.raw_id), cancel.token, pb.CANCEL_REASON_REQUESTED, cancel.grace_ms)
             streams[cancel.at].wake_writer()
+        for at, raw_id, token in report.timeouts:
+            work = streams[at].work
+            work.drop(self.partition.queue, raw_id, token)
+            work.cancel(self.partition.queue, id_to_text(raw_id), token, pb.CANCEL_REASON_TIMEOUT)
+            streams[at].wake_writer()
         self.partition.pulsed(report.seq, report.waiting)
         return self._next_delay(report)
 

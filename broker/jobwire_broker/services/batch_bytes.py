@@ -130,7 +130,7 @@ def _plain(data: bytes, start: int, stop: int, batch: Batch) -> bool:
             return False
         name += payload
     batch.queues.append(queue)
-    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, name, None)))
+    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, name, None, 0)))
     batch.size += 1
     return True
 

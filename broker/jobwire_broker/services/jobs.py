@@ -27,6 +27,7 @@ from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
 from jobwire_broker.services.unserved import unserved
 from jobwire_broker.store import codec
+from jobwire_broker.store.attempts import attempts_of
 from jobwire_broker.store.queue_store import Changed, Found, Other, Word
 
 MAX_WATCHED = 100
@@ -103,10 +104,11 @@ class JobService(JobServiceServicer):
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Read one job."""
         queue, raw_id = parse_job(request.name)
-        found = (await self._registry.store(queue).get([raw_id]))[0]
+        found, history, labels = await self._registry.store(queue).inspect(raw_id)
         if not found.record:
             raise _not_found(queue, raw_id, found.state)
         job = codec.job_from_record(queue, raw_id, found.record)
+        job.attempts.extend(attempts_of(found.record, history, labels))
         job.worker = job_without_payload(queue, raw_id, found.record, found.descriptor).worker
         return pb.GetJobResponse(job=job)
 

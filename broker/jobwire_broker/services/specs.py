@@ -9,17 +9,21 @@ from jobwire_broker.labels import MAX_LABELS, MAX_REQUIRED_LABELS, check_labels
 from jobwire_broker.names import check_group, check_job_name, check_queue, id_to_bytes, mint_id
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.identities import debounce_delay_ms, identity_of, signature_of
+from jobwire_broker.services.timing import DAY_MS, backoff_of, check_error_names, date_ms, delays_of, time_sections
 from jobwire_broker.store.codec import (
+    FLAG_TIMED,
+    TAG_DELAYS,
     TAG_GROUP,
     TAG_IDENTITY,
     TAG_LABELS,
+    TAG_PERMANENT,
     TAG_REQUIRED_LABELS,
     TAG_RETENTION,
     TAG_UNITS,
-    Backoff,
     encode_body,
     encode_labels,
     encode_ms,
+    encode_names,
     encode_units,
 )
 from jobwire_broker.store.queue_store import Ask, JobItem
@@ -27,13 +31,8 @@ from jobwire_broker.store.queue_store import Ask, JobItem
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_ATTEMPTS = 1000
 MAX_UNITS = 1000
-_DAY_MS = 86_400_000
-_MAX_DELAY_MS = 3650 * _DAY_MS
-_MAX_BASE_MS = 7 * _DAY_MS
-_MAX_RETENTION_MS = 3650 * _DAY_MS
-#: The last second of 9999, where google.protobuf.Timestamp ends.
-_LAST_DATE_S = 253_402_300_799
-_MAX_BACKOFF_MS = 30 * _DAY_MS
+_MAX_DELAY_MS = 3650 * DAY_MS
+_MAX_RETENTION_MS = 3650 * DAY_MS
 
 
 def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
@@ -45,19 +44,19 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
     attempts = spec.attempts
     if not 0 <= attempts <= MAX_ATTEMPTS:
         raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for that of the queue; it is {attempts}", field="attempts")
-    backoff = _backoff_of(spec.backoff) if spec.HasField("backoff") else None
+    backoff = backoff_of(spec.backoff) if spec.HasField("backoff") and not spec.backoff.delays else None
     due, delay_ms = _due_of(spec)
-    rules = _rules_of(spec)
+    rules, times = _rules_of(spec), time_sections(spec)
     identity = identity_of(spec, payload)
     if identity:
         rules[TAG_IDENTITY] = identity
         if wait_ms := debounce_delay_ms(identity):
             due = f"+{wait_ms}"
-    body = encode_body(spec.job_name, payload, backoff, delay_ms, rules)
+    body = encode_body(spec.job_name, payload, backoff, delay_ms, rules | times if times else rules)
     ask = None
     if identity or TAG_RETENTION in rules:
         ask = Ask(identity, signature_of(spec, body) if identity[:1] == b"k" else b"")
-    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body, ask)
+    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body, ask, FLAG_TIMED if times else 0)
 
 
 def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
@@ -75,6 +74,10 @@ def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
         rules[TAG_UNITS] = encode_units(spec.units)
     if spec.HasField("retention"):
         rules[TAG_RETENTION] = encode_ms(duration_ms(spec.retention, "retention", low_ms=0, high_ms=_MAX_RETENTION_MS))
+    if spec.HasField("backoff") and spec.backoff.delays:
+        rules[TAG_DELAYS] = delays_of(spec.backoff)
+    if spec.permanent_errors:
+        rules[TAG_PERMANENT] = encode_names(check_error_names(spec.permanent_errors, "permanent_errors"))
     return rules
 
 
@@ -99,20 +102,5 @@ def _due_of(spec: job_pb2.JobSpec) -> tuple[str, int]:
         ms = duration_ms(spec.delay, "delay", low_ms=0, high_ms=_MAX_DELAY_MS)
         return (f"+{ms}", ms) if ms else ("", 0)
     if spec.HasField("delay_until"):
-        seconds, nanos = spec.delay_until.seconds, spec.delay_until.nanos
-        if not (0 <= seconds <= _LAST_DATE_S and 0 <= nanos < 1_000_000_000):
-            raise InvalidField("delay_until must be a date from 1970 to 9999", field="delay_until")
-        return str(seconds * 1000 + nanos // 1_000_000), 0
+        return str(date_ms(spec.delay_until, "delay_until")), 0
     return "", 0
-
-
-def _backoff_of(backoff: job_pb2.Backoff) -> Backoff:
-    base_ms = duration_ms(backoff.base, "backoff.base", low_ms=0, high_ms=_MAX_BASE_MS) if backoff.HasField("base") else 2000
-    max_ms = duration_ms(backoff.max_delay, "backoff.max_delay", low_ms=0, high_ms=_MAX_BACKOFF_MS) if backoff.HasField("max_delay") else _DAY_MS
-    factor = backoff.factor or 2.0
-    if not 1 <= factor <= 10:
-        raise InvalidField(f"backoff.factor must be from 1 to 10; it is {factor:g}", field="backoff.factor")
-    jitter = backoff.jitter if backoff.HasField("jitter") else 0.1
-    if not 0 <= jitter <= 1:
-        raise InvalidField(f"backoff.jitter must be from 0 to 1; it is {jitter:g}", field="backoff.jitter")
-    return Backoff(base_ms, round(factor * 1000), max_ms, round(jitter * 10_000))

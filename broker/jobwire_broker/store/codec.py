@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,16 +21,25 @@ _DELAY = Struct(">Q")
 _UNITS = Struct(">H")
 _RESOLUTION = Struct(">QQ")
 
-FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST = 1, 2, 4, 8, 16
-FLAG_KEPT = 128
+FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST, FLAG_COUNTED, FLAG_TIMED, FLAG_KEPT = 1, 2, 4, 8, 16, 32, 64, 128
 TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY = 1, 2, 3
 #: Text; pairs of key and value, sorted, each with its length before it (1 byte); the same; a number (2 bytes).
 TAG_GROUP, TAG_LABELS, TAG_REQUIRED_LABELS, TAG_UNITS = 4, 5, 6, 7
+#: A letter (d: a date, r: a time from when it is due) and ms (8 bytes); ms; ms; jitter (2 bytes) and ms each; names, each with its length before it (1 byte).
+TAG_EXPIRY, TAG_TIMEOUT, TAG_TOTAL_TIMEOUT, TAG_DELAYS, TAG_PERMANENT = 8, 9, 10, 13, 14
 #: What lua/lib/identity.lua says; milliseconds (8 bytes); a digest of what the job carried before it was changed.
 TAG_IDENTITY, TAG_RETENTION, TAG_ORIGINAL = 11, 12, 73
 TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
 #: Only in FAILED: when it ended and when it was resolved (8 bytes each), and the note; what its failure has in common with others (8 bytes).
 TAG_RESOLUTION, TAG_FINGERPRINT = 69, 72
+#: When it was asked for and when the worker heard of it (8 bytes each, µs, 0: it did not), and how it went (1 byte, CANCEL_DONE or CANCEL_FORCED).
+TAG_CANCEL = 70
+#: The pulse clock (ms) at the first start of a job with a total timeout.
+TAG_FIRST_START = 71
+CANCEL_DONE, CANCEL_FORCED = 1, 2
+_CANCEL = Struct(">QQB")
+_MS = Struct(">Q")
+_EXPIRY = Struct(">cQ")
 
 #: The sections of a job that uses no rule.
 _OUTCOME = frozenset((TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE))
@@ -111,14 +120,29 @@ def decode_labels(packed: bytes) -> dict[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-def encode_units(units: int) -> bytes:
-    """Units as they stand in a record."""
-    return _UNITS.pack(units)
+def encode_expiry(kind: str, ms: int) -> bytes:
+    """An expiry as it stands in a record: `d` and a date in ms, `r` and a time from when the job is due."""
+    return _EXPIRY.pack(kind.encode(), ms)
 
 
 def encode_ms(ms: int) -> bytes:
-    """A duration as it stands in a record."""
-    return _DELAY.pack(ms)
+    """A time as it stands in a record."""
+    return _MS.pack(ms)
+
+
+def encode_delays(jitter_e4: int, delays_ms: Sequence[int]) -> bytes:
+    """The waits between attempts one by one, as they stand in a record."""
+    return b"".join((_UNITS.pack(jitter_e4), *map(_MS.pack, delays_ms)))
+
+
+def encode_names(names: Sequence[str]) -> bytes:
+    """Names of at most 255 bytes as they stand in a record."""
+    return b"".join(bytes((len(name.encode()),)) + name.encode() for name in names)
+
+
+def encode_units(units: int) -> bytes:
+    """Units as they stand in a record."""
+    return _UNITS.pack(units)
 
 
 def sections(record: bytes, start: int) -> dict[int, bytes]:
@@ -182,8 +206,10 @@ def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
         job.progress.percent = progress / 100
     _add_times(job, state, revision, order, token)
     if not found.keys() <= _OUTCOME:
-        _add_rules(job, found)
+        _add_rules(job, found, order)
     _add_outcome(job, state, found)
+    if TAG_CANCEL in found or state == State.JOB_STATE_CANCELLED:
+        _add_cancel(job, found.get(TAG_CANCEL, b""))
     return job
 
 
@@ -197,7 +223,7 @@ def _add_times(job: job_pb2.Job, state: int, revision: int, order: int, token: i
         job.finish_time.CopyFrom(_timestamp(revision))
 
 
-def _add_rules(job: job_pb2.Job, found: Mapping[int, bytes]) -> None:
+def _add_rules(job: job_pb2.Job, found: Mapping[int, bytes], order: int) -> None:
     if TAG_GROUP in found:
         job.group = found[TAG_GROUP].decode()
     if TAG_LABELS in found:
@@ -214,6 +240,21 @@ def _add_rules(job: job_pb2.Job, found: Mapping[int, bytes]) -> None:
             job.finish_time.CopyFrom(_timestamp(ended))
             job.resolution.note = found[TAG_RESOLUTION][_RESOLUTION.size :].decode()
             job.resolution.resolve_time.CopyFrom(_timestamp(resolved))
+    if TAG_TIMEOUT in found:
+        job.timeout.FromMilliseconds(*_MS.unpack(found[TAG_TIMEOUT]))
+    if TAG_TOTAL_TIMEOUT in found:
+        job.total_timeout.FromMilliseconds(*_MS.unpack(found[TAG_TOTAL_TIMEOUT]))
+    if TAG_EXPIRY in found and not job.token and job.state not in FINAL_STATES:
+        kind, ms = _EXPIRY.unpack(found[TAG_EXPIRY])
+        job.expire_time.FromMilliseconds(ms if kind == b"d" else order // 1000 + ms)
+
+
+def _add_cancel(job: job_pb2.Job, packed: bytes) -> None:
+    # A job that did not run ends with the call that cancels it, and its record keeps no more of it than that.
+    asked_us, heard_us, went = _CANCEL.unpack(packed) if packed else (job.revision, 0, CANCEL_DONE)
+    job.cancel_time.CopyFrom(_timestamp(asked_us))
+    stages = {CANCEL_DONE: job_pb2.CANCEL_STAGE_DONE, CANCEL_FORCED: job_pb2.CANCEL_STAGE_FORCED}
+    job.cancel_stage = stages.get(went) or (job_pb2.CANCEL_STAGE_DELIVERED if heard_us else job_pb2.CANCEL_STAGE_REQUESTED)
 
 
 def _add_outcome(job: job_pb2.Job, state: int, found: dict[int, bytes]) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 #: In the order in which each may use those before it.
-LIB_FILES = ("codec", "context", "rules", "failures", "ring", "jobs", "contents", "identity", "moves", "leases", "finishes")
+LIB_FILES = ("codec", "context", "rules", "failures", "times", "ring", "jobs", "history", "contents", "identity", "moves", "leases", "finishes")
 VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "reads", "dead_letters", "explain")
 
 

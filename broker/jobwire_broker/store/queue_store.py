@@ -66,6 +66,8 @@ class JobItem(NamedTuple):
     attempts: int
     body: bytes
     ask: Ask | None = None
+    flags: int = 0
+    """Of its record: what rules it uses. The store looks for none where this is 0."""
 
 
 class Other(NamedTuple):
@@ -149,6 +151,8 @@ class PulseReport(NamedTuple):
     due_ms: int
     deadline_ms: int
     more: bool
+    timeouts: list[tuple[int, bytes, int]]
+    """Attempts that took too long and were ended: position of the session in the pulse's list, id, token."""
     policy: str | None
     """The policy's text; None when it is the one whose version was given."""
 
@@ -178,6 +182,14 @@ class Found(NamedTuple):
     descriptor: bytes
     state: int
     revision: int
+
+
+class Inspected(NamedTuple):
+    """All that is known of a job. `labels` are those of the sessions that ran it, by their numbers in records."""
+
+    found: Found
+    history: bytes
+    labels: dict[int, bytes]
 
 
 class Crew(NamedTuple):
@@ -267,20 +279,20 @@ def _tail_head(attempts: int, priority: int) -> bytes:
 def _item_args(items: Sequence[JobItem], default: int) -> list[Any]:
     ids = [item.raw_id for item in items]
     args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids), ""]
-    late: list[Any] = []
+    special: list[Any] = []
     asks: list[Any] = []
     own = f"{default}.0"
-    for number, (raw_id, due, priority, attempts, body, ask) in enumerate(items, 1):
+    for number, (raw_id, due, priority, attempts, body, ask, flags) in enumerate(items, 1):
         if priority is None:
             args[4] = default
             args += (raw_id, own, (_HEADS.get((attempts, default)) or _tail_head(attempts, default)) + body)
         else:
             args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
-        if due:
-            late += (number, due)
+        if due or flags:
+            special += (number, due, flags)
         if ask is not None:
             asks += (number, *ask)
-    return [*args, len(late) // 2, *late, len(asks) // 3, *asks]
+    return [*args, len(special) // 3, *special, len(asks) // 3, *asks]
 
 
 def _dates(ids: Sequence[bytes]) -> tuple[int, int]:
@@ -388,10 +400,11 @@ class QueueStore:
         for renewal in renewals:
             args += renewal
         args.append(policy_version)
-        words, held, cancels, seq, waiting, active, delayed, due_ms, deadline_ms, more, text = await self._call("pulse", self._meta, args)
+        words, held, cancels, seq, waiting, active, delayed, due_ms, deadline_ms, more, late, text = await self._call("pulse", self._meta, args)
         policy = None if text is None else text.decode()
         pending = [PendingCancel(cancels[i] - 1, *cancels[i + 1 : i + 4]) for i in range(0, len(cancels), 4)]
-        return PulseReport([w.decode() for w in words], held, pending, seq, waiting, active, delayed, due_ms, deadline_ms, bool(more), policy)
+        timeouts = [(late[i] - 1, late[i + 1], late[i + 2]) for i in range(0, len(late), 3)]
+        return PulseReport([w.decode() for w in words], held, pending, seq, waiting, active, delayed, due_ms, deadline_ms, bool(more), timeouts, policy)
 
     async def cancel(self, raw_id: bytes, grace_ms: int) -> Changed:
         """Cancel a job."""
@@ -436,6 +449,12 @@ class QueueStore:
     async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
         """Read jobs, at most MAX_ITEMS."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
+
+    async def inspect(self, raw_id: bytes) -> Inspected:
+        """Read all of a job."""
+        record, descriptor, state, revision, history, *labels = await self._call("inspect", self._meta, (raw_id,))
+        by_sid = {int.from_bytes(sid, "big"): label for sid, label in zip(labels[::2], labels[1::2], strict=True)}
+        return Inspected(Found(record, descriptor, state, revision), history, by_sid)
 
     async def page(self, index: str | bytes, cursor: bytes, limit: int, *, upward: bool = False) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """One page of an index: the cursor of the next one, and (id, record without payload). `upward`: what has ended comes oldest first."""

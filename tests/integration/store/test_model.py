@@ -221,6 +221,7 @@ class StoreMachine(RuleBasedStateMachine):
         # A pulse that comes late moves the clock by TICK_MS exactly, one that seems to come before the last not at all.
         self.shop.run(self.move_dates(0 if grows_ms else FAR_FUTURE_MS, due))
         report = self.call(self.q.store.pulse(SESSION_MS, [Renewal(session_bytes(s), epoch, age_ms) for s, epoch, age_ms in renewals]))
+        self.shop.run(self.shop.raw.hset(self.q.base + "m", "last_pulse", str(FAR_FUTURE_MS)))
         assert (report.words, report.held) == self.model.pulse(grows_ms, renewals, due)
         expected = self.model
         counts = [sum(job.state == state for job in expected.jobs.values()) for state in ("WAITING", "ACTIVE", "DELAYED")]

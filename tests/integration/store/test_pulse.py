@@ -88,7 +88,7 @@ async def test_a_pulse_counts_what_each_session_holds(q: QueueLab) -> None:
 
 async def test_a_pulse_of_an_empty_queue_finds_nothing(q: QueueLab) -> None:
     report = await q.pulse()
-    assert report[2:] == ([], 0, 0, 0, 0, -1, -1, False, None)
+    assert report[2:] == ([], 0, 0, 0, 0, -1, -1, False, [], None)
     assert await q.state() == QueueState()
 
 

@@ -23,7 +23,7 @@ def sections(**fields: Any) -> dict[int, bytes]:
 
 def test_a_plain_job_takes_the_defaults() -> None:
     queue, item = item_of(spec())
-    assert (queue, item) == ("q", (b"a", "", None, 0, b"\x04work", None))
+    assert (queue, item) == ("q", (b"a", "", None, 0, b"\x04work", None, 0))
 
 
 def test_an_id_is_minted_where_none_is_given() -> None:

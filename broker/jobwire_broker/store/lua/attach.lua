@@ -11,6 +11,7 @@ local function adopt(ctx, j, sid)
   if has_flag(j, FLAG_LOST) then j.losses = j.losses - 1 end
   clear_flag(j, FLAG_LOST)
   if j.losses < 2 then clear_flag(j, FLAG_ALONE) end
+  times.resume(ctx, j)
   touch(ctx, j)
 end
 

@@ -1,8 +1,8 @@
 --- Make jobs, and lease at once what this broker's workers have room for.
 -- KEYS[1]  the queue's meta hash
 -- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none), the queue's priority as the broker knows it ('':
---          no item takes it); per item: id, priority (with '.0' behind it: the queue's), tail (attempts (2) priority (4) body); count of items that wait for a
---          time; per such item: its number, when ('+<ms>' from now, '<ms>' date); count of items with an identity or a retention of their own; per such item:
+--          no item takes it); per item: id, priority (with '.0' behind it: the queue's), tail (attempts (2) priority (4) body); count of items with
+--          something special; per such item: its number, when ('' now, '+<ms>' from now, '<ms>' date), the flags of its record; count of items with an identity or a retention of their own; per such item:
 --          its number, identity as in lib/identity.lua ('' for none), signature of an idempotency key (''); lease count; per lease: session, epoch, jobs, bytes
 -- Returns  { word per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is another, and then
 --          nothing was done. Words: MADE | EXISTS | FOUND <id> | REPLACED <id> | CONFLICT <length of the id (1)> <id> <signature> | FULL
@@ -44,11 +44,17 @@ end
 local function make(ctx, id, due_ms, priority, tail, flags)
   ctx.n = ctx.n + 1
   local n8, record, payload = struct.pack('>I8', ctx.n), nil, nil
+  if ctx.policy.expires and flags % FLAG_KEPT < FLAG_TIMED then flags = flags + FLAG_TIMED end
   if due_ms == 0 and #tail <= APART_OVER and flags == 0 then
     record = new_record(n8, tail)
   else
     tail, payload = contents.part(tail)
     record = special_record(ctx.n, due_ms, flags + (payload and FLAG_APART or 0), tail)
+    if flags > 0 then
+      local j = decode(record)
+      j.id = id
+      times.place(ctx, j)
+    end
   end
   gather(ctx, 'MSET', ctx.record_key .. id, record)
   if payload then gather(ctx, 'MSET', ctx.payload_key .. id, payload) end
@@ -64,14 +70,15 @@ local function make(ctx, id, due_ms, priority, tail, flags)
 end
 
 -- Make the items, all of which are new. What is plain (now, and not long) is made in this loop as `make` would.
-local function make_all(ctx, argv, ids, dues)
+local function make_all(ctx, argv, ids, dues, flags)
+  local expires = ctx.policy.expires
   local writes, waiting = batch_for(ctx, 'MSET', 4 * #ids), batch_for(ctx, 'ZADD w', 2 * #ids)
   local record_key, watched = ctx.record_key, is_watched(ctx)
   for i = 1, #ids do
     local id, at = ids[i], ITEMS_AT + 3 * i - 2
     local tail = argv[at + 1]
-    if dues[i] or #tail > APART_OVER then
-      make(ctx, id, dues[i] or 0, argv[at], tail, 0)
+    if dues[i] or #tail > APART_OVER or expires then
+      make(ctx, id, dues[i] or 0, argv[at], tail, flags[i] or 0)
     else
       local n = ctx.n + 1
       local n8 = pack('>I8', n)
@@ -95,18 +102,19 @@ local function existing(ctx, ids, has_twice)
 end
 
 -- Make a job with an identity or a retention of its own, unless its key is held. Answers a word, and the record when it was made.
-local function make_asking(ctx, id, due_ms, priority, tail, ask, room)
+local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, room)
   local asked = ask.identity ~= ''
   local word = asked and identity.answer(ctx, id, tail, ask.identity, ask.signature)
   if word then return word, nil end
   if room and room < 1 then return 'FULL', nil end
-  local record = make(ctx, id, due_ms, priority, tail, (not asked or identity.ends(ask.identity)) and FLAG_KEPT or 0)
+  if not asked or identity.ends(ask.identity) then flags = flags + FLAG_KEPT end
+  local record = make(ctx, id, due_ms, priority, tail, flags)
   if asked then identity.take(ctx, id, ask.identity, ask.signature) end
   return 'MADE', record
 end
 
 -- Make the items, some of which may exist already, or may be others by their identity. Answers a word for each.
-local function make_missing(ctx, argv, ids, dues, asks, known, records, room)
+local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, room)
   local words = {}
   for i = 1, #ids do
     local id, priority, tail, record = ids[i], argv[ITEMS_AT + 3 * i - 2], argv[ITEMS_AT + 3 * i - 1], nil
@@ -115,12 +123,12 @@ local function make_missing(ctx, argv, ids, dues, asks, known, records, room)
     elseif known[id] then
       words[i] = known[id] == true and 'MADE' or 'REPLACED ' .. known[id]
     elseif asks[i] then
-      words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], room)
+      words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], flags[i] or 0, room)
       if string.sub(words[i], 1, 9) == 'REPLACED ' then known[id] = string.sub(words[i], 10) end
     elseif room and room < 1 then
       words[i] = 'FULL'
     else
-      words[i], record = 'MADE', make(ctx, id, dues[i] or 0, priority, tail, 0)
+      words[i], record = 'MADE', make(ctx, id, dues[i] or 0, priority, tail, flags[i] or 0)
     end
     if record then
       records[id] = record
@@ -136,19 +144,19 @@ local function room_in(ctx)
   return most and most - waiting_count(ctx) - redis.call('ZCARD', ctx.base .. 'a') - redis.call('ZCARD', ctx.base .. 'd')
 end
 
--- The items and when they are due. Raises when one is malformed: before the first write, for a raised error does not roll back.
+-- The items, when they are due, and the flags of their records. Raises when one is malformed: before the first write, for a raised error does not roll back.
 local function read_items(ctx, argv, count)
-  local ids, dues, at = {}, {}, ITEMS_AT + 3 * count
+  local ids, dues, flags, at = {}, {}, {}, ITEMS_AT + 3 * count
   for i = 1, count do
     ids[i] = argv[ITEMS_AT + 3 * i - 3]
     if #argv[ITEMS_AT + 3 * i - 1] <= TAIL_HEAD or not tonumber(argv[ITEMS_AT + 3 * i - 2]) then error('item ' .. i .. ' is malformed') end
   end
   for i = 1, tonumber(argv[at]) do
-    local when = argv[at + 2 * i]
-    if not tonumber(when) then error('due date ' .. i .. ' is malformed') end
-    dues[tonumber(argv[at + 2 * i - 1])] = due_of(ctx, when)
+    local number, when = tonumber(argv[at + 3 * i - 2]), argv[at + 3 * i - 1]
+    if when ~= '' and not tonumber(when) then error('due date ' .. i .. ' is malformed') end
+    dues[number], flags[number] = when == '' and 0 or due_of(ctx, when), tonumber(argv[at + 3 * i])
   end
-  return ids, dues, at + 1 + 2 * tonumber(argv[at])
+  return ids, dues, flags, at + 1 + 3 * tonumber(argv[at])
 end
 
 -- What the items with an identity or a retention of their own ask for, by their numbers; and where the list ends. Raises as read_items does.
@@ -170,15 +178,15 @@ end
 local function enqueue(keys, argv)
   local ctx = open(keys[1])
   if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
-  local ids, dues, after = read_items(ctx, argv, tonumber(argv[1]))
+  local ids, dues, flags, after = read_items(ctx, argv, tonumber(argv[1]))
   local asks, leases_at = read_asks(argv, after)
   local known, records, room = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1'), room_in(ctx)
   local words = {}
   if records or asks ~= NO_ASKS or next(known) or (room and room < #ids) then
-    words = make_missing(ctx, argv, ids, dues, asks, known, records or {}, room)
+    words = make_missing(ctx, argv, ids, dues, flags, asks, known, records or {}, room)
     flush(ctx)
   else
-    make_all(ctx, argv, ids, dues)
+    make_all(ctx, argv, ids, dues, flags)
     send_gathered(ctx)
   end
   local leases = lease_all(ctx, argv, leases_at)

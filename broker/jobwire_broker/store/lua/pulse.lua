@@ -3,8 +3,8 @@
 -- ARGV     session time in ms; session count; per session: session, epoch, age (ms since it last sent a frame; -1: nothing since the last pulse);
 --          the version of the policy that the broker knows
 -- Returns  { word per session (OK | NO_SESSION | SESSION_MOVED), held per session, cancels (flat: session index, id, token, grace left in ms),
---            seq, waiting, active, delayed, ms to the next due date (-1: none), ms on the clock to the next deadline (-1: none), whether more is past due,
---            the policy's text when its version is another }
+--            seq, waiting, active, delayed, ms to the next due date or expiry (-1: none), ms on the clock to the next deadline (-1: none), whether more is past
+--            due, attempts that timed out (flat: session index, id, token), the policy's text when its version is another }
 -- The clock grows by what passed since the last pulse, at most 2 s or a fifth of the session time: it stands still while nobody pulses, and no single pulse
 -- after an outage can use a session up.
 local LIMIT = 128
@@ -12,6 +12,7 @@ local LIMIT = 128
 local function tick(ctx, session_ms)
   local last = tonumber(redis.call('HGET', ctx.meta, 'last_pulse')) or ctx.now_ms
   ctx.clock = ctx.clock + math.max(0, math.min(ctx.now_ms - last, 2000, math.floor(session_ms / 5)))
+  ctx.clock_now = ctx.clock
   set_meta(ctx, 'clock', ctx.clock)
   set_meta(ctx, 'last_pulse', ctx.now_ms)
 end
@@ -49,19 +50,74 @@ local function force_cancel(ctx, token, id)
   redis.call('ZREM', ctx.base .. 't', 'J' .. number8(token) .. id)
   if not j or j.state ~= STATE.ACTIVE or j.token ~= token then return end
   leave_lease(ctx, j)
-  end_cancelled(ctx, j)
+  end_cancelled(ctx, j, cancels.FORCED)
 end
 
-local function reap(ctx)
+-- Take a lease away from a worker that still holds it: it is told by its own broker's pulse, which is this one or comes at once.
+local function take_away(ctx, j, sids)
+  times.untold(ctx, j)
+  if not sids[struct.pack('>I4', j.sid)] then ctx.wake = 'pulse' end
+  leave_lease(ctx, j)
+end
+
+local function time_out(ctx, token, id, sids)
+  local j = find(ctx, id)
+  redis.call('ZREM', ctx.base .. 't', 'A' .. number8(token) .. id)
+  if not j or j.state ~= STATE.ACTIVE or j.token ~= token then return end
+  take_away(ctx, j, sids)
+  fail(ctx, j, timed_out('TIMEOUT'), -1, true)
+end
+
+local function time_out_all(ctx, id, sids)
+  local j = find(ctx, id)
+  redis.call('ZREM', ctx.base .. 't', 'T' .. id)
+  if not j or j.state >= STATE.COMPLETED then return end
+  if j.state == STATE.ACTIVE then
+    take_away(ctx, j, sids)
+    fail(ctx, j, timed_out('TOTAL_TIMEOUT'), -2, true)
+  else
+    depart(ctx, j)
+    j.ended = END.TIMEOUT
+    j.body = with_section(j.body, TAG_FAILURE, timed_out('TOTAL_TIMEOUT'))
+    clear_flag(j, FLAG_ALONE)
+    move_to_final(ctx, j, STATE.FAILED)
+  end
+end
+
+local function reap(ctx, sids)
   local due = redis.call('ZRANGEBYSCORE', ctx.base .. 't', '-inf', ctx.clock, 'LIMIT', 0, LIMIT)
   for i = 1, #due do
-    if string.sub(due[i], 1, 1) == 'S' then
+    local kind = string.sub(due[i], 1, 1)
+    if kind == 'S' then
       reap_session(ctx, string.sub(due[i], 2))
+    elseif kind == 'T' then
+      time_out_all(ctx, string.sub(due[i], 2), sids)
     else
-      force_cancel(ctx, struct.unpack('>I8', string.sub(due[i], 2, 9)), string.sub(due[i], 10))
+      local token, id = struct.unpack('>I8', string.sub(due[i], 2, 9)), string.sub(due[i], 10)
+      if kind == 'J' then force_cancel(ctx, token, id) else time_out(ctx, token, id, sids) end
     end
     flush(ctx)
   end
+  return #due == LIMIT
+end
+
+local function expire_due(ctx)
+  local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'u', '-inf', ctx.now_ms, 'LIMIT', 0, LIMIT)
+  fetch(ctx, due)
+  for i = 1, #due do
+    local j = find(ctx, due[i])
+    local date = j and j.state < STATE.ACTIVE and times.expiry(ctx, j)
+    if not date then
+      gather(ctx, 'ZREM u', due[i])
+    elseif date > ctx.now_ms then
+      -- The policy gives it more time than it did.
+      gather(ctx, 'ZADD u', date, due[i])
+    else
+      set_flag(j, FLAG_TIMED)
+      move_to_final(ctx, j, STATE.EXPIRED)
+    end
+  end
+  flush(ctx)
   return #due == LIMIT
 end
 
@@ -123,6 +179,22 @@ local function undelivered_cancels(ctx, sids)
   return out
 end
 
+-- Attempts that were ended at their deadline, of the sessions that asked; each is told once, and what gets lost the comparison of what is held finds.
+local function untold_timeouts(ctx, sids)
+  local key, out, told = ctx.base .. 'T', {}, {}
+  local pending = redis.call('HGETALL', key)
+  for i = 1, #pending, 2 do
+    local at = sids[pending[i + 1]]
+    if #told < LIMIT and (at or redis.call('HEXISTS', ctx.base .. 's', pending[i + 1]) == 0) then
+      told[#told + 1] = pending[i]
+      local p = #out
+      if at then out[p + 1], out[p + 2], out[p + 3] = at, sub(pending[i], 9), struct.unpack('>I8', pending[i]) end
+    end
+  end
+  if #told > 0 then redis.call('HDEL', key, unpack(told)) end
+  return out
+end
+
 local function next_of(ctx, suffix, from)
   local first = redis.call('ZRANGE', ctx.base .. suffix, 0, 0, 'WITHSCORES')
   if #first == 0 then return -1 end
@@ -141,14 +213,17 @@ local function pulse(keys, argv)
   tick(ctx, tonumber(argv[1]))
   ring_turn(ctx)
   renew(ctx, tonumber(argv[1]), argv, words, held, sids)
-  local more_late = reap(ctx)
-  local more_due = promote_due(ctx)
+  local more_late = reap(ctx, sids)
+  local more_expired = expire_due(ctx)
+  local more_due = promote_due(ctx) or more_expired
   trim(ctx)
   forget_old(ctx)
-  local cancels = undelivered_cancels(ctx, sids)
+  local cancels, timeouts = undelivered_cancels(ctx, sids), untold_timeouts(ctx, sids)
+  local due, expiry = next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 'u', ctx.now_ms)
+  if due < 0 or (expiry >= 0 and expiry < due) then due = expiry end
   close(ctx)
   return { words, held, cancels, ctx.seq, waiting_count(ctx), redis.call('ZCARD', ctx.base .. 'a'), redis.call('ZCARD', ctx.base .. 'd'),
-    next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0,
+    due, next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0, timeouts,
     policy_news(ctx, argv[3 + 3 * tonumber(argv[2])]) }
 end
 

@@ -28,6 +28,26 @@ local function get(keys, argv)
   return answers
 end
 
+-- ARGV id. Returns { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring, attempts before the last (history.lua), and
+-- of each session that ran it: sid (4), label }.
+local function inspect(keys, argv)
+  local ctx, id = look(keys[1]), argv[1]
+  bind()
+  local answer = get(keys, { id })[1]
+  local j = decode(answer[1])
+  local past = j and has_flag(j, FLAG_KEPT) and redis.call('GET', ctx.base .. 'h' .. id) or ''
+  answer[5] = past
+  local sids = j and { [struct.pack('>I4', j.sid)] = true } or {}
+  history.each(past, function(first) sids[sub(past, first + 16, first + 19)] = true end)
+  for sid in pairs(sids) do
+    local session = redis.call('HGET', ctx.base .. 's', sid)
+    local row = session and redis.call('HGET', ctx.base .. 's', session)
+    local label = row and history.label_of(sub(row, 17)) or redis.call('HGET', ctx.base .. 'S', sid)
+    if label then answer[#answer + 1], answer[#answer + 2] = sid, label end
+  end
+  return answer
+end
+
 -- The records of these jobs, without payloads, as id, record, id, record …
 local function briefs(ctx, ids)
   local records, out = records_of(ctx, ids), {}
@@ -180,6 +200,7 @@ local function holders(keys, argv)
 end
 
 register('get', get, { 'no-writes' })
+register('inspect', inspect, { 'no-writes' })
 register('list', list, { 'no-writes' })
 register('stats', stats, { 'no-writes' })
 register('sessions', sessions, { 'no-writes' })

@@ -8,11 +8,12 @@ local function cancel_active(ctx, j, grace_ms)
   if grace_ms == 0 then
     leave_lease(ctx, j)
     ctx.wake = 'pulse'
-    return end_cancelled(ctx, j)
+    return end_cancelled(ctx, j, cancels.FORCED)
   end
   if has_flag(j, FLAG_CANCEL_REQUESTED) then return end
   set_flag(j, FLAG_CANCEL_REQUESTED)
-  redis.call('ZADD', ctx.base .. 't', ctx.clock + grace_ms, 'J' .. number8(j.token) .. j.id)
+  cancels.note(ctx, j, 0)
+  redis.call('ZADD', ctx.base .. 't', times.clock(ctx) + grace_ms, 'J' .. number8(j.token) .. j.id)
   redis.call('HSET', ctx.base .. 'k', j.id, struct.pack('>I4I8', j.sid, j.token))
   ctx.wake = 'pulse'
   touch(ctx, j)
@@ -41,7 +42,8 @@ local function retry_job(ctx, j)
   -- The header will say that there is no progress, so its section goes as well: the next lease looks no further than the header.
   if j.progress ~= NO_PROGRESS then j.body = with_section(j.body, TAG_PROGRESS, '') end
   j.attempt, j.losses, j.returns, j.progress, j.order = 0, 0, 0, NO_PROGRESS, next_number(ctx)
-  j.flags = (has_flag(j, FLAG_APART) and FLAG_APART or 0) + (has_flag(j, FLAG_KEPT) and FLAG_KEPT or 0)
+  j.body = with_section(with_section(j.body, TAG.CANCEL, ''), TAG.FIRST_START, '')
+  for _, flag in ipairs({ FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_LOST }) do clear_flag(j, flag) end
   failures.clear(j)
   move_to_waiting(ctx, j)
   return 'OK'

@@ -19,7 +19,7 @@ local STATE = { DELAYED = 1, WAITING = 2, BLOCKED = 3, ACTIVE = 4, COMPLETED = 5
 -- Only in events: the job was deleted.
 local STATE_REMOVED = 9
 -- FLAG_LOST: the last lease was lost with its session, and counted as a loss; the next lease or adoption clears it.
--- FLAG_COUNTED: its lease counts in a limit of its group, its job name, or in units other than one. FLAG_TIMED: its attempt has a deadline in `t`.
+-- FLAG_COUNTED: its lease counts in a limit of its group, its job name, or in units other than one. FLAG_TIMED: it has rules of time (times.lua).
 -- FLAG_KEPT: it has keys of its own beside record and payload (history, log, identity), which go with it.
 local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST, FLAG_COUNTED, FLAG_TIMED, FLAG_KEPT = 1, 2, 4, 8, 16, 32, 64, 128
 local NO_PROGRESS = 65535
@@ -35,7 +35,7 @@ local TAG = {
 local TAG_TRUNCATED, TAG_LOG = 126, 127
 local EVENT_BYTES = 32768
 -- How the last finished lease ended. 0: the last lease has not finished.
-local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5 }
+local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5, TIMEOUT = 6 }
 
 -- Looked up once: a library that loads does not see the standard libraries yet, and what every job needs is not looked up for every job.
 local sub, byte, pack
@@ -136,12 +136,15 @@ local function lease_place(j, id)
 end
 
 -- The entry of an ended job in the list of COMPLETED: all that must be known when it is forgotten. The last byte before the id is `ended`, with APART_MARK
--- when the payload is kept apart.
+-- when the payload is kept apart, and KEPT_MARK when it has other keys of its own.
 local END_ENTRY = '>I8I8I8B'
 local END_ENTRY_SIZE = 25
-local APART_MARK = 128
+local APART_MARK, KEPT_MARK = 128, 64
 local function end_entry(j, id)
-  return struct.pack(END_ENTRY, j.revision, j.token, j.created, has_flag(j, FLAG_APART) and j.ended + APART_MARK or j.ended) .. id
+  local marks = j.ended
+  if has_flag(j, FLAG_APART) then marks = marks + APART_MARK end
+  if has_flag(j, FLAG_KEPT) then marks = marks + KEPT_MARK end
+  return struct.pack(END_ENTRY, j.revision, j.token, j.created, marks) .. id
 end
 
 -- Headers of the plain cases, as bytes: a new job; the first lease of one that nothing has happened to; the completion of a lease without flags.
@@ -167,8 +170,8 @@ local function is_plain_lease(record, token8)
   return sub(record, 1, 3) == PLAIN_ACTIVE and sub(record, 23, LEASED_SIZE) == token8
 end
 
--- The record of such a lease, completed; its place among the leases; its entry among the completed.
+-- The record of such a lease, completed; its place among the leases; its entry among the completed. The sid stays: it says who ran it.
 local function plain_completion(record, n8, id)
-  return PLAIN_COMPLETED .. sub(record, 8, 10) .. n8 .. NO_SID .. sub(record, 23), sub(record, 19, LEASED_SIZE) .. id,
+  return PLAIN_COMPLETED .. sub(record, 8, 10) .. n8 .. sub(record, 19), sub(record, 19, LEASED_SIZE) .. id,
     n8 .. sub(record, 23, 38) .. '\1' .. id
 end

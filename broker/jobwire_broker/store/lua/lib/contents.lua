@@ -36,10 +36,11 @@ end
 -- Give a job another tail. Whoever calls it has seen to its place, and touches it. The payload's key is written at once: one job may change twice in a call.
 function contents.set(ctx, j, tail)
   local original = section(j.body, TAG_ORIGINAL) or digest(contents.tail(ctx, j))
-  local happened, payload = brief_body(j.body), nil
+  local happened, payload = filtered(j.body, function(tag) return tag >= TAG_STATE_FIRST end), nil
   tail, payload = contents.part(tail)
   j.attempts, j.priority = struct.unpack('>I2i4', tail)
   j.body = string.sub(tail, TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG_ORIGINAL, original), sections_start(happened))
+  times.mark(j)
   if payload then
     redis.call('SET', ctx.payload_key .. j.id, payload)
     set_flag(j, FLAG_APART)

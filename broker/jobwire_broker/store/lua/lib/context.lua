@@ -9,7 +9,11 @@
 --   a   zset    leases, score 0, member = sid (4) .. token (8) .. id
 --   s   hash    sessions: session (16) -> sid (4) epoch (4) solo token (8) descriptor; sid (4) -> session (16);
 --               'r' .. session -> number of its last attach
---   t   zset    deadlines on the pulse clock in ms, member = 'S' .. session | 'J' .. token (8) .. id
+--   t   zset    deadlines on the pulse clock in ms, member = 'S' .. session | 'J' .. token (8) .. id of a cancel | 'A' .. token (8) .. id of an attempt |
+--               'T' .. id of all attempts
+--   u   zset    expiries of jobs that were never leased, score = date in ms, member = id
+--   T   hash    attempts that were ended at their deadline, whose worker is to be told: token (8) .. id -> sid (4)
+--   S   hash    labels of past sessions: sid (4) -> label
 --   k   hash    cancels not yet confirmed by the worker: id -> sid (4) .. token (8)
 --   c   list    COMPLETED, oldest first: revision (8) token (8) created (8) ended (1) id
 --   f x e       zsets of FAILED, CANCELLED, EXPIRED, score = revision at the end, member = id
@@ -17,6 +21,7 @@
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record
 --   i<kind><key>  strings, which job holds a key of identity.lua
+--   h<id>       string, attempts before the last one (history.lua)
 -- Channels: E (events) and W (wake-ups).
 -- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
 local NO_POLICY = {}
@@ -48,7 +53,7 @@ local function open(key)
     n = math.max(last, now_us - 1), seq = tonumber(meta[2]) or 0, clock = tonumber(meta[3]) or 0,
     paused = meta[4] == '1', hungry = meta[5] == '1', bucket = tonumber(meta[6]) or 0, newest = tonumber(meta[7]) or 0,
     policy = policy_of(meta[10]), completed_total = tonumber(meta[8]) or 0, failed_total = tonumber(meta[9]) or 0,
-    set = {}, events = {}, batches = {}, records = {}, jobs = {}, dirty = {}, grown = {}, added = 0, completions = 0, failures = 0,
+    set = {}, events = {}, batches = {}, records = {}, jobs = {}, histories = {}, dirty = {}, grown = {}, added = 0, completions = 0, failures = 0,
   }
 end
 

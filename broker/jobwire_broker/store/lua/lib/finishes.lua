@@ -24,20 +24,39 @@ local function complete(ctx, j, result)
   move_to_final(ctx, j, STATE.COMPLETED)
 end
 
-local function fail(ctx, j, failure, wait_ms)
+-- Whether the job, or the policy, names the error as one that no further attempt would mend.
+local function is_permanent(ctx, j, failure)
+  local own, listed = section(j.body, TAG.PERMANENT), ctx.policy.permanent
+  if not own and not listed then return false end
+  local kind, at = failures.read(failure)[1], 1
+  while own and at <= #own do
+    local last = at + byte(own, at)
+    if sub(own, at + 1, last) == kind then return true end
+    at = last + 1
+  end
+  for i = 1, listed and #listed or 0 do
+    if listed[i] == kind then return true end
+  end
+  return false
+end
+
+-- `timed_out`: the broker ends the attempt, at its deadline.
+local function fail(ctx, j, failure, wait_ms, timed_out)
   j.losses = 0
   j.body = with_section(j.body, TAG_FAILURE, failure)
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
-  j.ended = END.FAIL
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, timed_out and cancels.FORCED) end
+  history.add(ctx, j, timed_out and history.TIMEOUT or history.FAILED, failure)
+  j.ended = timed_out and END.TIMEOUT or END.FAIL
   clear_flag(j, FLAG_ALONE)
-  if wait_ms == -2 or j.attempt >= rules.attempts(ctx, j) then return move_to_final(ctx, j, STATE.FAILED) end
+  if wait_ms == -2 or j.attempt >= rules.attempts(ctx, j) or is_permanent(ctx, j, failure) then return move_to_final(ctx, j, STATE.FAILED) end
   move_to_delayed(ctx, j, wait_ms < 0 and backoff_ms(ctx, j, jitter_of(j.token)) or wait_ms)
 end
 
 local function snooze(ctx, j, delay_ms)
   j.losses = 0
   j.attempt = j.attempt - 1
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, nil, j.attempt + 1) end
+  history.add(ctx, j, history.SNOOZED, '', j.attempt + 1)
   j.ended = END.SNOOZE
   clear_flag(j, FLAG_ALONE)
   move_to_delayed(ctx, j, delay_ms)
@@ -45,7 +64,8 @@ end
 
 local function release(ctx, j, reason)
   j.attempt = j.attempt - 1
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, nil, j.attempt + 1) end
+  history.add(ctx, j, history.RELEASED, '', j.attempt + 1)
   j.ended = END.RELEASE
   if reason ~= 'NO_HANDLER' then return move_to_waiting(ctx, j) end
   j.returns = j.returns + 1
@@ -70,6 +90,7 @@ local function receive_cancel(ctx, j)
   if not has_flag(j, FLAG_CANCEL_REQUESTED) or has_flag(j, FLAG_CANCEL_DELIVERED) then return end
   gather(ctx, 'HDEL k', j.id)
   set_flag(j, FLAG_CANCEL_DELIVERED)
+  cancels.note(ctx, j, 0, true)
   touch(ctx, j)
 end
 

@@ -111,11 +111,19 @@ local function flush(ctx)
     local j = dirty[i]
     local record = encode(j)
     gather(ctx, 'MSET', ctx.record_key .. j.id, record)
-    if j.departed then enter(ctx, j) end
+    if j.departed then
+      enter(ctx, j)
+      times.place(ctx, j)
+    end
     if is_watched(ctx) then tell(ctx, j.id, brief(record)) end
   end
   ctx.dirty, ctx.jobs, ctx.records = {}, {}, {}
   send_gathered(ctx)
+end
+
+-- The keys of a job with FLAG_KEPT go with it.
+local function unlink_kept(ctx, id)
+  gather(ctx, 'UNLINK', ctx.base .. 'h' .. id)
 end
 
 -- Forget a job that has left its index; its end goes to the ring.
@@ -123,6 +131,8 @@ local function erase(ctx, j)
   ring_add(ctx, j.id, number8(j.revision) .. number8(j.token), j.ended, j.state, j.created)
   gather(ctx, 'UNLINK', ctx.record_key .. j.id)
   if has_flag(j, FLAG_APART) then gather(ctx, 'UNLINK', ctx.payload_key .. j.id) end
+  if has_flag(j, FLAG_KEPT) then unlink_kept(ctx, j.id) end
+  times.forget(ctx, j)
   ctx.jobs[j.id] = false
 end
 

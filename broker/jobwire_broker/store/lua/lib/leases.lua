@@ -1,6 +1,8 @@
 --- Giving leases to sessions, and taking them back.
 local ROW = '>I4I4I8'
 local LEASE_BYTES = 1048576
+-- How many jobs that have expired a call looks through for others.
+local EXPIRED_MAX = 512
 
 -- sid, epoch, solo token of a session; nil when it is not attached.
 local function session_row(ctx, session)
@@ -23,10 +25,32 @@ local function held_members(ctx, sid, limit)
   return redis.call('ZRANGEBYLEX', ctx.base .. 'a', first, last, 'LIMIT', 0, limit)
 end
 
+-- A job waits whose time to start is over: it ends instead of being leased. Whoever leases trims then.
+function times.expire_popped(ctx, j)
+  j.departed = true
+  ctx.jobs[j.id], ctx.expired = j, (ctx.expired or 0) + 1
+  move_to_final(ctx, j, STATE.EXPIRED)
+end
+
+-- The record of a job with rules of time, as lease_again goes on with it; nil when it has expired.
+function times.record(ctx, id, record, token)
+  local j = decode(record)
+  if not j then return nil end
+  j.id = id
+  if times.has_expired(ctx, j) then return times.expire_popped(ctx, j) end
+  times.begin(ctx, j, token)
+  return encode(j)
+end
+
 -- The record of a job, leased. A job that has run before, or was lost, or has flags, is leased here.
-local function lease_again(record, sid, token)
+local function lease_again(ctx, id, record, sid, token)
   local _, state, flags, losses, _, progress, returns, attempt = struct.unpack('>BBBBBI2BI2', record)
   if state ~= STATE.WAITING then return nil, 0 end
+  if times.by_policy(ctx) or math.floor(flags / FLAG_TIMED) % 2 == 1 then
+    record = times.record(ctx, id, record, token)
+    if not record then return nil, 0 end
+    flags = byte(record, 3)
+  end
   if math.floor(flags / FLAG_LOST) % 2 == 1 then flags = flags - FLAG_LOST end
   local rest = string.sub(record, LEASED_SIZE + 1)
   if progress ~= NO_PROGRESS then
@@ -42,6 +66,7 @@ local function lease_popped(ctx, sid, members, out)
   local ids = {}
   for i = 1, #members do ids[i] = sub(members[i], 9) end
   local records, sid4, watched, record_key = records_of(ctx, ids), pack('>I4', sid), is_watched(ctx), ctx.record_key
+  local timed = times.by_policy(ctx)
   local writes, leases = batch_for(ctx, 'MSET', 2 * #ids), batch_for(ctx, 'ZADD a', 2 * #ids)
   local w, a, o, n, size = writes.n, leases.n, #out, ctx.n, 0
   for i = 1, #ids do
@@ -49,8 +74,12 @@ local function lease_popped(ctx, sid, members, out)
     if record then
       n = n + 1
       local token8, flags = pack('>I8', n), 0
-      local leased = first_lease(record, sid4, token8)
-      if not leased then leased, flags = lease_again(record, sid, n) end
+      local leased = not timed and first_lease(record, sid4, token8)
+      if not leased then
+        ctx.n = n
+        leased, flags = lease_again(ctx, id, record, sid, n)
+        n = ctx.n
+      end
       if leased then
         writes[w + 1], writes[w + 2] = record_key .. id, leased
         leases[a + 1], leases[a + 2] = '0', sid4 .. token8 .. id
@@ -140,8 +169,11 @@ local function lease_to(ctx, session, epoch, count, bytes)
     local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((LEASE_BYTES - spent) / (spent / (#out / 3 + 1)))))
     local popped = pop(ctx, 'w', step)
     if #popped == 0 then break end
+    local expired = ctx.expired or 0
     spent = spent + lease_popped(ctx, sid, popped, out)
-    count = count - #popped
+    -- What has expired takes no room; the pulse finds it as well, so a call need not go through all of it.
+    if (ctx.expired or 0) > EXPIRED_MAX then expired = ctx.expired end
+    count = count - #popped + (ctx.expired or 0) - expired
   end
   if count > 0 and spent < LEASE_BYTES then ask_for_wake(ctx) end
   return out
@@ -154,11 +186,28 @@ local function lease_all(ctx, argv, at)
     local p = at + (i - 1) * 4
     answers[i] = lease_to(ctx, argv[p + 1], tonumber(argv[p + 2]), tonumber(argv[p + 3]), tonumber(argv[p + 4]))
   end
+  if ctx.expired then
+    flush(ctx)
+    trim(ctx)
+  end
   return answers
 end
 
--- A cancelled job that comes back in any other way than completed has ended. A lease that had its verdict before keeps it.
-local function end_cancelled(ctx, j)
+-- The cancel of a running job, as its record keeps it: asked for, heard of by the worker (both µs), and how it went (1: its handler gave way, 2: it was forced).
+local cancels = { FORM = '>I8I8B', DONE = 1, FORCED = 2 }
+function cancels.note(ctx, j, went, heard)
+  local own = section(j.body, TAG.CANCEL)
+  local asked_us, heard_us = ctx.now_us, 0
+  if own then asked_us, heard_us = struct.unpack(cancels.FORM, own) end
+  j.body = with_section(j.body, TAG.CANCEL, struct.pack(cancels.FORM, asked_us, heard and ctx.now_us or heard_us, went))
+end
+
+-- A cancelled job that comes back in any other way than completed has ended. A lease that had its verdict before keeps it. `number` is that of its attempt.
+local function end_cancelled(ctx, j, went, number)
+  if j.state == STATE.ACTIVE then
+    cancels.note(ctx, j, went or cancels.DONE)
+    history.add(ctx, j, history.CANCELLED, '', number)
+  end
   if j.ended == END.NONE then j.ended = END.CANCEL end
   move_to_final(ctx, j, STATE.CANCELLED)
 end
@@ -174,9 +223,11 @@ end
 -- Take a job back from a session that was lost while it held it (RULES 4). Uncharged, but counted as a loss; the third, alone, ends it.
 local function put_back_lost(ctx, j)
   leave_lease(ctx, j)
+  local number = j.attempt
   j.attempt = math.max(j.attempt - 1, 0)
   j.losses = math.min(j.losses + 1, 255)
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, cancels.FORCED, number) end
+  history.add(ctx, j, history.LOST, '', number)
   if j.losses >= 3 and has_flag(j, FLAG_ALONE) then
     j.ended = END.FAIL
     j.body = with_section(j.body, TAG_FAILURE, poison())
@@ -204,6 +255,7 @@ end
 
 -- Forget a session. Its leases must be gone.
 local function drop_session(ctx, session, sid)
+  history.keep_label(ctx, sid, sub(redis.call('HGET', ctx.base .. 's', session) or '', 17))
   redis.call('HDEL', ctx.base .. 's', session, struct.pack('>I4', sid), 'r' .. session)
   redis.call('ZREM', ctx.base .. 't', 'S' .. session)
 end

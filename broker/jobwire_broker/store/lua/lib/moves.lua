@@ -14,6 +14,9 @@ end
 local function poison()
   return own_failure('POISON', 'its worker was lost three times while it held this job, the last time with no other job')
 end
+local function timed_out(kind)
+  return own_failure(kind, kind == 'TIMEOUT' and 'the attempt took longer than its timeout' or 'its attempts took longer than its total timeout')
+end
 local function no_handler()
   return own_failure('NO_HANDLER', 'five workers in a row had no handler of this job name')
 end
@@ -36,7 +39,8 @@ end
 local function move_to_final(ctx, j, state)
   depart(ctx, j)
   if has_flag(j, FLAG_KEPT) then identity.free(ctx, j) end
-  j.state, j.sid = state, 0
+  -- The sid stays: it says who ran it last.
+  j.state = state
   touch(ctx, j)
   if state == STATE.COMPLETED then
     j.progress = 10000
@@ -63,6 +67,7 @@ end
 -- End a lease: the job is nobody's now.
 local function leave_lease(ctx, j)
   depart(ctx, j)
+  times.leave(ctx, j)
   if has_flag(j, FLAG_CANCEL_REQUESTED) then
     gather(ctx, 'ZREM t', 'J' .. number8(j.token) .. j.id)
     gather(ctx, 'HDEL k', j.id)
@@ -88,6 +93,10 @@ local function forget_completed(ctx, count)
       marks = marks - APART_MARK
       gone.n = gone.n + 1
       gone[gone.n] = ctx.payload_key .. id
+    end
+    if marks >= KEPT_MARK then
+      marks = marks - KEPT_MARK
+      unlink_kept(ctx, id)
     end
     ring_add(ctx, id, sub(entry, 1, 16), marks, STATE.COMPLETED, struct.unpack('>I8', entry, 17))
   end
@@ -124,7 +133,12 @@ end
 -- last of which holds for all later ones. `fraction` is 0 to 1.
 local function backoff_ms(ctx, j, fraction)
   local base, factor, cap, jitter, delays = rules.backoff(ctx)
-  local own = section(j.body, TAG_BACKOFF)
+  local own = section(j.body, TAG.DELAYS)
+  if own then
+    local i = math.min(math.max(j.attempt, 1), (#own - 2) / 8)
+    return math.floor(struct.unpack('>I8', own, 8 * i - 5) * (1 + struct.unpack('>I2', own) / 10000 * fraction))
+  end
+  own = section(j.body, TAG_BACKOFF)
   if own then
     local f, j
     base, f, cap, j = struct.unpack('>I8I4I8I2', own)
