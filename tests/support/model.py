@@ -6,6 +6,7 @@ be. `expected` is the whole state that the store must then have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,6 +96,7 @@ class Model:
         self.removed: dict[str, Removed] = {}
         self.ended: dict[str, list[str]] = {state: [] for state in FINAL}
         self.totals = {"COMPLETED": 0, "FAILED": 0}
+        self.runs: dict[str, int] = {}
         self.clock = 0
         self.paused = False
         self.hungry = False
@@ -123,6 +125,7 @@ class Model:
                 state.cancels[raw_id] = job.session
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
         state.notes = {raw_id: job.note for raw_id, job in self.jobs.items() if job.note is not None}
+        state.runs = dict(self.runs)
         state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
         return state
 
@@ -527,6 +530,24 @@ class Model:
         job.note = note
         self.touched.add(raw_id)
         return "OK", "FAILED"
+
+    def bulk(self, verb: str, run: str, changed: set[str], ids: list[str]) -> tuple[int, int]:
+        """How many jobs the run has acted on, and how many of these it has not. `changed` are those that are not as the dry run saw them."""
+        acts: dict[str, Callable[[str], Answer]] = {
+            "cancel": lambda raw_id: self.cancel(raw_id, 1500),
+            "retry": self.retry,
+            "promote": self.promote,
+            "delete": self.delete,
+            "resolve": lambda raw_id: self.resolve(raw_id, "all"),
+        }
+        done = 0
+        for raw_id in dict.fromkeys(ids):
+            job = self.jobs.get(raw_id)
+            if job is not None and raw_id not in changed and not (job.state == "ACTIVE" and job.cancel_requested):
+                done += acts[verb](raw_id)[0] == "OK"
+        if done:
+            self.runs[run] = self.runs.get(run, 0) + done
+        return self.runs.get(run, 0), len(ids) - done
 
     def clean(self, state: str) -> int:
         """How many were forgotten."""

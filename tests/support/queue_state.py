@@ -93,6 +93,8 @@ class QueueState:
     notes: dict[str, str] = field(default_factory=dict)
     """What was decided about failed jobs."""
     identities: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
+    """How many jobs each bulk run has acted on."""
     paused: bool = False
     hungry: bool = False
     expiring: list[str] = field(default_factory=list)
@@ -148,9 +150,20 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
     by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
-    unknown = [key for key in keys if key[0] not in "jphi" and key not in {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    unknown = [key for key in keys if key[0] not in "jphiB" and key not in {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
     assert unknown == [], unknown
-    return _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved).decode()
+    state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved).decode()
+    state.runs = await _read_runs(redis, base)
+    return state
+
+
+async def _read_runs(redis: Any, base: str) -> dict[str, int]:
+    """The counts of bulk runs; each is forgotten within an hour of its last step."""
+    runs = {}
+    for key in await redis.keys(base + "B*"):
+        assert 0 < await redis.pttl(key) <= 3_600_000
+        runs[key.removeprefix(base.encode() + b"B").decode()] = int(await redis.get(key))
+    return runs
 
 
 class _Decoder:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import grpc
 from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
-from jobwire_broker.errors import BrokerError, StoreFault
+from jobwire_broker.errors import BrokerError, NotFound, StoreFault
 from jobwire_broker.store import codec
 from jobwire_broker.store.policy import policy_from_text
 from jobwire_broker.store.queue_store import Stats
@@ -75,10 +75,14 @@ def unary(handler: Handler) -> Handler:
         except BrokerError as error:
             await abort(context, error)
         except StoreFault as error:
-            log.error("call.store_fault call=%s error=%s", handler.__name__, error)
-            await abort(context, BrokerError(f"the store failed: {error}", reason="STORE_FAULT"))
+            await _abort_fault(context, handler.__name__, error)
 
     return cast(Handler, wrapped)
+
+
+async def _abort_fault(context: grpc.aio.ServicerContext[Any, Any], call: str, error: StoreFault) -> NoReturn:
+    log.error("call.store_fault call=%s error=%s", call, error)
+    await abort(context, BrokerError(f"the store failed: {error}", reason="STORE_FAULT"))
 
 
 def streaming(handler: Handler) -> Handler:
@@ -91,6 +95,8 @@ def streaming(handler: Handler) -> Handler:
                 yield response
         except BrokerError as error:
             await abort(context, error)
+        except StoreFault as error:
+            await _abort_fault(context, handler.__name__, error)
 
     return cast(Handler, wrapped)
 
@@ -121,12 +127,22 @@ def counts_of(stats: Stats) -> job_pb2.JobCounts:
     )
 
 
+def total_of(stats: Stats, state: int) -> int:
+    """How many jobs are in a state."""
+    return int(getattr(counts_of(stats), job_pb2.JobState.Name(job_pb2.JobState.ValueType(state)).removeprefix("JOB_STATE_").lower()))
+
+
 def queue_of(name: str, stats: Stats) -> queue_service_pb2.Queue:
     """A queue with its counts, and its class."""
     queue = queue_service_pb2.Queue(name=f"queues/{name}", queue=name, paused=stats.paused, counts=counts_of(stats), workers=stats.sessions)
     if queue_class := policy_from_text(stats.policy).queue_class:
         queue.policy.queue_class = queue_class
     return queue
+
+
+def queue_not_found(queue: str) -> NotFound:
+    """There is no such queue."""
+    return NotFound(f"nothing was ever enqueued in {queue}", reason="QUEUE_NOT_FOUND", metadata={"queue": queue})
 
 
 def state_word(state: int) -> str:

@@ -15,13 +15,17 @@ from jobwire.v1.job_service_pb2_grpc import JobServiceServicer
 from jobwire_broker.errors import InvalidField, NotFound, ShuttingDown, WaitTimeout, WrongState
 from jobwire_broker.names import id_to_text, job_path, parse_job, parse_queue
 from jobwire_broker.rules.explaining import explain
+from jobwire_broker.rules.filters import filter_of
 from jobwire_broker.rules.hands import hands_of
+from jobwire_broker.rules.listing import INDEXES, page_of
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.rules.watching import gone_job
-from jobwire_broker.services.answers import job_without_payload, state_word, streaming, unary
+from jobwire_broker.services.answers import job_without_payload, state_word, streaming, total_of, unary
 from jobwire_broker.services.batches import VERDICTS, Maker, batch_of, refusal_of, say_verdict
+from jobwire_broker.services.bulk import DEFAULT_GRACE_MS, MAX_GRACE_MS, bulk_jobs, check_note
+from jobwire_broker.services.dead_letters import list_failures
 from jobwire_broker.services.enqueue_stream import EnqueueStreams
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
@@ -31,31 +35,15 @@ from jobwire_broker.store.attempts import attempts_of
 from jobwire_broker.store.queue_store import Changed, Found, Other, Word
 
 MAX_WATCHED = 100
-_DEFAULT_GRACE_MS = 30_000
-_MAX_GRACE_MS = 3_600_000
 _MAX_WAIT_MS = 86_400_000
-_STORE_PAGE = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-#: Which indexes hold the jobs of a state, in the order in which they are listed.
-_INDEXES = {
-    job_pb2.JOB_STATE_WAITING: "wo",
-    job_pb2.JOB_STATE_DELAYED: "d",
-    job_pb2.JOB_STATE_ACTIVE: "a",
-    job_pb2.JOB_STATE_COMPLETED: "c",
-    job_pb2.JOB_STATE_FAILED: "f",
-    job_pb2.JOB_STATE_CANCELLED: "x",
-    job_pb2.JOB_STATE_EXPIRED: "e",
-    job_pb2.JOB_STATE_BLOCKED: "",
-}
 
 
 class JobService(JobServiceServicer):
     """Enqueue jobs, look at them, act on them, follow them."""
 
-    UpdateJob = ListFailures = ResolveJob = ListLogs = unserved
-    BulkJobs: Any = unserved
+    UpdateJob = ListLogs = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -116,13 +104,27 @@ class JobService(JobServiceServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """List one state of one queue."""
         queue = parse_queue(request.parent, "parent")
-        if request.state not in _INDEXES:
+        if request.state not in INDEXES:
             raise InvalidField(f"state must be that of jobs that are kept; it is {request.state}", field="state")
+        if request.filter.states:
+            raise InvalidField("filter.states must be empty here: the list is of the jobs in `state`", field="filter.states")
         size = page_size(request.page_size)
-        of = f"jobs/{queue}/{request.state}"
-        cursor = read_token(of, request.page_token)
-        jobs, next_cursor = await self._page(queue, _INDEXES[request.state], cursor, size)
-        return pb.ListJobsResponse(jobs=jobs, next_page_token=make_token(of, next_cursor))
+        wanted = filter_of(request.filter, frozenset((request.state,))) if request.HasField("filter") else None
+        of = f"jobs/{queue}/{request.state}/{wanted}"
+        cursor, store = read_token(of, request.page_token), self._registry.store(queue)
+        (entries, cursor), stats = await asyncio.gather(page_of(store, request.state, wanted, cursor, size), store.stats())
+        sids = sorted({codec.sid_of(record) for _, record in entries}) if request.state == job_pb2.JOB_STATE_ACTIVE else []
+        workers = await store.holders(sids) if sids else {}
+        return pb.ListJobsResponse(
+            jobs=[job_without_payload(queue, raw_id, record, workers.get(codec.sid_of(record), b"")) for raw_id, record in entries],
+            next_page_token=make_token(of, cursor),
+            total=total_of(stats, request.state),
+        )
+
+    @unary
+    async def ListFailures(self, request: pb.ListFailuresRequest, context: Context) -> pb.ListFailuresResponse:
+        """Group the failed jobs."""
+        return await list_failures(self._registry, request)
 
     @unary
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
@@ -133,30 +135,13 @@ class JobService(JobServiceServicer):
             raise _not_found(queue, raw_id, found.state)
         return explain(queue, raw_id, found, await hands_of(self._registry, queue, found.crew))
 
-    async def _page(self, queue: str, indexes: str, cursor: bytes, size: int) -> tuple[list[job_pb2.Job], bytes]:
-        """Jobs from one index after the other; the cursor is the index's letter and the place in it."""
-        jobs: list[job_pb2.Job] = []
-        store = self._registry.store(queue)
-        for letter in indexes[max(0, indexes.find(cursor[:1].decode(errors="replace"))) if cursor else 0 :]:
-            at = cursor[1:] if cursor else b""
-            cursor = b""
-            while True:
-                at, found = await store.page(letter, at, min(_STORE_PAGE, size - len(jobs)))
-                workers = await store.holders(sorted({codec.sid_of(record) for _, record in found})) if letter == "a" and found else {}
-                jobs += [job_without_payload(queue, raw_id, record, workers.get(codec.sid_of(record), b"")) for raw_id, record in found]
-                if len(jobs) >= size and at:
-                    return jobs, letter.encode() + at
-                if not at:
-                    break
-        return jobs, b""
-
     # Act ----------------------------------------------------------------------------------------------------------------------------------------------
 
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         """Cancel a job."""
         queue, raw_id = parse_job(request.name)
-        grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=_MAX_GRACE_MS) if request.HasField("grace") else _DEFAULT_GRACE_MS
+        grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=MAX_GRACE_MS) if request.HasField("grace") else DEFAULT_GRACE_MS
         changed = await self._registry.store(queue).cancel(raw_id, grace_ms)
         job = _changed(queue, raw_id, changed, "cancel")
         self._registry.get(queue).pulse.beat_soon()
@@ -188,6 +173,19 @@ class JobService(JobServiceServicer):
         if changed.word != Word.OK:
             _changed(queue, raw_id, changed, "delete")
         return pb.DeleteJobResponse()
+
+    @unary
+    async def ResolveJob(self, request: pb.ResolveJobRequest, context: Context) -> pb.ResolveJobResponse:
+        """Leave a note on a failed job."""
+        queue, raw_id = parse_job(request.name)
+        changed = await self._registry.store(queue).resolve(raw_id, check_note(request.note))
+        return pb.ResolveJobResponse(job=_changed(queue, raw_id, changed, "resolve"))
+
+    @streaming
+    async def BulkJobs(self, request: pb.BulkJobsRequest, context: Context) -> AsyncIterator[pb.BulkJobsResponse]:
+        """Act on all jobs that a filter finds."""
+        async for response in bulk_jobs(self._registry, request):
+            yield response
 
     # Follow -------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,12 @@ from jobwire.v1 import queue_service_pb2 as pb
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 
 from jobwire_broker.auth.caller import permitted
-from jobwire_broker.errors import InvalidField, NotFound, StoreFault
+from jobwire_broker.errors import InvalidField, StoreFault
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
-from jobwire_broker.services.answers import queue_of, unary
+from jobwire_broker.services.answers import queue_not_found, queue_of, unary
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.policies import check_mask, update_of
 from jobwire_broker.services.unserved import unserved
@@ -109,7 +109,7 @@ class QueueService(QueueServiceServicer):
     async def _known(self, name: str) -> str:
         queue = parse_queue(name)
         if queue not in await self._registry.known():
-            raise NotFound(f"nothing was ever enqueued in {queue}", reason="QUEUE_NOT_FOUND", metadata={"queue": queue})
+            raise queue_not_found(queue)
         return queue
 
     async def _pause(self, name: str, paused: bool) -> pb.Queue:

@@ -39,6 +39,7 @@ class Word(StrEnum):
     KEY_HELD = "KEY_HELD"
     NO_SESSION = "NO_SESSION"
     SESSION_MOVED = "SESSION_MOVED"
+    TOO_OLD = "TOO_OLD"
     CHANGED = "CHANGED"
 
 
@@ -234,6 +235,13 @@ class Changed(NamedTuple):
     holder: bytes = b""
 
 
+class BulkStep(NamedTuple):
+    """What a bulk verb did: how many jobs all steps of its run acted on, and how many of this step it did not."""
+
+    done: int
+    skipped: int
+
+
 class FailedAlike(NamedTuple):
     """The failed jobs of one fingerprint. `latest` is the id of the one that failed last, with its record without payload."""
 
@@ -425,6 +433,15 @@ class QueueStore:
     async def resolve(self, raw_id: bytes, note: str) -> Changed:
         """Leave a note on a failed job."""
         return self._changed(await self._call("resolve", self._meta, (note, raw_id)))
+
+    async def moment(self) -> int:
+        """The last number given: whatever changes later gets a greater revision."""
+        return int(await self._call("moment", self._meta, ()))
+
+    async def bulk(self, verb: str, argument: str | int, newest: int, run: bytes, raw_ids: Sequence[bytes] = ()) -> BulkStep | None:
+        """Act on those of at most MAX_ITEMS jobs that have not changed since `newest`. Without ids the run begins; None: its dry run is too old."""
+        word, done, skipped = await self._call("bulk", self._meta, (verb, argument, newest, run, *raw_ids))
+        return BulkStep(done, skipped) if word == b"OK" else None
 
     @staticmethod
     def _changed(answers: list[list[Any]]) -> Changed:

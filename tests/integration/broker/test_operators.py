@@ -201,9 +201,6 @@ async def test_reflection_lists_every_service_and_gives_its_file(channel: grpc.a
 
 UNSERVED: list[Callable[[Api], Awaitable[object]]] = [
     lambda api: api.jobs.UpdateJob(jobs.UpdateJobRequest()),
-    lambda api: api.jobs.BulkJobs(jobs.BulkJobsRequest()).read(),
-    lambda api: api.jobs.ListFailures(jobs.ListFailuresRequest()),
-    lambda api: api.jobs.ResolveJob(jobs.ResolveJobRequest()),
     lambda api: api.jobs.ListLogs(jobs.ListLogsRequest()),
     lambda api: api.queues.UpdateGroup(pb.UpdateGroupRequest()),
     lambda api: api.queues.ListClasses(pb.ListClassesRequest()),

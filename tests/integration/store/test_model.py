@@ -70,7 +70,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.delivered: dict[str, dict[str, int]] = {name: {} for name in SESSIONS}
         self.epochs = dict.fromkeys(SESSIONS, 0)
         self.numbers: dict[str, Numbers] = {}
-        self.n = 0
+        self.n = self.newest = 0
+        self.seen: dict[str, tuple[int, int]] = {}
         self.began_ms = 0
 
     def teardown(self) -> None:
@@ -266,6 +267,28 @@ class StoreMachine(RuleBasedStateMachine):
     def resolve(self, pick: int, note: str) -> None:
         raw_id = self.pick(pick, "FAILED")
         assert seen(self.call(self.q.store.resolve(raw_id.encode(), note))) == self.model.resolve(raw_id, note)
+
+    @rule()
+    def look_before_a_bulk_run(self) -> None:
+        self.newest = self.shop.run(self.q.store.moment())
+        self.seen = {raw_id: (numbers.revision, numbers.token) for raw_id, numbers in self.numbers.items()}
+        assert self.newest >= self.n
+
+    @rule(
+        verb=st.sampled_from(["cancel", "retry", "promote", "delete", "resolve"]),
+        picked=st.lists(jobs, min_size=1, max_size=4, unique=True),
+        run=st.integers(1, 2),
+    )
+    def bulk(self, verb: str, picked: list[str], run: int) -> None:
+        changed = {raw_id for raw_id, numbers in self.numbers.items() if self.has_changed(raw_id, numbers)}
+        arguments: dict[str, str | int] = {"cancel": 1500, "resolve": "all"}
+        step = self.call(self.q.store.bulk(verb, arguments.get(verb, ""), self.newest, b"run%5d" % run, [raw_id.encode() for raw_id in picked]))
+        assert step == self.model.bulk(verb, f"run{run:5}", changed, picked)
+
+    def has_changed(self, raw_id: str, numbers: Numbers) -> bool:
+        revision, token = self.seen.get(raw_id, (0, 0))
+        # What a worker says of its progress gives a new revision, and is no change.
+        return token != numbers.token if self.model.jobs[raw_id].state == "ACTIVE" else revision != numbers.revision
 
     @rule(state=st.sampled_from(FINAL), grace_ms=st.sampled_from([0, 0, 60_000]))
     def clean(self, state: str, grace_ms: int) -> None:

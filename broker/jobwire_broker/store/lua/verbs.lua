@@ -71,6 +71,8 @@ local function resolve_job(ctx, j, note)
   return 'OK'
 end
 
+local VERBS = { cancel = cancel_job, retry = retry_job, promote = promote_job, delete = delete_job, resolve = resolve_job }
+
 local function answer_one(ctx, verb, id, argument)
   local j = find(ctx, id)
   if not j then return { 'NOT_FOUND', ring_get(ctx, id) or 0, '' } end
@@ -91,6 +93,42 @@ local function each_id(verb, argv_first)
   end
 end
 
+-- Whether a job is as it was when the last number given was `newest`. What a worker says of its progress is no change.
+local function is_as_it_was(j, newest)
+  if j.state == STATE.ACTIVE then return j.token <= newest and not has_flag(j, FLAG_CANCEL_REQUESTED) end
+  return j.revision <= newest
+end
+
+-- How long a dry run is good for, and how long the count of its run is kept after its last step.
+local RUN_MS = 3600000
+
+-- A step of a bulk verb. ARGV: verb, its argument ('' when it has none), the last number given when the dry run began, number of the run (8 bytes), ids: none
+-- when the run begins. Returns { OK | TOO_OLD (only when it begins), how many the run has acted on in all its steps, how many of these ids it has not }.
+-- The count stands in key B<number>, since a run may be broken off and go on elsewhere.
+local function bulk(keys, argv)
+  local ctx = open(keys[1])
+  local verb, newest, done, count_key = VERBS[argv[1]], tonumber(argv[3]), 0, ctx.base .. 'B' .. argv[4]
+  if #argv == 4 and ctx.now_us - newest > RUN_MS * 1000 then return { 'TOO_OLD', 0, 0 } end
+  fetch(ctx, { unpack(argv, 5) })
+  for i = 5, #argv do
+    local j = find(ctx, argv[i])
+    if j and not j.dirty and is_as_it_was(j, newest) and verb(ctx, j, argv[2]) == 'OK' then done = done + 1 end
+  end
+  flush(ctx)
+  trim(ctx)
+  close(ctx)
+  if done > 0 then redis.call('SET', count_key, (tonumber(redis.call('GET', count_key)) or 0) + done, 'PX', RUN_MS) end
+  return { 'OK', tonumber(redis.call('GET', count_key)) or 0, #argv - 4 - done }
+end
+
+-- Returns the last number given: what has a greater one has changed since.
+local function moment(keys)
+  local time = redis.call('TIME')
+  return string.format('%.0f', math.max(tonumber(redis.call('HGET', keys[1], 'n')) or 0, time[1] * 1000000 + time[2] - 1))
+end
+
+register('bulk', bulk, { 'allow-oom' })
+register('moment', moment, { 'no-writes' })
 register('cancel', each_id(cancel_job, 2), { 'allow-oom' })
 register('retry', each_id(retry_job, 1), { 'allow-oom' })
 register('promote', each_id(promote_job, 1), { 'allow-oom' })
