@@ -69,10 +69,13 @@ local function make(ctx, id, due_ms, priority, tail, flags)
   return record
 end
 
--- Make the items, all of which are new. What is plain (now, and not long) is made in this loop as `make` would.
+-- Make the items, if all of them are new: that is found out by the command that writes them. What is plain (now, and not long) is made in this loop as `make`
+-- would. False: nothing was written, and what was gathered counts no longer.
 local function make_all(ctx, argv, ids, dues, flags)
   local expires = ctx.policy.expires
-  local writes, waiting = batch_for(ctx, 'MSET', 4 * #ids), batch_for(ctx, 'ZADD w', 2 * #ids)
+  local writes, waiting = batch_for(ctx, 'MSETNX', 4 * #ids), batch_for(ctx, 'ZADD w', 2 * #ids)
+  -- Where `make` puts its records, too.
+  ctx.batches.MSET = writes
   local record_key, watched = ctx.record_key, is_watched(ctx)
   for i = 1, #ids do
     local id, at = ids[i], ITEMS_AT + 3 * i - 2
@@ -88,14 +91,12 @@ local function make_all(ctx, argv, ids, dues, flags)
       if watched then tell(ctx, id, brief(record)) end
     end
   end
-  ctx.changed = ctx.changed or #ids > 0
+  ctx.batches.MSET, ctx.changed = nil, #ids > 0
+  return #ids == 0 or send(writes) == 1
 end
 
--- The records of those of `ids` that exist, by id, false for each that does not; nil when it is certain that all are new.
-local function existing(ctx, ids, has_twice)
-  local keys, record_key = {}, ctx.record_key
-  for i = 1, #ids do keys[i] = record_key .. ids[i] end
-  if #ids == 0 or (redis.call('EXISTS', unpack(keys)) == 0 and not has_twice) then return nil end
+-- The records of `ids` that exist, by id, false for each that does not.
+local function existing(ctx, ids)
   local records, by_id = records_of(ctx, ids), {}
   for i = 1, #ids do by_id[ids[i]] = records[i] end
   return by_id
@@ -146,7 +147,7 @@ end
 
 -- The items, when they are due, and the flags of their records. Raises when one is malformed: before the first write, for a raised error does not roll back.
 local function read_items(ctx, argv, count)
-  local ids, dues, flags, at = {}, {}, {}, ITEMS_AT + 3 * count
+  local ids, dues, flags, at, tonumber = {}, {}, {}, ITEMS_AT + 3 * count, tonumber
   for i = 1, count do
     ids[i] = argv[ITEMS_AT + 3 * i - 3]
     if #argv[ITEMS_AT + 3 * i - 1] <= TAIL_HEAD or not tonumber(argv[ITEMS_AT + 3 * i - 2]) then error('item ' .. i .. ' is malformed') end
@@ -180,13 +181,12 @@ local function enqueue(keys, argv)
   if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
   local ids, dues, flags, after = read_items(ctx, argv, tonumber(argv[1]))
   local asks, leases_at = read_asks(argv, after)
-  local known, records, room = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), existing(ctx, ids, argv[2] == '1'), room_in(ctx)
-  local words = {}
-  if records or asks ~= NO_ASKS or next(known) or (room and room < #ids) then
-    words = make_missing(ctx, argv, ids, dues, flags, asks, known, records or {}, room)
+  local known, room, words = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), room_in(ctx), {}
+  if argv[2] == '1' or asks ~= NO_ASKS or next(known) or (room and room < #ids) or not make_all(ctx, argv, ids, dues, flags) then
+    ctx = open(keys[1])
+    words = make_missing(ctx, argv, ids, dues, flags, asks, known, existing(ctx, ids), room)
     flush(ctx)
   else
-    make_all(ctx, argv, ids, dues, flags)
     send_gathered(ctx)
   end
   local leases = lease_all(ctx, argv, leases_at)

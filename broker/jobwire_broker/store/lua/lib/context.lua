@@ -73,7 +73,7 @@ local function send(batch)
   local n = batch.n
   batch.n = 0
   if batch.key then return redis.call(batch.command, batch.key, unpack(batch, 1, n)) end
-  redis.call(batch.command, unpack(batch, 1, n))
+  return redis.call(batch.command, unpack(batch, 1, n))
 end
 
 -- The batch of a command for many jobs, with room for so many more arguments: `unpack` fails at 8,000 values. 'ZADD a' has the queue's key <base>a,
