@@ -26,6 +26,8 @@ _JSON, _DATA = 0x0A, 0x12
 _ID_SIZE = 32
 _MAX_ENUM = (1 << 31) - 1
 _MAX_REMEMBERED = 10_000
+#: Bytes of a payload that are too many for the plain form: far below what a job may have.
+_LONG = 1 << 14
 _make_item = tuple.__new__
 
 #: Fields `queue` and the head of `id`, and the name of the queue that they stand for.
@@ -98,8 +100,12 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     byte = data[at]
     if byte < 0x80:
         return byte, at + 1
-    number = byte & 0x7F
-    for shift in range(7, 63, 7):
+    number, at = byte & 0x7F, at + 1
+    byte = data[at]
+    if byte < 0x80:
+        return number | byte << 7, at + 1
+    number |= (byte & 0x7F) << 7
+    for shift in range(14, 63, 7):
         at += 1
         byte = data[at]
         number |= (byte & 0x7F) << shift
@@ -110,58 +116,46 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _plain(data: bytes, start: int, stop: int, batch: Batch) -> bool:
     """Add the job between `start` and `stop` when it has the plain form."""
-    at = start + 4 + data[start + 1]
-    queue = _queues.get(data[start:at])
+    id_at = start + 4 + data[start + 1]
+    queue = _queues.get(data[start:id_at])
     if queue is None:
         return False
-    name_at = at + _ID_SIZE + 1
-    text = data[at : name_at - 1]
+    name_at = id_at + _ID_SIZE + 1
+    text = data[id_at : name_at - 1]
     end = name_at + 1 + data[name_at]
-    name = data[name_at:end]
-    if data[name_at - 1] != _NAME or name not in _names or text[0] not in b"01" or not text.islower():
+    body = data[name_at:end]
+    if data[name_at - 1] != _NAME or body not in _names or data[id_at] not in b"01" or not text.islower():
         return False
     try:
         raw_id = unhexlify(text)
     except ValueError:
         return False
     if end != stop:
-        payload = _payload(data, end, stop)
-        if payload is None:
+        payload_at = _payload_at(data, end, stop)
+        if not payload_at:
             return False
-        name += payload
+        body += _section(stop - payload_at) + data[payload_at:stop]
     batch.queues.append(queue)
-    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, name, None, 0)))
+    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, body, None, 0)))
     batch.size += 1
     return True
 
 
-def _payload(data: bytes, at: int, stop: int) -> bytes | None:
-    """The payload's section of the record, when it is all that is left."""
+def _payload_at(data: bytes, at: int, stop: int) -> int:
+    """Where the message of the payload begins, when a payload that is not long is all that is left; else 0."""
     if data[at] != _PAYLOAD:
-        return None
-    size, start = _short(data, at + 1)
-    if start + size != stop or not size:
-        return None
+        return 0
+    size, start = _varint(data, at + 1)
+    if start + size != stop or not 0 < size < _LONG:
+        return 0
     kind = data[start]
-    size_within, at = _short(data, start + 1)
-    if at + size_within != stop:
-        return None
+    size, at = _varint(data, start + 1)
+    if at + size != stop:
+        return 0
     if kind == _JSON:
         text = data[at:stop]
-        if not text.isascii() and not _is_utf8(text):
-            return None
-    elif kind != _DATA:
-        return None
-    return _section(size) + data[start:stop]
-
-
-def _short(data: bytes, at: int) -> tuple[int, int]:
-    """A number of one or two bytes, and where it ends; of a longer one, something that fits no size."""
-    byte = data[at]
-    if byte < 0x80:
-        return byte, at + 1
-    high = data[at + 1]
-    return (byte & 0x7F | high << 7, at + 2) if high < 0x80 else (1 << 40, at)
+        return start if text.isascii() or _is_utf8(text) else 0
+    return start if kind == _DATA else 0
 
 
 @lru_cache(4096)

@@ -80,7 +80,7 @@ class Lane:
 
     def future(self) -> "asyncio.Future[Enqueued]":
         """What the caller of one job awaits."""
-        return self._running().create_future()
+        return (self._loop or self._running()).create_future()
 
     async def room(self, size: int) -> None:
         """Wait, in the order of arrival, until there is room for `size` bytes. The caller puts its entry before it awaits anything else.
@@ -104,7 +104,8 @@ class Lane:
         self._waiting.append(entry)
         self._jobs += entry.count
         self._bytes += len(entry.frames)
-        self._gather()
+        if not self._gathering:
+            self._gather()
 
     async def flush(self) -> None:
         """Wait until everything that was put has its answer."""
@@ -113,7 +114,7 @@ class Lane:
 
     def _gather(self) -> None:
         # Not at once: all callers that are ready in this round of the event loop come along.
-        if not self._gathering and len(self._under_way) < MAX_CALLS:
+        if len(self._under_way) < MAX_CALLS:
             self._gathering = True
             self._running().call_soon(self._start_calls)
 
@@ -142,6 +143,8 @@ class Lane:
         return min(MAX_JOBS, self._jobs) if 2 * self._jobs >= beside else 0
 
     def _take(self, jobs: int) -> tuple[list[Entry], int]:
+        if jobs == self._jobs and self._bytes <= MAX_BYTES:
+            return self._take_all()
         batch: list[Entry] = []
         waiting = self._waiting
         count = size = 0  # of the batch
@@ -160,6 +163,13 @@ class Lane:
                 size += its_size
         self._jobs -= count + gone
         self._bytes -= size + gone_bytes
+        return batch, count
+
+    def _take_all(self) -> tuple[list[Entry], int]:
+        batch = [entry for entry in self._waiting if not entry.abandoned()]
+        count = self._jobs if len(batch) == len(self._waiting) else sum(entry.count for entry in batch)
+        self._waiting.clear()
+        self._jobs = self._bytes = 0
         return batch, count
 
     def _has_room(self) -> bool:
@@ -199,7 +209,7 @@ class Lane:
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
-        if self._waiting:
+        if self._waiting and not self._gathering:
             self._gather()
         self._let_in()
 

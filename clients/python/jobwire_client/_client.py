@@ -36,7 +36,7 @@ from jobwire_client._job import (
     state_number,
     worker_from,
 )
-from jobwire_client._many import checked, enqueue_many
+from jobwire_client._many import enqueue_many
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
@@ -177,7 +177,7 @@ class Client:
         """
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
-        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules))
+        frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         lane = self._lane(durability)
         if lane.full:
             await lane.room(len(frame))

@@ -16,20 +16,27 @@ _RANDOM = 10
 _VERSION = bytes(0x70 | (i & 0x0F) for i in range(256))
 _VARIANT = bytes(0x80 | (i & 0x3F) for i in range(256))
 
+_moment: tuple[int, str] = (0, "")
+"""The millisecond in which the last id was minted, and its digits: at many ids a second, most share theirs."""
 _pool: tuple[int, Iterator[str]] = (-1, iter(()))
 """The fork that the pool belongs to, and the random digits of further ids. Taking one is atomic, so threads need no lock."""
 
 
 def new_id() -> str:
     """Mint an id."""
-    global _pool
+    global _moment, _pool
     owner, tails = _pool
     if owner != generation() or (tail := next(tails, None)) is None:
         watch_forks()
         tails = _tails()
         tail = next(tails)
         _pool = (generation(), tails)
-    return f"{time_ns() // 1_000_000:012x}{tail}"
+    now = time_ns() // 1_000_000
+    last, digits = _moment
+    if now != last:
+        digits = f"{now:012x}"
+        _moment = (now, digits)
+    return digits + tail
 
 
 def _tails() -> Iterator[str]:

@@ -8,18 +8,7 @@ from jobwire_client._entries import ManyJobs
 from jobwire_client._ids import new_id
 from jobwire_client._job import Enqueued
 from jobwire_client._spec import JobSpec, encode_spec
-from jobwire_client.errors import InvalidRequest, JobwireError, PayloadTooLarge, QueueUnavailable
-
-
-def checked(frame: bytes) -> bytes:
-    """The encoded job, if any call can carry it.
-
-    Raises:
-        PayloadTooLarge: none can.
-    """
-    if len(frame) > MAX_BYTES:
-        raise PayloadTooLarge(f"the job has {len(frame)} bytes, and one call carries at most {MAX_BYTES}; send a reference instead", reason="PAYLOAD_TOO_LARGE")
-    return frame
+from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
 
 
 class _Chunk:
@@ -55,7 +44,7 @@ class _Many:
         for spec in jobs:
             job_id = new_id() if spec.id is None else spec.id
             try:
-                frame = checked(encode_spec(spec, job_id))
+                frame = encode_spec(spec, job_id)
             except InvalidRequest as error:
                 self._results.append(_enqueued(spec.queue, job_id, error))
                 continue

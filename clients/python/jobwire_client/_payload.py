@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from jobwire.v1 import job_pb2
@@ -10,6 +11,8 @@ from jobwire.v1 import job_pb2
 from jobwire_client._wire import varint
 from jobwire_client.errors import InvalidRequest
 
+_PAYLOAD = b"\x22"
+"""The tag of `JobSpec.payload`."""
 _JSON, _DATA = b"\x0a", b"\x12"
 """The tags of the two fields of a Payload."""
 
@@ -33,20 +36,28 @@ def _encoder() -> Callable[[object], str]:
 _encode = _encoder()
 
 
-def encoded(payload: object) -> bytes:
-    """The payload as a jobwire.v1.Payload: bytes as they are, everything else as JSON. A message of protobuf would cost twice as much as all of this.
+def encoded(payload: object) -> tuple[bytes, bytes]:
+    """The payload as the field of a JobSpec, in two pieces, of which the second is the content: bytes as they are, everything else as JSON. A message of
+    protobuf would cost twice as much as all of this.
 
     Raises:
         InvalidRequest: JSON can't say it.
     """
     if isinstance(payload, (bytes, bytearray, memoryview)):
         data = bytes(payload)
-        return b"".join((_DATA, varint(len(data)), data))
+        return _head(_DATA, len(data)), data
     try:
         text = _encode(payload).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the payload can't be sent as JSON: {error}; send bytes, or something that json.dumps or a dataclass can say") from error
-    return b"".join((_JSON, varint(len(text)), text))
+    return _head(_JSON, len(text)), text
+
+
+@lru_cache(maxsize=4096)
+def _head(kind: bytes, size: int) -> bytes:
+    """What stands before a content of so many bytes."""
+    head = kind + varint(size)
+    return _PAYLOAD + varint(len(head) + size) + head
 
 
 def from_message(payload: job_pb2.Payload) -> Any:

@@ -11,13 +11,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 
+from jobwire_client._batches import MAX_BYTES
 from jobwire_client._payload import encoded
 from jobwire_client._wire import varint
-from jobwire_client.errors import InvalidRequest
+from jobwire_client.errors import InvalidRequest, PayloadTooLarge
 
 _JOBS = b"\x0a"
 """The tag of `EnqueueStreamRequest.jobs`; below, those of the fields of a JobSpec that nearly every job has. tests/unit/client compares with protobuf."""
-_QUEUE, _ID, _JOB_NAME, _PAYLOAD = b"\x0a", b"\x12", b"\x1a", b"\x22"
+_QUEUE, _ID, _JOB_NAME = b"\x0a", b"\x12", b"\x1a"
 
 Durability = Literal["store", "disk"]
 """How long an enqueue waits: until the store has the job in memory, or until its append-only file has it on disk (up to a second more)."""
@@ -96,13 +97,14 @@ def encode(
 
     Raises:
         InvalidRequest: a value is of the wrong type, or can't be sent. The other bounds are the broker's to check.
+        PayloadTooLarge: no call can carry it.
     """
     try:
         text = _text(job_id)
-        parts = [_head(queue, len(text)), text, _text_field(_JOB_NAME, job_name)]
+        before, behind = _around_id(queue, job_name, len(text))
+        parts = [before, text, behind]
         if payload is not None:
-            content = encoded(payload)
-            parts += (_PAYLOAD, varint(len(content)), content)
+            parts += encoded(payload)
         if priority is not None or delay is not None or delay_until is not None or attempts is not None or backoff is not None:
             parts.append(_options(priority, delay, delay_until, attempts, backoff))
         if rules:
@@ -110,7 +112,9 @@ def encode(
         body = b"".join(parts)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
-    return b"".join((_JOBS, varint(len(body)), body))
+    if len(body) > MAX_BYTES:
+        raise PayloadTooLarge(f"the job has {len(body)} bytes, and one call carries at most {MAX_BYTES}; send a reference instead", reason="PAYLOAD_TOO_LARGE")
+    return _JOBS + varint(len(body)) + body
 
 
 def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_labels: Mapping[str, str] | None, units: int | None) -> bytes:
@@ -142,14 +146,13 @@ def duration(value: timedelta | float) -> Duration:
 
 
 @lru_cache(maxsize=4096)
-def _head(queue: str, id_size: int) -> bytes:
-    """The queue, and the beginning of an id of so many bytes."""
-    return _text_field(_QUEUE, queue) + (_ID + varint(id_size) if id_size else b"")
+def _around_id(queue: str, job_name: str, id_size: int) -> tuple[bytes, bytes]:
+    """What stands before and behind an id of so many bytes, which is the same for many jobs: the queue and the beginning of the id; the job name."""
+    return _text_field(_QUEUE, queue) + (_ID + varint(id_size) if id_size else b""), _text_field(_JOB_NAME, job_name)
 
 
-@lru_cache(maxsize=4096)
 def _text_field(tag: bytes, value: str) -> bytes:
-    """A field of text that is the same for many jobs."""
+    """A field of text; nothing for an empty one."""
     text = _text(value)
     return b"".join((tag, varint(len(text)), text)) if text else b""
 

@@ -17,7 +17,6 @@ from jobwire_client._explain import Explanation
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
-from jobwire_client._many import checked
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules
 from jobwire_client.errors import ClientClosed
@@ -88,7 +87,7 @@ class SyncClient:
         """Make one job, as Client.enqueue does."""
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
-        frame = checked(encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules))
+        frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         return self._started().enqueue(frame, queue, job_id, durability)
 
     def enqueue_many(self, jobs: Iterable[JobSpec], *, durability: Durability = "store") -> list[Enqueued]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from jobwire.v1 import job_pb2, job_service_pb2
 from jobwire_client import Backoff, InvalidRequest, JobSpec, Priority
-from jobwire_client._many import checked
 from jobwire_client._payload import from_message
 from jobwire_client._spec import encode_spec
 from jobwire_client.errors import PayloadTooLarge
@@ -146,4 +145,4 @@ def test_a_payload_that_is_no_json_after_all_comes_as_text() -> None:
 
 def test_a_job_that_no_call_can_carry_is_refused_before_it_is_sent() -> None:
     with pytest.raises(PayloadTooLarge, match="8388608"):
-        checked(encode_spec(JobSpec("q", "h", b"x" * (8 * 1024 * 1024)), "id1"))
+        encode_spec(JobSpec("q", "h", b"x" * (8 * 1024 * 1024)), "id1")
