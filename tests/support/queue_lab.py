@@ -89,7 +89,8 @@ class QueueLab:
 
     async def attach(self, session: str, epoch: int = 1, held: Sequence[tuple[str, int]] = ()) -> list[Settled] | None:
         """Attach for SESSION_MS."""
-        return await self.store.attach(session_bytes(session), epoch, SESSION_MS, b"", [(raw_id.encode(), token) for raw_id, token in held])
+        attached = await self.store.attach(session_bytes(session), epoch, SESSION_MS, b"", [(raw_id.encode(), token) for raw_id, token in held])
+        return None if attached is None else attached.settled
 
     async def lease(self, session: str, jobs: int, epoch: int = 1) -> dict[str, int]:
         """Lease; gives the tokens by id, in the order of the leases."""

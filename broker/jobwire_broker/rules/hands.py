@@ -62,13 +62,17 @@ def _hand(registry: Registry, queue: str, member: Crew, worker: admin_service_pb
         active=active,
         concurrency=worker.concurrency,
         alone=member.alone,
-        room=takes_more and not member.alone and _has_room(registry, queue, member.session, active, worker.concurrency),
+        room=takes_more and not member.alone and _has_room(registry, queue, member, active, worker.concurrency),
         takes_more=takes_more,
     )
 
 
-def _has_room(registry: Registry, queue: str, session: bytes, active: int, concurrency: int) -> bool:
-    stream = registry.get(queue).partition.streams.get(session)
+def _has_room(registry: Registry, queue: str, member: Crew, active: int, concurrency: int) -> bool:
+    partition = registry.get(queue).partition
+    slots = partition.policy.slots
+    stream = partition.streams.get(member.session)
     if stream is not None:
-        return stream.work.free(queue) > 0
+        return stream.work.free(queue, slots) > 0
+    if slots and member.held >= slots:
+        return False
     return active < max(1, concurrency)

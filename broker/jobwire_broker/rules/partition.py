@@ -378,12 +378,14 @@ class Partition:
     # Leases -------------------------------------------------------------------------------------------------------------------------------------------
 
     def _wants_leases(self) -> bool:
-        return self.waiting > 0 and not self._dry and self._client.available and any(s.work.free(self.queue) > 0 for s in self.streams.values())
+        return (
+            self.waiting > 0 and not self._dry and self._client.available and any(s.work.free(self.queue, self.policy.slots) > 0 for s in self.streams.values())
+        )
 
     def _plan_leases(self, limit: int) -> list[LeaseRequest]:
         """Share up to `limit` jobs out over the sessions, those with the most room first, and reserve their credit."""
         limit = min(limit, MAX_ITEMS)
-        rooms = sorted(((s.work.free(self.queue), s) for s in self.streams.values()), key=lambda pair: -pair[0])
+        rooms = sorted(((s.work.free(self.queue, self.policy.slots), s) for s in self.streams.values()), key=lambda pair: -pair[0])
         rooms = [(room, stream) for room, stream in rooms if room > 0]
         requests = []
         for position, (room, stream) in enumerate(rooms):

@@ -19,6 +19,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.names import check_queue, id_to_bytes
 from jobwire_broker.rules.reports import finish_item, log_item, progress_item, receipt_item
+from jobwire_broker.rules.shares import Shares
 from jobwire_broker.store import wire
 from jobwire_broker.store.policy import DEFAULT_ATTEMPTS
 from jobwire_broker.store.queue_store import TurnItem
@@ -55,10 +56,14 @@ def _violation(message: str) -> BrokerError:
     return Precondition(message, reason="PROTOCOL_VIOLATION")
 
 
+def _no_class(queue: str) -> int:
+    return 0
+
+
 class WorkSession:
     """One stream of one worker session. Times are seconds on the broker's monotonic clock."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, class_of: Callable[[str], int] = _no_class) -> None:
         self.phase = Phase.NEW
         self.session = b""
         self.epoch = 0
@@ -75,6 +80,8 @@ class WorkSession:
         self._sent = 0
         self._bytes_sent = 0
         self._reserved: dict[str, int] = {}
+        self._shares = Shares(class_of)
+        self._held_in: dict[str, int] = {}
         self._suspended: set[str] = set()
         self._calls_over = asyncio.Event()
         self._queue_sent: dict[str, int] = {}
@@ -125,7 +132,8 @@ class WorkSession:
         self.queues = tuple(dict.fromkeys(check_queue(queue, f"hello.queues[{i}]") for i, queue in enumerate(hello.queues)))
         for i, held in enumerate(hello.held):
             self._check_own_queue(held.queue, f"hello.held[{i}].queue")
-            self.held[held.queue, id_to_bytes(held.id, f"hello.held[{i}].id")] = held.token
+            self._hold(held.queue, id_to_bytes(held.id, f"hello.held[{i}].id"), held.token)
+        self._shares.keep(hello, self.queues)
         self.session, self.epoch, self.hello = hello.session, hello.epoch, hello
         self.phase = Phase.ATTACHING
 
@@ -162,8 +170,8 @@ class WorkSession:
 
     # Credit -------------------------------------------------------------------------------------------------------------------------------------------
 
-    def free(self, queue: str) -> int:
-        """How many jobs of `queue` may be leased now."""
+    def free(self, queue: str, slots: int = 0) -> int:
+        """How many jobs of `queue` may be leased now, when the session may hold `slots` of them (0: any number)."""
         if self.phase is not Phase.LIVE or self.draining or self.is_silent or self._full or self._wire_bytes > MAX_BACKLOG_BYTES:
             return 0
         # With a limit on bytes, one call at a time: two would lease against the same bytes.
@@ -172,7 +180,13 @@ class WorkSession:
         room = self._credit - self._sent - sum(self._reserved.values())
         if queue in self._queue_credit:
             room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
-        return room
+        if slots:
+            room = min(room, slots - self._taken(queue))
+        return room - self._shares.kept_from(queue, self._taken) if self._shares else room
+
+    def _taken(self, queue: str) -> int:
+        """How many jobs of `queue` the session holds, or may hold after the calls that are under way."""
+        return self._held_in.get(queue, 0) + self._reserved.get(queue, 0)
 
     def payload_room(self) -> int:
         """How many bytes of payload may be leased; -1 when the worker set no limit."""
@@ -208,7 +222,7 @@ class WorkSession:
         self._sent += 1
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
         self._bytes_sent += wire.payload_size(record)
-        self.held[queue, raw_id] = token
+        self._hold(queue, raw_id, token)
         if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
             self._close_frame()
         self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts)))
@@ -222,14 +236,19 @@ class WorkSession:
 
     def ack(self, queue: str, raw_id: bytes, token: int, verdict: pb.Verdict.ValueType, state: int) -> None:
         """Tell the verdict on a finish."""
-        if self.held.get((queue, raw_id)) == token:
-            del self.held[queue, raw_id]
+        self.drop(queue, raw_id, token)
         self._wire.append(wire.acks_field(queue, raw_id, token, verdict, state))
 
     def drop(self, queue: str, raw_id: bytes, token: int) -> None:
         """Forget a job that is not this session's any more."""
         if self.held.get((queue, raw_id)) == token:
             del self.held[queue, raw_id]
+            self._held_in[queue] -= 1
+
+    def _hold(self, queue: str, raw_id: bytes, token: int) -> None:
+        if (queue, raw_id) not in self.held:
+            self._held_in[queue] = self._held_in.get(queue, 0) + 1
+        self.held[queue, raw_id] = token
 
     def cancel(self, queue: str, text_id: str, token: int, reason: pb.CancelReason.ValueType, grace_ms: int = 0) -> None:
         """Tell the worker to give an attempt up."""

@@ -119,7 +119,7 @@ class BrokerMetrics(Collector):
         for name, queue in self._registry.queues.items():
             streams.update({session: stream.work for session, stream in queue.partition.streams.items()})
             if queue.partition.streams:
-                credit.add_metric([name], sum(max(0, stream.work.free(name)) for stream in queue.partition.streams.values()))
+                credit.add_metric([name], sum(max(0, stream.work.free(name, queue.partition.policy.slots)) for stream in queue.partition.streams.values()))
         yield credit
         yield _gauge("jobwire_work_streams", "Worker processes that are connected to this broker.", len(streams))
         yield _gauge("jobwire_worker_slots", "Jobs that they run at once, all together, as they say.", sum(work.hello.concurrency for work in streams.values()))

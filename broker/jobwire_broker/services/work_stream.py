@@ -42,7 +42,7 @@ class WorkStream:
     """A worker's stream, from its first frame to its last."""
 
     def __init__(self, registry: Registry, config: BrokerConfig, broker_id: str, context: Context) -> None:
-        self.work = WorkSession(time.monotonic())
+        self.work = WorkSession(time.monotonic(), class_of=lambda queue: registry.get(queue).partition.policy.queue_class)
         self._registry = registry
         self._config = config
         self._broker_id = broker_id
@@ -194,13 +194,15 @@ class WorkStream:
         """Attach in one queue; a verdict for each job that the session holds no more."""
         work = self.work
         held = [(raw_id, token) for (queue, raw_id), token in work.held.items() if queue == name]
-        store = self._registry.get(name).store
+        partition = self._registry.get(name).partition
         self._attaches += 1
-        answers = await store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held, number=self._attaches)
-        if answers is None:
+        attached = await partition.store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held, number=self._attaches)
+        if attached is None:
             raise SessionMoved("a newer stream of this session has taken over")
+        # Before the first job comes: it says how many the session may hold.
+        partition.learn_policy(attached.policy)
         acks = []
-        for (raw_id, token), (word, state) in zip(held, answers, strict=True):
+        for (raw_id, token), (word, state) in zip(held, attached.settled, strict=True):
             if word != Word.HELD:
                 work.drop(name, raw_id, token)
                 acks.append(pb.Ack(queue=name, id=id_to_text(raw_id), token=token, verdict=verdict_of(word), state=_state(word, state)))

@@ -105,8 +105,9 @@ class WorkerService(WorkerServiceServicer):
         session = os.urandom(16)
         worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], sdk=SINGLE_CALLS, broker_id=self._broker_id)
         worker.connect_time.GetCurrentTime()
+        jobs = min(request.max_jobs or 1, queue.partition.policy.slots or MAX_LEASED)
         await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [])
-        report = await queue.store.turn([], [LeaseRequest(session, 1, request.max_jobs or 1)])
+        report = await queue.store.turn([], [LeaseRequest(session, 1, jobs)])
         if queue.partition.meter is not None:
             queue.partition.meter.delivered(report.leases)
         leased = report.leases[0].jobs

@@ -112,6 +112,13 @@ class Settled(NamedTuple):
     state: int
 
 
+class Attached(NamedTuple):
+    """The answer to an attach: a word per held job, and the policy's text."""
+
+    settled: list[Settled]
+    policy: str
+
+
 class TurnReport(NamedTuple):
     """The answer to a turn or an enqueue."""
 
@@ -385,7 +392,7 @@ class QueueStore:
 
     async def attach(
         self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]], *, number: int = 1
-    ) -> list[Settled] | None:
+    ) -> Attached | None:
         """Bind a session to its newest stream. A word per held job; None when a newer stream has it.
 
         `number` grows with each call of an epoch, so that one which comes late does not undo a later one.
@@ -396,7 +403,7 @@ class QueueStore:
         answer = await self._call("attach", self._meta, args)
         if answer[0] == b"SESSION_MOVED":
             return None
-        return [Settled(word.decode(), state) for word, state in zip(answer[1], answer[2], strict=True)]
+        return Attached([Settled(word.decode(), state) for word, state in zip(answer[1], answer[2], strict=True)], answer[5].decode())
 
     async def detach(self, session: bytes, epoch: int) -> None:
         """End a session; what it holds goes back."""

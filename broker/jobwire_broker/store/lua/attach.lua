@@ -1,7 +1,8 @@
 --- Bind a session to its newest stream, and make both sides agree on what it holds.
 -- KEYS[1]  the queue's meta hash
 -- ARGV     session, epoch, number (counts the calls of this epoch), session time in ms, descriptor, held count; per held job: id, token
--- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job } | { SESSION_MOVED }
+-- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job,
+--            waiting, seq, the policy's text } | { SESSION_MOVED }
 -- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
 
 -- A job that was put back and not given away since is the session's again. If a loss was counted, it was none.
@@ -67,7 +68,7 @@ local function attach(keys, argv)
   flush(ctx)
   trim(ctx)
   close(ctx)
-  return { 'OK', words, states, waiting_count(ctx), ctx.seq }
+  return { 'OK', words, states, waiting_count(ctx), ctx.seq, redis.call('HGET', ctx.meta, 'policy') or '' }
 end
 
 register('attach', attach, { 'allow-oom' })
