@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -43,9 +43,10 @@ class RawWorker:
     async def send(self, frame: pb.WorkRequest) -> None:
         await self._call.write(frame)
 
-    async def hello(self, *held: pb.Held, credit: int = 0) -> pb.Welcome:
+    async def hello(self, *held: pb.Held, credit: int = 0, concurrency: int = 0, reserved: Sequence[pb.Reserve] = ()) -> pb.Welcome:
         """Say hello, take the welcome, and grant credit."""
-        await self.send(pb.WorkRequest(hello=pb.Hello(session=self.session, epoch=self.epoch, instance_id="raw", queues=self.queues, held=held)))
+        hello = pb.Hello(session=self.session, epoch=self.epoch, instance_id="raw", queues=self.queues, held=held, concurrency=concurrency, reserved=reserved)
+        await self.send(pb.WorkRequest(hello=hello))
         welcome = (await self.receive(lambda frame: frame.HasField("welcome"))).welcome
         if credit:
             await self.send(pb.WorkRequest(credit=pb.Credit(jobs=credit)))

@@ -20,6 +20,7 @@ from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUn
 from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
+from jobwire_broker.rules.starts import Starts
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.policy import NO_POLICY, policy_from_text
 from jobwire_broker.store.queue_store import (
@@ -145,6 +146,7 @@ class Partition:
         self.on_delayed: Callable[[], None] = lambda: None
         self.meter: Meter | None = None
         self.policy = NO_POLICY
+        self.starts = Starts()
         self._client = client
         self._enqueues: deque[_Piece] = deque()
         self._entries: deque[_TurnEntry] = deque()
@@ -375,6 +377,13 @@ class Partition:
             self._parked.clear()
             self.kick()
 
+    def delivered(self, leases: Sequence[Lease]) -> None:
+        """Jobs were leased: count them."""
+        if self.meter is not None:
+            self.meter.delivered(leases)
+        if self.policy.queue_class or self.policy.target_ms:
+            self.starts.delivered(leases, self.policy.target_ms)
+
     # Leases -------------------------------------------------------------------------------------------------------------------------------------------
 
     def _wants_leases(self) -> bool:
@@ -410,8 +419,8 @@ class Partition:
         return True
 
     def _take_leases(self, requests: list[LeaseRequest], report: TurnReport) -> None:
-        if self.meter is not None and report.leases:
-            self.meter.delivered(report.leases)
+        if report.leases:
+            self.delivered(report.leases)
         for request, lease in zip(requests, report.leases, strict=True):
             self._take_lease(request, lease)
         self.kick()

@@ -82,6 +82,8 @@ class WorkSession:
         self._reserved: dict[str, int] = {}
         self._shares = Shares(class_of)
         self._held_in: dict[str, int] = {}
+        self._ending: dict[tuple[str, bytes], int] = {}
+        self._ending_in: dict[str, int] = {}
         self._suspended: set[str] = set()
         self._calls_over = asyncio.Event()
         self._queue_sent: dict[str, int] = {}
@@ -154,7 +156,10 @@ class WorkSession:
         self._collect("logs", frame.logs, log_item, items)
         # A receipt for a job that ends in the same frame came before its end.
         self._collect("cancel_receipts", frame.cancel_receipts, receipt_item, items)
+        at = len(items)
         self._collect("finishes", frame.finishes, finish_item, items)
+        for queue, _, item in items[at:]:
+            self._note_end(queue, item)
 
     def _collect(self, path: str, reports: Sequence[Any], to_item: Callable[[Any], TurnItem], items: list[tuple[str, str, TurnItem]]) -> None:
         for i, report in enumerate(reports):
@@ -182,11 +187,11 @@ class WorkSession:
             room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
         if slots:
             room = min(room, slots - self._taken(queue))
-        return room - self._shares.kept_from(queue, self._taken) if self._shares else room
+        return self._shares.room_of(queue, room, self._taken) if self._shares else room
 
     def _taken(self, queue: str) -> int:
-        """How many jobs of `queue` the session holds, or may hold after the calls that are under way."""
-        return self._held_in.get(queue, 0) + self._reserved.get(queue, 0)
+        """How many jobs of `queue` the worker runs, as far as it has told, or may run after the calls that are under way."""
+        return self._held_in.get(queue, 0) - self._ending_in.get(queue, 0) + self._reserved.get(queue, 0)
 
     def payload_room(self) -> int:
         """How many bytes of payload may be leased; -1 when the worker set no limit."""
@@ -244,11 +249,20 @@ class WorkSession:
         if self.held.get((queue, raw_id)) == token:
             del self.held[queue, raw_id]
             self._held_in[queue] -= 1
+            if self._ending.pop((queue, raw_id), None) is not None:
+                self._ending_in[queue] -= 1
 
     def _hold(self, queue: str, raw_id: bytes, token: int) -> None:
-        if (queue, raw_id) not in self.held:
-            self._held_in[queue] = self._held_in.get(queue, 0) + 1
+        self.drop(queue, raw_id, self.held.get((queue, raw_id), token))
+        self._held_in[queue] = self._held_in.get(queue, 0) + 1
         self.held[queue, raw_id] = token
+
+    def _note_end(self, queue: str, item: TurnItem) -> None:
+        """The worker runs it no more, and holds it until the ack: with its finish, or even before, it granted credit for another."""
+        key = (queue, item.raw_id)
+        if self.held.get(key) == item.token and key not in self._ending:
+            self._ending[key] = item.token
+            self._ending_in[queue] = self._ending_in.get(queue, 0) + 1
 
     def cancel(self, queue: str, text_id: str, token: int, reason: pb.CancelReason.ValueType, grace_ms: int = 0) -> None:
         """Tell the worker to give an attempt up."""

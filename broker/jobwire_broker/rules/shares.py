@@ -24,6 +24,7 @@ class Shares:
         self._of_queue: dict[str, int] = {}
         self._of_class: dict[int, int] = {}
         self._queues: Sequence[str] = ()
+        self._concurrency = 0
 
     def __bool__(self) -> bool:
         """Whether any are kept."""
@@ -33,7 +34,7 @@ class Shares:
         """Take them from `hello`. Raises InvalidField."""
         if len(hello.reserved) > MAX_RESERVES:
             raise InvalidField(f"hello.reserved may hold {MAX_RESERVES}; it holds {len(hello.reserved)}", field="hello.reserved")
-        self._queues = queues
+        self._queues, self._concurrency = queues, hello.concurrency
         for i, reserve in enumerate(hello.reserved):
             self._add(reserve, f"hello.reserved[{i}]")
         total = sum(self._of_queue.values()) + sum(self._of_class.values())
@@ -56,8 +57,17 @@ class Shares:
             raise InvalidField(f"{path}.queue_class {reserve.queue_class} is not known, or named a second time", field=f"{path}.queue_class")
         self._of_class[reserve.queue_class] = reserve.slots
 
-    def kept_from(self, queue: str, taken: Callable[[str], int]) -> int:
-        """How many free slots `queue` must leave to others. `taken` says how many jobs of a queue the session has."""
+    def room_of(self, queue: str, room: int, taken: Callable[[str], int]) -> int:
+        """What of the free credit `room` is for `queue`. `taken` says how many jobs of a queue the worker runs, and counts each until its finish is here.
+
+        The worker grants credit with a finish or before it, so what is free is also counted from what it runs: else credit for a slot that is kept would
+        look like credit for any.
+        """
+        running = sum(map(taken, self._queues))
+        return min(room, self._concurrency - running) - self._kept_from(queue, taken)
+
+    def _kept_from(self, queue: str, taken: Callable[[str], int]) -> int:
+        """How many free slots `queue` must leave to others."""
         kept = sum(max(0, slots - taken(other)) for other, slots in self._of_queue.items() if other != queue)
         own = self._class_of(queue) if self._of_class else 0
         for queue_class, slots in self._of_class.items():

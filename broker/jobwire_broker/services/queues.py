@@ -18,6 +18,7 @@ from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import queue_not_found, queue_of, unary
+from jobwire_broker.services.classes import check_class, members_by_class, pause_class, stats_of
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.policies import check_mask, update_of
 from jobwire_broker.services.unserved import unserved
@@ -35,7 +36,7 @@ _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STA
 class QueueService(QueueServiceServicer):
     """Look at queues, pause them, resume them, clean them."""
 
-    PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = ListClasses = PauseClass = ResumeClass = unserved
+    PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -105,6 +106,23 @@ class QueueService(QueueServiceServicer):
             step = await store.clean(state, grace_ms, step.newest)
             deleted += step.forgotten
         return pb.CleanQueueResponse(deleted=deleted)
+
+    @unary
+    async def ListClasses(self, request: pb.ListClassesRequest, context: Context) -> pb.ListClassesResponse:
+        """Count the queues of each class together."""
+        visible = permitted("read")
+        found = await members_by_class(self._registry, filter(visible, await self._registry.known()))
+        return pb.ListClassesResponse(classes=[stats_of(self._registry, *pair) for pair in found.items()])
+
+    @unary
+    async def PauseClass(self, request: pb.PauseClassRequest, context: Context) -> pb.PauseClassResponse:
+        """Stop delivery in all queues of a class."""
+        return pb.PauseClassResponse(queues=await pause_class(self._registry, check_class(request.queue_class), True))
+
+    @unary
+    async def ResumeClass(self, request: pb.ResumeClassRequest, context: Context) -> pb.ResumeClassResponse:
+        """Start it again."""
+        return pb.ResumeClassResponse(queues=await pause_class(self._registry, check_class(request.queue_class), False))
 
     async def _known(self, name: str) -> str:
         queue = parse_queue(name)

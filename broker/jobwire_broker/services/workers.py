@@ -108,8 +108,7 @@ class WorkerService(WorkerServiceServicer):
         jobs = min(request.max_jobs or 1, queue.partition.policy.slots or MAX_LEASED)
         await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [])
         report = await queue.store.turn([], [LeaseRequest(session, 1, jobs)])
-        if queue.partition.meter is not None:
-            queue.partition.meter.delivered(report.leases)
+        queue.partition.delivered(report.leases)
         leased = report.leases[0].jobs
         if not leased:
             await queue.store.detach(session, 1)

@@ -259,3 +259,33 @@ async def test_five_thousand_small_jobs_are_all_done_once(each_broker: Broker, c
         while (await client.queue(queue)).counts.completed_total < 5000 and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
     assert sorted(starts) == list(range(5000))
+
+
+async def test_a_worker_full_of_exports_starts_a_password_reset_at_once(each_broker: Broker, client: Client, queue: str) -> None:
+    exports, resets = f"{queue}.exports", f"{queue}.resets"
+    worker = Worker(each_broker.address, queues=[exports, resets], concurrency=6, drain_grace=0, reserved={resets: 2})
+    exporting, most, started = 0, 0, asyncio.Event()
+
+    @worker.handler("export")
+    async def export() -> None:
+        nonlocal exporting, most
+        exporting += 1
+        most = max(most, exporting)
+        if exporting == 4:
+            started.set()
+        await asyncio.sleep(60)
+
+    @worker.handler("reset")
+    async def reset() -> str:
+        return "sent"
+
+    async with worker:
+        for _ in range(20):
+            await client.enqueue(exports, "export")
+        async with asyncio.timeout(10):
+            await started.wait()
+        began = time.monotonic()
+        done = [await client.wait(await client.enqueue(resets, "reset"), timeout=10) for _ in range(5)]
+        assert time.monotonic() - began < 2
+    assert [job.result for job in done] == ["sent"] * 5
+    assert most == 4

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from jobwire.v1 import worker_service_pb2 as pb
-from jobwire_worker import CancelReason, Job, Permanent, RegistrationError, Retry, Snooze, Worker, _runner
+from jobwire_worker import CancelReason, Job, Permanent, QueueClass, RegistrationError, Retry, Snooze, Worker, _runner
 
 from tests.unit.worker.scripted_broker import ScriptedBroker, WorkStream, scripted_broker
 from tests.unit.worker.scripts import seconds
@@ -550,3 +550,28 @@ async def test_a_health_port_that_is_taken_is_an_error_at_the_start(broker: Scri
     with pytest.raises(OSError, match="address already in use"):
         await worker.__aenter__()
     assert worker.health_port is None
+
+
+# --- slots that are kept ---
+
+
+async def test_a_worker_tells_the_broker_for_whom_it_keeps_slots(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker, queues=["q", "r"], concurrency=5, reserved={"q": 2, QueueClass.CRITICAL: 3})
+    worker.handler("n")(take_size)
+    async with running(worker, broker) as stream:
+        assert list(stream.said.hello.reserved) == [pb.Reserve(queue="q", slots=2), pb.Reserve(queue_class=QueueClass.CRITICAL.value, slots=3)]
+
+
+@pytest.mark.parametrize(
+    ("reserved", "sentence"),
+    [
+        ({"other": 1}, r"reserved names 'other', which is neither one of the worker's queues \['q'\] nor a QueueClass"),
+        ({"q": 0}, "the slots reserved for queue 'q' must be a whole number from 1, got 0"),
+        ({QueueClass.LOW: True}, "the slots reserved for class LOW must be a whole number from 1, got True"),
+        ({"q": 3, QueueClass.LOW: 3}, "6 slots are reserved of a worker that runs 5 jobs at once"),
+        (["q"], "reserved must be a mapping"),
+    ],
+)
+def test_slots_that_a_worker_cannot_keep_are_refused(reserved: Any, sentence: str) -> None:
+    with pytest.raises(RegistrationError, match=sentence):
+        Worker(queues=["q"], concurrency=5, reserved=reserved)

@@ -15,6 +15,7 @@ worker.run()
 from ._cancellation import Cancellation, CancelReason
 from ._credentials import Credentials
 from ._job import Job
+from ._reserves import QueueClass
 from ._spec import run_from_spec
 from ._worker import Worker, WorkerOptions
 from .errors import Cancelled, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
@@ -28,6 +29,7 @@ __all__ = [
     "Outcome",
     "PayloadError",
     "Permanent",
+    "QueueClass",
     "RegistrationError",
     "ResultError",
     "Retry",

@@ -27,6 +27,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from ._effects import Cause, Close, Effect, GiveUp, Key, Lease, LeasesUncertain, Reason, Refused, Start, Welcomed
 from ._outcomes import DRAINING, NOT_RUN, Outcome, result_too_large
 from ._reports import PendingReports
+from ._reserves import Reserved, add_reserved
 
 FRAME_LIMIT_BYTES = 3 * 1024 * 1024
 MAX_CREDIT = 2**40
@@ -49,6 +50,8 @@ class SessionOptions:
     """The name and version of the SDK, at most 128 characters."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels, at most 32."""
+    reserved: Reserved = field(default_factory=dict)
+    """Slots that are kept for queues or classes: at most `concurrency` in all."""
     session_time_s: float = 10.0
     """What is assumed of the session time until a broker says it. Seconds."""
 
@@ -459,6 +462,7 @@ class Session:
             concurrency=options.concurrency,
             labels=options.labels,
         )
+        add_reserved(hello, options.reserved)
         for lease in self._held.values():
             if lease.listed:
                 lease.write_identity(hello.held.add())

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from ._health import parse_health
+from ._reserves import check_reserved
 from ._targets import parse_targets
 from ._worker import Worker, _concurrency, _grace
 from .errors import SpecError
@@ -38,6 +39,7 @@ def run_from_spec(
         changes["targets"] = parse_targets(target)
     if concurrency is not None:
         changes["concurrency"] = _concurrency(concurrency, {})
+        check_reserved(worker.options.reserved, worker.options.queues, changes["concurrency"])
     if health is not None:
         changes["health"] = parse_health(health)
     if drain_grace is not None:

@@ -23,6 +23,7 @@ from ._health import parse_health
 from ._hooks import Hooks
 from ._mailbox import Mailbox
 from ._poller import quiet_poller
+from ._reserves import QueueClass, Reserved, check_reserved
 from ._runner import Runner
 from ._session import SessionOptions
 from ._stream import Stream
@@ -58,6 +59,8 @@ class WorkerOptions:
     """A label for people. Empty: host and process id, as they are when the worker starts."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels, for jobs that ask for them. At most 32."""
+    reserved: Reserved = field(default_factory=dict)
+    """Slots of `concurrency` that are kept for a queue, or for all queues of a class: other queues do not get them, also while they are free."""
     drain_grace: timedelta = DEFAULT_GRACE
     """How long running jobs may take to end when the worker is stopped. Default 30 s; 0 hands them back at once."""
     health: tuple[str, int] | None = None
@@ -71,7 +74,8 @@ class Worker:
 
     `target` is one broker's `host:port`, a comma list or a sequence of them, or a name that resolves to many; the default is `JOBWIRE_TARGET`, else
     localhost:7410. `queues` is a list of names, or a mapping of names to how many of their jobs run at once. `concurrency` bounds all queues together:
-    default 5, or with a mapping the sum of its limits. `health` is a `host:port` that answers HTTP with 200, or with 503 while the stream is dead.
+    default 5, or with a mapping the sum of its limits. `reserved` keeps some of it for a queue or a class: with `reserved={"password-reset": 2}` a worker full
+    of exports still starts a password reset at once. `health` is a `host:port` that answers HTTP with 200, or with 503 while the stream is dead.
 
     Raises RegistrationError for values that cannot work.
 
@@ -92,17 +96,20 @@ class Worker:
         concurrency: int | None = None,
         instance_id: str | None = None,
         labels: Mapping[str, str] | None = None,
+        reserved: Mapping[str, int] | Mapping[QueueClass, int] | Reserved | None = None,
         drain_grace: timedelta | float = DEFAULT_GRACE,
         health: str | None = None,
     ) -> None:
         names, limits = _queues(queues)
+        slots = _concurrency(concurrency, limits)
         self._options = WorkerOptions(
             targets=parse_targets(target),
             queues=names,
             queue_limits=limits,
-            concurrency=_concurrency(concurrency, limits),
+            concurrency=slots,
             instance_id=_label(instance_id or "", "instance_id"),
             labels=_labels(labels or {}),
+            reserved=check_reserved(reserved or {}, names, slots),
             drain_grace=_grace(drain_grace),
             health=None if health is None else parse_health(health),
             credentials=_credentials(credentials),
@@ -289,6 +296,7 @@ def _session_options(options: WorkerOptions) -> SessionOptions:
         instance_id=options.instance_id or f"{socket.gethostname()}-{os.getpid()}"[:_LABEL_LIMIT_CHARS],
         sdk=_sdk(),
         labels=options.labels,
+        reserved=options.reserved,
     )
 
 
