@@ -13,7 +13,7 @@ test: venv ## run the tests (ARGS="-k name": some of them; JOBS=1: in one proces
 	@.ci/test $(ARGS)
 
 simulate: venv ## run SEEDS=1000 seeds of brokers, workers and a store with faults under virtual time (FROM=1: the first; ARGS="--keep-going")
-	@.venv/bin/python -m tests.simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) $(ARGS)
+	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation --seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) $(ARGS)
 
 check: venv ## lint, types, contract, generated code: all that needs no running system
 	@.ci/tools npm

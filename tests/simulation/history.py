@@ -131,7 +131,7 @@ class History:
             return
         if before.is_given_up or before.outcome not in ("", "complete") or story.had("cancel", "retry", "delete"):
             return
-        if before.worker.is_sure_of(before):
+        if before.worker.was_sure_since(before.started_s):
             what = "still runs it" if not before.outcome else "has completed it"
             self.blame(REPEATED, f"{run.worker.name} starts {run.job}, and {before.worker.name} {what} and is sure of its lease", run.job)
 
@@ -153,5 +153,7 @@ class History:
 
     def give_up(self, run: Run, why: str) -> None:
         """A worker is told to end a run."""
+        if why == "stale_lease" and not self.story(run.job).verbs and run.worker.was_sure_since(run.started_s):
+            self.blame(REPEATED, f"{run.worker.name} is told that {run.job} is not its own, and had every right to hold it", run.job)
         run.is_given_up = True
         self.tell(f"{run.worker.name} is to give up attempt {run.attempt}: {why}", run.job)

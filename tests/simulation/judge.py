@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, WRONG, JobStory
@@ -21,7 +21,7 @@ def judge(world: World) -> None:
     """Blame what is wrong."""
     for queue in world.plan.queues:
         try:
-            state = asyncio.Runner().run(read_state(_Redis(world), world.base(queue)))
+            state = _at_once(read_state(_Redis(world), world.base(queue)))
         except AssertionError as error:
             world.history.blame(WRONG, f"the state of queue {queue} does not hold together: {str(error)[:500]}")
             return
@@ -112,6 +112,16 @@ def _judge_order(world: World) -> None:
                 continue
             if first[job.id] > first[other.id]:
                 world.history.blame(OUT_OF_ORDER, f"{other.id} came after {job.id} and was leased before it", other.id)
+
+
+def _at_once(reading: Coroutine[Any, Any, QueueState]) -> QueueState:
+    """What a coroutine gives that waits for nothing."""
+    try:
+        reading.send(None)
+    except StopIteration as end:
+        found: QueueState = end.value
+        return found
+    raise AssertionError("it waits for something")
 
 
 class _Redis:

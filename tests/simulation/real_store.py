@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,11 @@ class RealStore:
 
     def ask(self, *args: Any) -> Any:
         """One command of the simulation's own. Raises ResponseError."""
-        return self._answer(hiredis.pack_command(args), 1)
+        return self._answer(_packed(*args))
 
     def ask_all(self, commands: Sequence[Any]) -> list[Any]:
         """Several at once."""
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+        self._socket.sendall(b"".join(_packed(*command) for command in commands))
         return [self._next() for _ in commands]
 
     def call(self, packed: bytes, us: int, heard: tuple[str, ...]) -> Any:
@@ -110,11 +110,11 @@ class RealStore:
             self._socket.sendall(packed)
             return self._next()
         self._us, self._heard = us, heard
-        self._socket.sendall(hiredis.pack_command(("FCALL", f"jobwire_{self.library.version}_sim", 0, us, *heard)) + packed)
+        self._socket.sendall(_packed("FCALL", f"jobwire_{self.library.version}_sim", 0, us, *heard) + packed)
         self._next()
         return self._next()
 
-    def _answer(self, packed: bytes, count: int) -> Any:
+    def _answer(self, packed: bytes) -> Any:
         self._socket.sendall(packed)
         answer = self._next()
         if isinstance(answer, ResponseError):
@@ -159,6 +159,6 @@ class StoreProcess(Process):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def pairs(flat: Sequence[Any]) -> Mapping[Any, Any]:
-    """A hash from its flat form."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _packed(*command: Any) -> bytes:
+    packed: bytes = hiredis.pack_command(command)
+    return packed

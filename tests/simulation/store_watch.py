@@ -7,13 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hiredis
 from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import TURN_ARGUMENTS
 
 from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, WRONG, History
 from tests.simulation.store_line import SharedStore
 
 _CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
+
+
+def _arguments(packed: bytes) -> list[bytes]:
+    """What stands behind the key of a call."""
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    found: list[bytes] = reader.gets()
+    return found[4:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,8 @@ class StoreWatch:
         self._store = store
         self._history = history
         self._last_token: dict[str, int] = {}
+        self._last: dict[str, Leased] = {}
+        self._ended: dict[str, str] = {}
         store.on_call = self._carried_out
 
     def _carried_out(self, packed: bytes, answer: Any) -> None:
@@ -45,10 +57,33 @@ class StoreWatch:
         verb, base = match[1].decode(), match[2].decode()
         if verb in ("attach", "detach"):
             self._history.tell(f"the store carries out {verb}: {answer[0].decode()}")
+        if verb == "turn":
+            self._settled(_arguments(packed), answer[0])
         if verb in ("turn", "enqueue"):
             for lease in answer[1]:
                 if len(lease) > 1:
                     self._leased(base, lease[1:])
+
+    def _settled(self, arguments: Sequence[bytes], answers: Sequence[bytes]) -> None:
+        """Only the last lease of a job may end it."""
+        at = 1
+        for answer in answers:
+            item = arguments[at]
+            kind, token, text = chr(item[0]), int.from_bytes(item[1:9], "big"), id_to_text(item[9:])
+            at += 1 + TURN_ARGUMENTS.get(kind, 0)
+            before = self._last.get(text)
+            if kind in "CDFSR" and answer.startswith(b"OK") and before is not None:
+                if before.token != token:
+                    self._history.blame(WRONG, f"a finish of {text} counted, and its token was not that of the last lease", text)
+                self._ended[text] = kind
+
+    def _check_place(self, leased: Leased) -> None:
+        """A job that only came back regains its place."""
+        before, kind = self._last.get(leased.job), self._ended.pop(leased.job, "")
+        came_back = before is not None and kind == "" and leased.header.losses < 2 and not self._history.story(leased.job).verbs
+        if before is not None and came_back and before.header.order != leased.header.order:
+            self._history.blame(OUT_OF_ORDER, f"{leased.job} came back, and has lost its place", leased.job)
+        self._last[leased.job] = leased
 
     def _leased(self, base: str, flat: Sequence[Any]) -> None:
         now_s = self._store.loop.time()
@@ -56,7 +91,9 @@ class StoreWatch:
         for raw_id, token, record in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
             header = codec.header_of(record)
             text = id_to_text(raw_id)
-            self.leases.append(Leased(text, token, base, now_s, header))
+            leased = Leased(text, token, base, now_s, header)
+            self.leases.append(leased)
+            self._check_place(leased)
             self._history.tell(f"the store leases it (token …{token % 1_000_000_000})", text)
             if base in self.paused:
                 self._history.blame(OVER_ADMITTED, f"{text} is leased although its queue is paused", text)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
@@ -59,6 +60,30 @@ class _WatchedSession(Session):
     """Tells of acks."""
 
     on_ack: Callable[[pb.Ack], None]
+    on_unsure: Callable[[], None]
+    on_too_many: Callable[[pb.Delivery], None]
+
+    def opened(self, now: float) -> None:
+        self._look(now)
+        super().opened(now)
+
+    def received(self, frame: pb.WorkResponse, now: float) -> list[Effect]:
+        self._look(now)
+        return super().received(frame, now)
+
+    def superseded(self) -> list[Effect]:
+        self.on_unsure()
+        return super().superseded()
+
+    def _look(self, now: float) -> None:
+        """Before anything can make the leases sure again."""
+        if self._uncertain or self._lease_until <= now:
+            self.on_unsure()
+
+    def _deliver(self, stream: Any, lease: Lease) -> Lease | None:
+        if stream.delivered >= stream.credit_sent and not self.draining:
+            self.on_too_many(lease.delivery)
+        return super()._deliver(stream, lease)
 
     def _take_acks(self, frame: pb.WorkResponse, effects: list[Effect]) -> None:
         for ack in frame.acks:
@@ -82,6 +107,7 @@ class SimulatedWorker:
         self.options = options
         self.runs: dict[tuple[str, int], Run] = {}
         self.busy = 0
+        self._unsure_s = -1.0
         self._loop = loop
         self._history = history
         self._script = script
@@ -97,6 +123,8 @@ class SimulatedWorker:
         self.stream = Stream(self.options, targets, self._take, None, Reach.of(self._network, self.process))
         self.session = _WatchedSession(self.options, lambda: self._rng.randbytes(16))
         self.session.on_ack = self._acked
+        self.session.on_unsure = self._note_unsure
+        self.session.on_too_many = self._blame_credit
         self.stream._session = self.session
         self.stream._backoff = Backoff(random.Random(self._rng.random()))
 
@@ -110,11 +138,16 @@ class SimulatedWorker:
         """End in order."""
         self.process.post(self._loop.time(), self.stream._start_draining, grace_s)
 
-    def is_sure_of(self, run: Run) -> bool:
-        """Whether this worker, which may be frozen, has every right to hold the lease."""
-        if self.process.dead or self.session.uncertain or self.session.lease_left_s(self._loop.time()) <= 0:
-            return False
-        return any(lease.id == run.job and lease.token == run.token and lease.listed for lease in self.session._held.values())
+    def was_sure_since(self, since_s: float) -> bool:
+        """Whether this worker, which may be frozen, has had every right to hold its leases since then."""
+        now = self._loop.time()
+        return not (self.process.dead or self.session.uncertain or self.session.lease_left_s(now) <= 0 or self._unsure_s >= since_s)
+
+    def _note_unsure(self) -> None:
+        self._unsure_s = self._loop.time()
+
+    def _blame_credit(self, delivery: pb.Delivery) -> None:
+        self._history.blame(OVER_ADMITTED, f"{self.name} gets a job beyond its credit", delivery.id)
 
     @property
     def room(self) -> int:

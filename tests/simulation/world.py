@@ -52,7 +52,6 @@ class Outcome:
 def run_plan(plan: Plan, real: RealStore) -> Outcome:
     """Run it. The store is left as it was."""
     loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
     world = World(plan, loop, real, _NAMESPACE)
     calls = real.calls
     try:
@@ -66,7 +65,6 @@ def run_plan(plan: Plan, real: RealStore) -> Outcome:
             outcome = Outcome(plan, world.history.violation, world.history.lines, loop.time(), real.calls - calls, loop.turns, world.count_runs())
             loop.end()
     finally:
-        asyncio.set_event_loop(None)
         real.forget(f"{_NAMESPACE}:")
     return outcome
 

@@ -282,7 +282,7 @@ _SETTLED = _SettledAnswers()
 _TAIL_HEAD = Struct(">Hi")
 _HEADS: dict[tuple[int, int], bytes] = {}
 #: How many arguments follow an item of a turn; ARGUMENTS of lua/lib/finishes.lua.
-_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "R": 1, "P": 2, "E": 1, "L": 1}
+TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "R": 1, "P": 2, "E": 1, "L": 1}
 
 
 def _tail_head(attempts: int, priority: int) -> bytes:
@@ -327,7 +327,7 @@ def _turn_args(items: Sequence[TurnItem]) -> list[Any]:
             else:
                 args += (b"D" + token.to_bytes(8, "big", signed=True) + raw_id, a)
         else:
-            args += (kind.encode() + token.to_bytes(8, "big", signed=True) + raw_id, a, b)[: 1 + _ARGUMENTS.get(kind, 0)]
+            args += (kind.encode() + token.to_bytes(8, "big", signed=True) + raw_id, a, b)[: 1 + TURN_ARGUMENTS.get(kind, 0)]
     return args
 
 

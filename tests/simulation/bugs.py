@@ -1,0 +1,95 @@
+"""Bugs that are put in on purpose: the simulation must find each of them, or its silence says nothing.
+
+Each is a small change in the copy of the Lua source that the simulation loads, or in a method of a broker or worker while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jobwire_broker.rules.partition import Partition
+from jobwire_broker.rules.session import WorkSession
+from jobwire_broker.services.work_stream import WorkStream
+from jobwire_worker._session import Session
+
+Patch = tuple[type[Any], str, Callable[..., Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bug:
+    """One of them. `seed` is the first that is known to find it; the plans of seeds change with the simulation, so it may be another by now."""
+
+    name: str
+    lua: Sequence[tuple[str, str]] = ()
+    python: Sequence[Patch] = ()
+    seed: int = 1
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """Let the methods of a bug stand in for the real ones."""
+    real = [(owner, name, getattr(owner, name)) for owner, name, _ in bug.python]
+    for owner, name, wrong in bug.python:
+        setattr(owner, name, wrong)
+    try:
+        yield
+    finally:
+        for owner, name, right in real:
+            setattr(owner, name, right)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _drop_unacked(session: Any) -> None:
+    for key, lease in list(session._held.items()):
+        if lease.outcome is not None:
+            del session._held[key]
+    session._stream = None
+
+
+def _believe_the_count(partition: Any, seq: int, waiting: int) -> None:
+    partition._is_news(seq, waiting if partition.waiting else 0)
+
+
+BUGS = (
+    Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")]),
+    Bug(name="a pulse renews no session", lua=[("if age >= 0 then gather(ctx, 'ZADD t'", "if age < -5 then gather(ctx, 'ZADD t'")]),
+    Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=109),
+    Bug(
+        name="a loss is charged as an attempt",
+        lua=[("j.attempt = math.max(j.attempt - 1, 0)\n  j.losses = math.min(", "j.losses = math.min(")],
+    ),
+    Bug(
+        name="what comes back goes to the end of the line",
+        lua=[("j.state, j.sid = STATE.WAITING, 0\n", "j.state, j.sid, j.order = STATE.WAITING, 0, next_number(ctx)\n")],
+    ),
+    Bug(
+        name="priority is not looked at",
+        lua=[
+            (
+                "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, argv[at], n8 .. id",
+                "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, 5, n8 .. id",
+            )
+        ],
+    ),
+    Bug(name="a retry does not wait", lua=[("return math.floor(wait * (1 + jitter * fraction))", "return 0")]),
+    Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
+    Bug(
+        name="a repeated enqueue makes the job anew",
+        lua=[("if #ids == 0 or (redis.call('EXISTS', unpack(keys)) == 0 and not has_twice) then return nil end", "if true then return nil end")],
+    ),
+    Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")]),
+    Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")]),
+    Bug(name="a late attach undoes a later one", lua=[("number < last_attach(ctx, session)", "false")]),
+    Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
+    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)]),
+    Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),
+    Bug(name="a worker forgets a result that was not acked when its stream breaks", python=[(Session, "closed", _drop_unacked)]),
+    Bug(name="a wake-up that was lost is not made up for", python=[(Partition, "pulsed", _believe_the_count)]),
+)
+"""Those that must be found."""
