@@ -42,7 +42,10 @@ redis.register_function{{ function_name = 'jobwire_{version}_sim', flags = {{ 'n
   for i = 2, #argv do sim_heard[argv[i]] = 1 end
   return 0
 end }}
+-- In a function of its own: Lua allows 200 local names in one, and the library needs nearly all of them.
+local function load_library()
 """
+_END = "end\nload_library()\n"
 _REPLACED = {"redis.call('TIME')": "sim_time()", "redis.call('PUBLISH', ": "sim_publish(", "redis.call('PUBSUB', 'NUMSUB', ": "sim_numsub("}
 
 
@@ -66,7 +69,7 @@ def library(changes: Iterable[tuple[str, str]] = ()) -> Library:
             raise LookupError(f"{old!r} is not in the library")
         body = body.replace(old, new)
     version = "sim" + hashlib.sha256(body.encode()).hexdigest()[:8]
-    return Library(version, _PRELUDE.format(version=version) + body)
+    return Library(version, _PRELUDE.format(version=version) + body + _END)
 
 
 class RealStore:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -71,9 +72,12 @@ def report(outcome: Outcome) -> str:
 
 def _work(seeds: Sequence[int], results: multiprocessing.Queue[Any]) -> None:
     logging.disable(logging.CRITICAL)
-    for outcome in run_seeds(seeds):
-        results.put((outcome.plan.seed, outcome.violation))
-    results.put(None)
+    try:
+        for outcome in run_seeds(seeds):
+            results.put((outcome.plan.seed, outcome.violation))
+        results.put(None)
+    except BaseException:
+        results.put(traceback.format_exc())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -127,6 +131,8 @@ def _run_all(seeds: Sequence[int], jobs: int, keep_going: bool) -> list[int]:
         if found is None:
             left -= 1
             continue
+        if isinstance(found, str):
+            raise RuntimeError(found)
         seed, violation = found
         if violation is not None:
             failed.append(seed)
