@@ -22,6 +22,7 @@ from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.rules.starts import Starts
 from jobwire_broker.store.client import StoreClient
+from jobwire_broker.store.codec import FLAG_TIMED, timeout_of
 from jobwire_broker.store.policy import NO_POLICY, policy_from_text
 from jobwire_broker.store.queue_store import (
     MAX_BYTES,
@@ -48,6 +49,7 @@ _MAX_CHANGES = 10
 #: The overhead of an item beside its body, for the bound on bytes.
 _ITEM_OVERHEAD = 100
 _due = itemgetter(JobItem._fields.index("due"))
+_flags = itemgetter(JobItem._fields.index("flags"))
 
 
 class Stream(Protocol):
@@ -144,6 +146,7 @@ class Partition:
         self.waiting = 0
         self.seq = 0
         self.on_delayed: Callable[[], None] = lambda: None
+        self.on_deadline: Callable[[float], None] = lambda seconds: None
         self.meter: Meter | None = None
         self.policy = NO_POLICY
         self.starts = Starts()
@@ -280,7 +283,7 @@ class Partition:
             end = at + len(piece.items)
             piece.ticket.settle(piece.places, words[at:end])
             at = end
-        if any(map(_due, call.items())):
+        if any(map(_due, call.items())) or any(map(_flags, call.items())):
             self.on_delayed()
 
     async def _enqueue_failed(self, call: _EnqueueCall, error: BrokerError | StoreFault) -> None:
@@ -436,10 +439,19 @@ class Partition:
             stream.end(SessionMoved("a newer stream of this session has taken over"))
         elif lease.word == Word.NO_SESSION:
             stream.reattach(self.queue)
+        policy = self.policy
         for raw_id, token, record in lease.jobs:
-            stream.work.deliver(self.queue, raw_id, token, record, self.policy.attempts)
+            stream.work.deliver(self.queue, raw_id, token, record, policy.attempts, policy.timeout_ms)
+            if policy.timeout_ms or record[2] & FLAG_TIMED:
+                self._note_deadline(record, policy.timeout_ms)
         if lease.jobs:
             stream.wake_writer()
+
+    def _note_deadline(self, record: bytes, policy_ms: int) -> None:
+        """An attempt has a time: the pulse is to find its end then, and not at its next beat."""
+        timeout_ms = timeout_of(record) or policy_ms
+        if timeout_ms:
+            self.on_deadline(timeout_ms / 1000)
 
     def _after_failed_leases(self, requests: list[LeaseRequest], error: BrokerError | StoreFault) -> None:
         """Give the credit back; when the call may have leased something, find out what by attaching again (RULES 3)."""

@@ -49,6 +49,7 @@ class Pulse:
         self._stopped = False
         self._uneven: dict[bytes, int] = {}
         partition.on_delayed = self.beat_soon
+        partition.on_deadline = self.schedule
 
     def stop(self) -> None:
         """Beat no more."""

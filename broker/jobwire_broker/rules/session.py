@@ -221,8 +221,8 @@ class WorkSession:
 
     # Frames out ---------------------------------------------------------------------------------------------------------------------------------------
 
-    def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes, attempts: int = DEFAULT_ATTEMPTS) -> None:
-        """Hand a leased job over to the writer. `attempts` are those of its queue."""
+    def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes, attempts: int = DEFAULT_ATTEMPTS, timeout_ms: int = 0) -> None:
+        """Hand a leased job over to the writer. `attempts` and `timeout_ms` are those of its queue."""
         size = len(record)
         self._sent += 1
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
@@ -230,7 +230,7 @@ class WorkSession:
         self._hold(queue, raw_id, token)
         if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
             self._close_frame()
-        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts)))
+        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts, timeout_ms)))
         self._unsent.append((queue, raw_id, token))
         self._wire_bytes += size
 

@@ -93,8 +93,9 @@ class WorkerService(WorkerServiceServicer):
             await _something_waits(queue, left)
             jobs = await self._lease(queue, request, lease_ms)
         response = pb.LeaseJobsResponse()
+        policy = queue.partition.policy
         for raw_id, token, record in jobs:
-            response.jobs.add().MergeFromString(wire.delivery(queue.name, raw_id, token, record, queue.partition.policy.attempts))
+            response.jobs.add().MergeFromString(wire.delivery(queue.name, raw_id, token, record, policy.attempts, policy.timeout_ms))
         return response
 
     async def _lease(self, queue: Queue, request: pb.LeaseJobsRequest, lease_ms: int) -> list[tuple[bytes, int, bytes]]:

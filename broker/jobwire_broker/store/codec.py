@@ -161,6 +161,12 @@ def body_start(record: bytes) -> int:
     return HEADER_SIZE + 1 + record[HEADER_SIZE]
 
 
+def timeout_of(record: bytes) -> int:
+    """How long an attempt of the job may take, in ms; 0 when the record does not say."""
+    own = sections(record, body_start(record)).get(TAG_TIMEOUT) if record[2] & FLAG_TIMED else None
+    return int.from_bytes(own, "big") if own else 0
+
+
 def sid_of(record: bytes) -> int:
     """The number of the session that holds the job; 0 when none does."""
     return header_of(record).sid

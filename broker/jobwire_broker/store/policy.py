@@ -51,6 +51,8 @@ class Policy:
     attempts: int = DEFAULT_ATTEMPTS
     slots: int = 0
     """How many of its jobs one session may hold; 0: as many as it takes."""
+    timeout_ms: int = 0
+    """How long an attempt may take; 0: no limit."""
     target_ms: int = 0
     """Within what time a job should start; 0: no target."""
     was: tuple[int, ...] = ()
@@ -151,6 +153,7 @@ def policy_from_text(text: str) -> Policy:
         priority=found.get("priority", DEFAULT_PRIORITY),
         attempts=found.get("attempts", DEFAULT_ATTEMPTS),
         slots=found.get("slots", 0),
+        timeout_ms=found.get("timeout", 0),
         target_ms=found.get("target", 0),
         was=tuple(found.get("was", ())),
         rules=_rules(own),

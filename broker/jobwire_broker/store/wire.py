@@ -12,7 +12,7 @@ from struct import Struct
 
 from jobwire.v1 import worker_service_pb2
 
-from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_GROUP, TAG_LABELS, TAG_PAYLOAD, decode_labels
+from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_GROUP, TAG_LABELS, TAG_PAYLOAD, TAG_TIMEOUT, decode_labels
 
 #: attempt, max_attempts and priority of a record's header.
 _HEAD = Struct(">8xH36xHi")
@@ -56,8 +56,9 @@ def _id_field(raw_id: bytes) -> bytes:
     return b"\x12" + varint(len(raw_id)) + raw_id
 
 
-def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int) -> bytes:
-    """A jobwire.v1.Delivery. `record` is as it was before the lease; `attempts` are those of the queue, for a record that names none."""
+def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int, timeout_ms: int = 0) -> bytes:
+    """A jobwire.v1.Delivery. `record` is as it was before the lease; `attempts` and `timeout_ms` (0: none) are those of the queue, for a
+    record that names none."""
     attempt, max_attempts, priority = _HEAD.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
     parts = [_queue_field(queue), _id_field(raw_id), b"\x1a", varint(record[HEADER_SIZE]), record[HEADER_SIZE + 1 : start]]
@@ -69,12 +70,16 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int
             break
         if tag in (TAG_GROUP, TAG_LABELS):
             rules += _group_or_labels(tag, record[start + 5 : start + 5 + size])
+        elif tag == TAG_TIMEOUT:
+            timeout_ms = int.from_bytes(record[start + 5 : start + 5 + size], "big")
         start += 5 + size
     parts += (b"\x28", token_varint(token), b"\x30", varint(attempt + 1), b"\x38", varint(max_attempts or attempts))
     if priority:
         parts += (b"\x40", _signed(priority))
     if rules:
         parts.append(rules)
+    if timeout_ms:
+        parts.append(_timeout(timeout_ms))
     return b"".join(parts)
 
 
@@ -84,6 +89,14 @@ def _group_or_labels(tag: int, packed: bytes) -> bytes:
     if tag == TAG_GROUP:
         return worker_service_pb2.Delivery(group=packed.decode()).SerializeToString()
     return worker_service_pb2.Delivery(labels=decode_labels(packed)).SerializeToString(deterministic=True)
+
+
+@lru_cache(1024)
+def _timeout(ms: int) -> bytes:
+    """Field 12."""
+    delivery = worker_service_pb2.Delivery()
+    delivery.timeout.FromMilliseconds(ms)
+    return delivery.SerializeToString()
 
 
 def payload_size(record: bytes) -> int:

@@ -18,7 +18,7 @@ class CancelReason(Enum):
     STALE_LEASE = "stale_lease"
     """The lease is another worker's. What the handler still does will not count."""
     TIMEOUT = "timeout"
-    """The handler's own timeout is over."""
+    """The timeout of the job, its queue or its handler is over: the attempt fails, or has failed already."""
     SHUTDOWN = "shutdown"
     """The worker ends, and its grace for running jobs is over. The job goes back uncharged."""
     LEASE_UNCERTAIN = "lease_uncertain"

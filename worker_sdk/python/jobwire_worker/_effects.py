@@ -42,6 +42,7 @@ class Reason(Enum):
 
     REQUESTED = "requested"
     STALE_LEASE = "stale_lease"
+    TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from jobwire.v1 import job_pb2
@@ -106,6 +107,11 @@ class Job(Generic[T]):
     def priority(self) -> int:
         """The job's priority; lower runs first."""
         return self._delivery.priority
+
+    @property
+    def timeout(self) -> timedelta | None:
+        """How long this attempt may take before the broker ends it; None: as long as it wants. The handler may have a shorter timeout of its own."""
+        return self._delivery.timeout.ToTimedelta() if self._delivery.HasField("timeout") else None
 
     @property
     def group(self) -> str:

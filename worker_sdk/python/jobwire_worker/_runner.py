@@ -13,6 +13,8 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any, Protocol
 
+from jobwire.v1 import worker_service_pb2 as pb
+
 from ._cancellation import CancelReason
 from ._drivers import Drivers
 from ._effects import Effect, GiveUp, Lease, LeasesUncertain, Reason, Start, Welcomed
@@ -29,7 +31,7 @@ log = logging.getLogger("jobwire.worker")
 TIMEOUT_GRACE_S = 5.0
 """How long a handler may take to end after its timeout, before its attempt is reported as failed without it."""
 
-_REASONS = {Reason.REQUESTED: CancelReason.REQUESTED, Reason.STALE_LEASE: CancelReason.STALE_LEASE, Reason.SHUTDOWN: CancelReason.SHUTDOWN}
+_REASONS = {reason: CancelReason(reason.value) for reason in Reason}
 
 Ended = tuple[Lease, Outcome | None, bool]
 """A lease, the outcome of its attempt (None when it was told before), and whether its slot is free again."""
@@ -44,7 +46,7 @@ class Outbox(Protocol):
 class Run:
     """One handler at work."""
 
-    __slots__ = ("handler", "in_handler", "job", "lease", "reported", "task", "timer")
+    __slots__ = ("handler", "in_handler", "job", "lease", "reported", "task", "timeout_s", "timer")
 
     def __init__(self, lease: Lease, job: Job[Any], handler: Handler) -> None:
         self.lease = lease
@@ -52,6 +54,7 @@ class Run:
         self.handler = handler
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.timeout_s = _timeout_s(lease.delivery, handler)
         self.in_handler = False
         """Cancelling the task reaches the handler, and not our own code around it."""
         self.reported = False
@@ -106,8 +109,8 @@ class Runner:
             return
         run = Run(lease, Job(delivery, self._outbox, lease), handler)
         lease.run = run
-        if handler.timeout_s is not None:
-            run.timer = self._loop.call_later(handler.timeout_s, self._timed_out, run)
+        if run.timeout_s is not None:
+            run.timer = self._loop.call_later(run.timeout_s, self._timed_out, run)
         if handler.is_async:
             self._drivers.add(run)
         else:
@@ -240,6 +243,8 @@ class Runner:
             if isinstance(run, Run):
                 log.info("job.cancelled job=%s reason=%s", run.job.name, reason.value)
                 self._cancel(run, reason, grace)
+                if effect.reason is Reason.TIMEOUT:
+                    self._await_end(run)
 
     def _cancel(self, run: Run, reason: CancelReason, grace: timedelta | None = None) -> None:
         """Threads read `job.cancelled`; coroutines get a CancelledError as well."""
@@ -261,6 +266,12 @@ class Runner:
         if run.lease.run is not run or run.job.cancelled.definite:
             return
         self._cancel(run, CancelReason.TIMEOUT, timedelta(seconds=TIMEOUT_GRACE_S))
+        self._await_end(run)
+
+    def _await_end(self, run: Run) -> None:
+        """Its time is over: it may take this much longer to end."""
+        if run.timer is not None:
+            run.timer.cancel()
         run.timer = self._loop.call_later(TIMEOUT_GRACE_S, self._fail_without_handler, run)
 
     def _fail_without_handler(self, run: Run) -> None:
@@ -277,4 +288,13 @@ class Runner:
 
     @staticmethod
     def _timeout_failure(run: Run) -> Failed:
-        return Failed("Timeout", f"the handler ran longer than its timeout of {run.handler.timeout_s:g} s")
+        bound = "" if run.timeout_s is None else f" of {run.timeout_s:g} s"
+        return Failed("Timeout", f"the handler ran longer than its timeout{bound}")
+
+
+def _timeout_s(delivery: pb.Delivery, handler: Handler) -> float | None:
+    """How long a run may take: as the job or its queue says, or its handler if that is less."""
+    if not delivery.HasField("timeout"):
+        return handler.timeout_s
+    bound = delivery.timeout.ToNanoseconds() / 1e9
+    return bound if handler.timeout_s is None else min(bound, handler.timeout_s)

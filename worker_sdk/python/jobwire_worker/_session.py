@@ -32,6 +32,8 @@ from ._reserves import Reserved, add_reserved
 FRAME_LIMIT_BYTES = 3 * 1024 * 1024
 MAX_CREDIT = 2**40
 MAX_WELCOME_TIME_S = 10.0
+_LOST = {pb.CANCEL_REASON_STALE_LEASE: Reason.STALE_LEASE, pb.CANCEL_REASON_TIMEOUT: Reason.TIMEOUT}
+"""Cancels after which what the handler still does will not count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,8 +281,8 @@ class Session:
         for cancel in frame.cancels:
             key = (cancel.queue, cancel.id, cancel.token)
             lease = self._held.get(key)
-            if cancel.reason == pb.CANCEL_REASON_STALE_LEASE:
-                effects += self._lose([lease] if lease is not None and lease.outcome is None else [], Reason.STALE_LEASE)
+            if cancel.reason in _LOST:
+                effects += self._lose([lease] if lease is not None and lease.outcome is None else [], _LOST[cancel.reason])
                 continue
             self._receipts.append(key)
             if lease is None or lease.outcome is not None:
