@@ -41,6 +41,8 @@ _VERBS: dict[int, tuple[str, frozenset[int]]] = {
     ),
     pb.BULK_VERB_RESOLVE: ("resolve", frozenset((_STATE.JOB_STATE_FAILED,))),
 }
+#: After so many steps that found nothing to do, a run says where it is: so whoever reads it knows that it goes on.
+_QUIET_LOOKS = 64
 #: A sum over the request and what follows it; the last number given before the dry run; how many it found; the number of the run.
 _TOKEN = Struct(">8sQQ8s")
 
@@ -155,13 +157,16 @@ async def _act(registry: Registry, bulk: Bulk, seen: Seen) -> AsyncIterator[pb.B
     begun = await store.bulk(bulk.verb, bulk.argument, seen.newest, seen.run)
     if begun is None:
         raise _invalid("token is older than an hour")
-    done, skipped = begun.done, 0
+    done, skipped, looks = begun.done, 0, 0
     async for entries in scan(store, bulk.wanted):
-        raw_ids = [raw_id for raw_id, record in entries if is_as_it_was(record, seen.newest)]
-        if not raw_ids:
-            continue
         if registry.is_ending:
             raise ShuttingDown
+        raw_ids = [raw_id for raw_id, record in entries if is_as_it_was(record, seen.newest)]
+        if not raw_ids:
+            looks += 1
+            if looks % _QUIET_LOOKS == 0:
+                yield pb.BulkJobsResponse(matched=seen.matched, done=done, skipped=skipped)
+            continue
         step = await store.bulk(bulk.verb, bulk.argument, seen.newest, seen.run, raw_ids)
         assert step is not None, "only the beginning of a run can come too late"
         done, skipped = step.done, skipped + step.skipped

@@ -5,9 +5,12 @@ async with Client("localhost:7410") as client:
     done = await client.wait(job)
 """
 
+from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation, Hold, Holder
+from jobwire_client._failures import FailureGroup
+from jobwire_client._filter import JobFilter
 from jobwire_client._job import (
     Attempt,
     Change,
@@ -60,7 +63,10 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BatchTooLarge",
+    "BulkPlan",
+    "BulkProgress",
     "BulkTokenInvalid",
+    "BulkVerb",
     "Change",
     "ChangeType",
     "Client",
@@ -72,6 +78,7 @@ __all__ = [
     "Enqueued",
     "Explanation",
     "Failure",
+    "FailureGroup",
     "FieldViolation",
     "Hold",
     "Holder",
@@ -79,6 +86,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "JobExists",
+    "JobFilter",
     "JobNotFound",
     "JobSpec",
     "JobwireError",

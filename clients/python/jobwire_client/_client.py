@@ -13,11 +13,14 @@ from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
 
 from jobwire_client import _watch
 from jobwire_client._batches import Lane
+from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb, bulk_request, plan_bulk, run_bulk
 from jobwire_client._connections import Answer, Connections, Method
 from jobwire_client._credentials import Credentials
 from jobwire_client._enqueue_stream import Verdicts
 from jobwire_client._entries import OneJob
 from jobwire_client._explain import Explanation, explanation_from
+from jobwire_client._failures import FailureGroup, failure_group_from
+from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation, watch_forks
 from jobwire_client._ids import new_id
 from jobwire_client._job import (
@@ -37,6 +40,7 @@ from jobwire_client._job import (
     worker_from,
 )
 from jobwire_client._many import enqueue_many
+from jobwire_client._payload import encoded
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
@@ -57,6 +61,8 @@ _CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromStri
 _RETRY = Method(_JOBS + "RetryJob", job_service_pb2.RetryJobResponse.FromString)
 _PROMOTE = Method(_JOBS + "PromoteJob", job_service_pb2.PromoteJobResponse.FromString)
 _DELETE = Method(_JOBS + "DeleteJob", job_service_pb2.DeleteJobResponse.FromString)
+_RESOLVE = Method(_JOBS + "ResolveJob", job_service_pb2.ResolveJobResponse.FromString)
+_FAILURES = Method(_JOBS + "ListFailures", job_service_pb2.ListFailuresResponse.FromString)
 _WAIT = Method(_JOBS + "WaitJob", job_service_pb2.WaitJobResponse.FromString)
 _LIST_QUEUES = Method(_QUEUES + "ListQueues", queue_service_pb2.ListQueuesResponse.FromString)
 _GET_QUEUE = Method(_QUEUES + "GetQueue", queue_service_pb2.GetQueueResponse.FromString)
@@ -234,14 +240,31 @@ class Client:
         request = job_service_pb2.CancelJobRequest(name=name_of(job), grace=None if grace is None else duration(grace))
         return job_from((await self._call(_CANCEL, request)).job)
 
-    async def retry(self, job: str | Named) -> Job:
+    async def retry(self, job: str | Named, *, payload: Any = None) -> Job:
         """Put a failed, cancelled or expired job back, with all its attempts before it again.
+
+        Args:
+            job: which job.
+            payload: what it shall carry from now on. None: what it carried.
 
         Raises:
             JobNotFound: there is none.
             WrongState: it runs, or has completed.
         """
-        return job_from((await self._call(_RETRY, job_service_pb2.RetryJobRequest(name=name_of(job)))).job)
+        request = job_service_pb2.RetryJobRequest(name=name_of(job))
+        if payload is not None:
+            request.payload.MergeFromString(encoded(payload))
+        return job_from((await self._call(_RETRY, request)).job)
+
+    async def resolve(self, job: str | Named, note: str = "") -> Job:
+        """Note what was decided about a failed job, in at most 1,024 bytes. It stays failed, and is counted and listed as resolved. A second note replaces
+        the first.
+
+        Raises:
+            JobNotFound: there is none.
+            WrongState: it has not failed.
+        """
+        return job_from((await self._call(_RESOLVE, job_service_pb2.ResolveJobRequest(name=name_of(job), note=note))).job)
 
     async def promote(self, job: str | Named) -> Job:
         """Let a delayed job start now.
@@ -310,24 +333,78 @@ class Client:
 
     # ------------------------------------------------------------------ lists
 
-    async def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> AsyncGenerator[Job, None]:
+    async def list_jobs(self, queue: str, state: str, *, filter: JobFilter | None = None, limit: int | None = None) -> AsyncGenerator[Job, None]:
         """The jobs of one queue in one state: final states newest first, `active` by worker, the others in the order in which they will run.
 
         Args:
             queue: the queue's name.
             state: delayed, waiting, blocked, active, completed, failed, cancelled or expired.
+            filter: which of them; its `states` must be empty. None: all.
             limit: how many at most. None: all.
         """
+        wanted = None if filter is None else filter.message()
         token, left = "", limit
         while left is None or left > 0:
             size = _MAX_PAGE if left is None else min(left, _MAX_PAGE)
-            request = job_service_pb2.ListJobsRequest(parent=f"queues/{queue}", state=state_number(state), page_size=size, page_token=token)
+            request = job_service_pb2.ListJobsRequest(parent=f"queues/{queue}", state=state_number(state), page_size=size, page_token=token, filter=wanted)
             page = await self._call(_LIST, request)
             for job in page.jobs:
                 yield job_from(job)
             token, left = page.next_page_token, None if left is None else left - len(page.jobs)
             if not token:
                 return
+
+    async def failures(self, queue: str, *, limit: int | None = None) -> AsyncGenerator[FailureGroup, None]:
+        """The failed jobs of a queue, grouped by what they have in common; the group that failed last comes first.
+
+        Args:
+            queue: the queue's name.
+            limit: how many groups at most. None: all.
+        """
+        token, left = "", limit
+        while left is None or left > 0:
+            size = _MAX_PAGE if left is None else min(left, _MAX_PAGE)
+            page = await self._call(_FAILURES, job_service_pb2.ListFailuresRequest(parent=f"queues/{queue}", page_size=size, page_token=token))
+            for group in page.groups:
+                yield failure_group_from(group)
+            token, left = page.next_page_token, None if left is None else left - len(page.groups)
+            if not token:
+                return
+
+    # ------------------------------------------------------------------ many jobs
+
+    async def plan_bulk(
+        self, queue: str, verb: BulkVerb, filter: JobFilter | None = None, *, note: str = "", grace: timedelta | float | None = None
+    ) -> BulkPlan:
+        """Count exactly the jobs that a verb would act on, and change nothing: the dry run of `run_bulk`.
+
+        Args:
+            queue: the queue's name.
+            verb: cancel, retry, promote, delete or resolve.
+            filter: which jobs. None: all in the states that the verb fits.
+            note: with `resolve`: the note, at most 1,024 bytes.
+            grace: with `cancel`: how long running handlers may take to give way, as in `cancel`.
+
+        Raises:
+            InvalidRequest: the verb does not fit the states, or a field is out of its bounds.
+            QueueNotFound: nothing was ever enqueued there.
+        """
+        request = bulk_request(queue, verb, filter, note, grace)
+        return await plan_bulk(self._open(), queue, verb, request, patience_s=self._timeout_s)
+
+    def run_bulk(self, plan: BulkPlan) -> AsyncGenerator[BulkProgress, None]:
+        """Act on those jobs that a dry run saw and that have not changed since, in steps of at most 128; says after each how far it is.
+
+        To leave the iteration stops the run after the step that is under way; the same plan goes on from there, for an hour. A broken connection does not
+        stop it: it goes on elsewhere.
+
+        Raises:
+            BulkTokenInvalid: the plan is older than an hour.
+            QueueUnavailable: nobody answered, at first within the client's timeout, later for a minute.
+        """
+        return run_bulk(self._open(), plan, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s)
+
+    # ------------------------------------------------------------------ queues
 
     async def queues(self) -> list[Queue]:
         """All queues with their counts, by name."""

@@ -11,9 +11,12 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
+from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation
+from jobwire_client._failures import FailureGroup
+from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
@@ -106,9 +109,13 @@ class SyncClient:
         """Cancel a job."""
         return self._run(lambda client: client.cancel(job, grace=grace))
 
-    def retry(self, job: str | Named) -> Job:
+    def retry(self, job: str | Named, *, payload: Any = None) -> Job:
         """Put a failed, cancelled or expired job back."""
-        return self._run(lambda client: client.retry(job))
+        return self._run(lambda client: client.retry(job, payload=payload))
+
+    def resolve(self, job: str | Named, note: str = "") -> Job:
+        """Note what was decided about a failed job."""
+        return self._run(lambda client: client.resolve(job, note))
 
     def promote(self, job: str | Named) -> Job:
         """Let a delayed job start now."""
@@ -130,9 +137,21 @@ class SyncClient:
         """Follow many jobs or queues."""
         return self._iterate(lambda client: client.watch_changes(names))
 
-    def list_jobs(self, queue: str, state: str, *, limit: int | None = None) -> Iterator[Job]:
+    def list_jobs(self, queue: str, state: str, *, filter: JobFilter | None = None, limit: int | None = None) -> Iterator[Job]:
         """The jobs of one queue in one state."""
-        return self._iterate(lambda client: client.list_jobs(queue, state, limit=limit))
+        return self._iterate(lambda client: client.list_jobs(queue, state, filter=filter, limit=limit))
+
+    def failures(self, queue: str, *, limit: int | None = None) -> Iterator[FailureGroup]:
+        """The failed jobs of a queue in groups."""
+        return self._iterate(lambda client: client.failures(queue, limit=limit))
+
+    def plan_bulk(self, queue: str, verb: BulkVerb, filter: JobFilter | None = None, *, note: str = "", grace: timedelta | float | None = None) -> BulkPlan:
+        """Count the jobs that a verb would act on."""
+        return self._run(lambda client: client.plan_bulk(queue, verb, filter, note=note, grace=grace))
+
+    def run_bulk(self, plan: BulkPlan) -> Iterator[BulkProgress]:
+        """Act on those that a dry run saw."""
+        return self._iterate(lambda client: client.run_bulk(plan))
 
     def queues(self) -> list[Queue]:
         """All queues."""

@@ -1,0 +1,70 @@
+"""Which jobs of a queue, as a caller says it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobwire.v1 import job_service_pb2
+
+from jobwire_client._job import state_number
+from jobwire_client.errors import InvalidRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs. Every field that is set must fit."""
+
+    states: Sequence[str] = ()
+    """Any of these, for `plan_bulk` alone: `list_jobs` has its own. Empty: all that the verb fits."""
+    job_name: str | None = None
+    """This job name."""
+    group: str | None = None
+    """This group."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """All of these labels."""
+    created_after: datetime | None = None
+    """Enqueued at or after this. All dates need a time zone."""
+    created_before: datetime | None = None
+    """Enqueued before this."""
+    finished_after: datetime | None = None
+    """Ended at or after this."""
+    finished_before: datetime | None = None
+    """Ended before this."""
+    fingerprint: str | None = None
+    """Failed with this fingerprint: `Job.fingerprint`, `FailureGroup.fingerprint`."""
+    resolved: bool | None = None
+    """Failed, and a note was left with `resolve`, or (False) none was."""
+
+    def message(self) -> job_service_pb2.JobFilter:
+        """The filter as it travels.
+
+        Raises:
+            InvalidRequest: a value is of the wrong type. The bounds are the broker's to check.
+        """
+        try:
+            message = job_service_pb2.JobFilter(
+                job_name=self.job_name or "",
+                group=self.group or "",
+                labels=dict(self.labels),
+                fingerprint=self.fingerprint or "",
+                resolved=self.resolved,
+                created_after=_date(self.created_after),
+                created_before=_date(self.created_before),
+                finished_after=_date(self.finished_after),
+                finished_before=_date(self.finished_before),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"the filter can't be sent: {error}") from error
+        message.states.extend(state_number(word) for word in self.states)
+        return message
+
+
+def _date(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError("a date needs a time zone, for example datetime.now(UTC)")
+    message = Timestamp()
+    message.FromDatetime(moment.astimezone(UTC))
+    return message
