@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -67,6 +68,19 @@ def debounced(key: str, delay_ms: int = 60_000, most_ms: int = 0) -> bytes:
     return struct.pack(">cQQ", b"d", delay_ms, most_ms) + key.encode()
 
 
+def ruled(
+    raw_id: str, group: str = "", *, units: int = 1, labels: dict[str, str] | None = None, name: str = "work", priority: int = 5, due: str = ""
+) -> JobItem:
+    """A job with a group, units or required labels."""
+    rules = {codec.TAG_GROUP: group.encode()} if group else {}
+    if units > 1:
+        rules[codec.TAG_UNITS] = codec.encode_units(units)
+    if labels:
+        rules[codec.TAG_REQUIRED_LABELS] = codec.encode_labels(labels)
+    flags = codec.FLAG_COUNTED if rules else 0
+    return JobItem(raw_id.encode(), due, priority, 3, codec.encode_body(name, b"", None, 0, rules), flags=flags)
+
+
 class QueueLab:
     """One queue. Ids and sessions are plain words."""
 
@@ -87,10 +101,15 @@ class QueueLab:
         words = (await self.store.enqueue([item(x) if isinstance(x, str) else x for x in items])).words
         return [f"{word.word} {id_to_text(word.raw_id)}" if isinstance(word, Other) else word for word in words]
 
-    async def attach(self, session: str, epoch: int = 1, held: Sequence[tuple[str, int]] = ()) -> list[Settled] | None:
+    async def attach(self, session: str, epoch: int = 1, held: Sequence[tuple[str, int]] = (), labels: dict[str, str] | None = None) -> list[Settled] | None:
         """Attach for SESSION_MS."""
-        attached = await self.store.attach(session_bytes(session), epoch, SESSION_MS, b"", [(raw_id.encode(), token) for raw_id, token in held])
+        listed = [(raw_id.encode(), token) for raw_id, token in held]
+        attached = await self.store.attach(session_bytes(session), epoch, SESSION_MS, b"", listed, labels=codec.encode_labels(labels or {}))
         return None if attached is None else attached.settled
+
+    async def set_policy(self, **policy: object) -> None:
+        """Give the queue this policy, in the form of the store."""
+        await self.redis.hset(self.base + "m", "policy", json.dumps(policy))
 
     async def lease(self, session: str, jobs: int, epoch: int = 1) -> dict[str, int]:
         """Lease; gives the tokens by id, in the order of the leases."""

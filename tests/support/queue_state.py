@@ -17,6 +17,7 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 
 from tests.support.fingerprint import fingerprint
+from tests.support.line_state import HASHES, LINE_META, SORTED_SETS, GroupView, LineKeys, check_place, read_lines
 
 ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL", "TIMEOUT")
 FLAGS = {
@@ -25,6 +26,7 @@ FLAGS = {
     codec.FLAG_ALONE: "ALONE",
     codec.FLAG_LOST: "LOST",
     codec.FLAG_TIMED: "TIMED",
+    codec.FLAG_COUNTED: "COUNTED",
 }
 SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PROGRESS: "progress", codec.TAG_RESULT: "result", codec.TAG_FAILURE: "failure"}
 SECTIONS |= {codec.TAG_IDENTITY: "identity", codec.TAG_RETENTION: "retention", codec.TAG_ORIGINAL: "original"}
@@ -103,6 +105,8 @@ class QueueState:
     policy: str = ""
     completed_total: int = 0
     failed_total: int = 0
+    lines: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, GroupView] = field(default_factory=dict)
     numbers: dict[str, Numbers] = field(default_factory=dict, compare=False)
     clock: int = field(default=0, compare=False)
     n: int = field(default=0, compare=False)
@@ -146,15 +150,31 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     for key in records + apart + held:
         pipe.get(key)
     meta, sessions, cancels, untold, _, *rest = await pipe.execute()
+    lines = await _read_line_keys(redis, base, keys)
     indexes = dict(zip(_SORTED_SETS, rest, strict=False))
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
     by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
-    unknown = [key for key in keys if key[0] not in "jphiB" and key not in {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS}]
+    known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
+    unknown = [key for key in keys if key[0] not in "jphiBlnq" and key not in known]
     assert unknown == [], unknown
-    state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved).decode()
+    state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved, lines).decode()
     state.runs = await _read_runs(redis, base)
     return state
+
+
+async def _read_line_keys(redis: Any, base: str, keys: Sequence[str]) -> LineKeys:
+    """What queues with groups and limits alone have; the meta hash and the records are filled in later."""
+    lines = [key for key in keys if key[0] in "ln" or (key[0] == "q" and len(key) > 1)]
+    pipe = redis.pipeline(transaction=False)
+    for key in [*SORTED_SETS, *lines]:
+        pipe.zrange((base + key).encode("latin-1"), 0, -1, withscores=True)
+    for key in HASHES:
+        pipe.hgetall(base + key)
+    answers = await pipe.execute()
+    sets = {key: dict(answer) for key, answer in zip(SORTED_SETS, answers, strict=False)}
+    members = dict(zip(lines, answers[len(SORTED_SETS) :], strict=False))
+    return LineKeys(sets, dict(zip(HASHES, answers[-len(HASHES) :], strict=True)), members, {}, {})
 
 
 async def _read_runs(redis: Any, base: str) -> dict[str, int]:
@@ -178,6 +198,7 @@ class _Decoder:
         ring: Mapping[bytes, bytes],
         strings: Mapping[bytes, bytes],
         dates_moved: bool,
+        lines: LineKeys,
     ) -> None:
         self._meta, self._sessions, self._cancels, self._indexes, self._ring = meta, sessions, cancels, indexes, ring
         self._completed, self._untold = completed, untold
@@ -187,6 +208,8 @@ class _Decoder:
         self._histories = {key[1:]: value for key, value in strings.items() if key[:1] == b"h"}
         self._headers = {raw_id: codec.header_of(record) for raw_id, record in self._records.items()}
         self._dates_moved = dates_moved
+        lines.meta, lines.records = meta, self._records
+        self._lines = lines
         self._sids = {key: value for key, value in sessions.items() if len(key) == 4}
         self._indexed: dict[bytes, str] = {}
         self._ends: dict[bytes, int] = {}
@@ -198,8 +221,10 @@ class _Decoder:
         self._decode_sessions()
         for raw_id, header in self._headers.items():
             self._decode_job(raw_id, header)
-        for suffix, state in (("w", "WAITING"), ("o", "WAITING"), ("d", "DELAYED")):
+        for suffix, state in (("w", "WAITING"), ("o", "WAITING"), ("d", "DELAYED"), *((line, "WAITING") for line in self._lines.lines)):
             self._decode_queued(suffix, state)
+        found = read_lines(self._lines)
+        self.state.lines, self.state.groups = found.lines, found.groups
         self._decode_active()
         self._decode_completed()
         for suffix, state in FINAL_INDEX.items():
@@ -233,10 +258,9 @@ class _Decoder:
             b"newest",
             b"completed_total",
             b"failed_total",
-            b"policy",
         }
-        assert self._meta.keys() <= known, self._meta
-        number = {key: int(value) for key, value in self._meta.items() if key not in (b"solo", b"policy")}
+        assert self._meta.keys() <= known | LINE_META, self._meta
+        number = {key: int(value) for key, value in self._meta.items() if key in known and key != b"solo"}
         self.state.policy = self._meta.get(b"policy", b"").decode()
         state = self.state
         state.n, state.seq, state.clock = number.get(b"n", 0), number.get(b"seq", 0), number.get(b"clock", 0)
@@ -332,13 +356,12 @@ class _Decoder:
         return header
 
     def _decode_queued(self, suffix: str, state: str) -> None:
-        target = {"w": self.state.waiting, "o": self.state.alone, "d": self.state.delayed}[suffix]
-        for member, score in self._indexes[suffix]:
+        target = {"w": self.state.waiting, "o": self.state.alone, "d": self.state.delayed}.get(suffix, [])
+        for member, score in self._indexes[suffix] if suffix in self._indexes else self._lines.lines[suffix]:
             header = self._put(member[8:], suffix, state)
             assert struct.unpack_from(">Q", member)[0] == header.order, f"{member!r} stands at a place that its record does not say"
             if suffix != "d":
-                assert score == header.priority
-                assert bool(header.flags & codec.FLAG_ALONE) == (suffix == "o")
+                check_place(self._lines, suffix, self._records[member[8:]], score)
             elif not self._dates_moved:
                 assert score * 1000 == header.order
             assert header.sid == 0, "a job that waits and names a session"

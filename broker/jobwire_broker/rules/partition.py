@@ -160,6 +160,7 @@ class Partition:
         self._turn_lane = Lane(prepare=self._prepare_turn, send=self._send_turn, note=self._note_report, done=self._turn_done, failed=self._turn_failed)
         self._dry = False
         self._behind = 0
+        self._opening: asyncio.TimerHandle | None = None
         client.on_change.append(self._store_changed)
 
     # In -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -223,7 +224,14 @@ class Partition:
 
     def close(self) -> None:
         """Hear of the store no more."""
+        self.stop_asking()
         self._client.on_change.remove(self._store_changed)
+
+    def stop_asking(self) -> None:
+        """Ask for no leases that a limit holds back."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
 
     def is_quiet(self) -> bool:
         """Whether no call is under way and nothing waits for one."""
@@ -411,8 +419,24 @@ class Partition:
 
     def _note_report(self, call: _EnqueueCall | _TurnCall, report: TurnReport) -> None:
         if self._is_news(report.seq, report.waiting):
-            # Paused, or kept free for a job that goes alone: to ask again at once would bring nothing.
+            # Paused, held by a limit, or kept free for a job that goes alone: to ask again at once would bring nothing.
             self._dry = bool(call.requests) and not any(lease.jobs for lease in report.leases)
+        if report.opens_ms >= 0 and report.waiting:
+            self._ask_again(report.opens_ms / 1000)
+
+    def _ask_again(self, delay_s: float) -> None:
+        """A limit holds jobs back for so long."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + delay_s
+        if self._opening is not None:
+            if self._opening.when() <= at:
+                return
+            self._opening.cancel()
+        self._opening = loop.call_at(at, self._open)
+
+    def _open(self) -> None:
+        self._opening = None
+        self.wake()
 
     def _is_news(self, seq: int, waiting: int) -> bool:
         """Take the count of what waits, unless a later one is known: answers on different connections may overtake each other."""

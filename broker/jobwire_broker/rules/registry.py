@@ -115,6 +115,7 @@ class Registry:
             self._sweep = None
         for queue in self.queues.values():
             queue.pulse.stop()
+            queue.partition.stop_asking()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*(queue.partition.idle() for queue in self.queues.values())), 3)
         await self.listener.stop()

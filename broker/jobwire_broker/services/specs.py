@@ -11,6 +11,7 @@ from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.identities import debounce_delay_ms, identity_of, signature_of
 from jobwire_broker.services.timing import DAY_MS, backoff_of, check_error_names, date_ms, delays_of, time_sections
 from jobwire_broker.store.codec import (
+    FLAG_COUNTED,
     FLAG_TIMED,
     TAG_DELAYS,
     TAG_GROUP,
@@ -33,6 +34,8 @@ MAX_ATTEMPTS = 1000
 MAX_UNITS = 1000
 _MAX_DELAY_MS = 3650 * DAY_MS
 _MAX_RETENTION_MS = 3650 * DAY_MS
+#: A job with one of these waits in a line of its own kind.
+_LINE_TAGS = frozenset((TAG_GROUP, TAG_REQUIRED_LABELS, TAG_UNITS))
 
 
 def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
@@ -53,10 +56,13 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
         if wait_ms := debounce_delay_ms(identity):
             due = f"+{wait_ms}"
     body = encode_body(spec.job_name, payload, backoff, delay_ms, rules | times if times else rules)
+    flags = FLAG_TIMED if times else 0
+    if not rules.keys().isdisjoint(_LINE_TAGS):
+        flags |= FLAG_COUNTED
     ask = None
     if identity or TAG_RETENTION in rules:
         ask = Ask(identity, signature_of(spec, body) if identity[:1] == b"k" else b"")
-    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body, ask, FLAG_TIMED if times else 0)
+    return queue, JobItem(raw_id, due, spec.priority if spec.HasField("priority") else None, attempts, body, ask, flags)
 
 
 def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:

@@ -11,14 +11,20 @@ from functools import cache
 from importlib.resources import files
 
 #: In the order in which each may use those before it.
-LIB_FILES = ("codec", "context", "rules", "failures", "times", "ring", "jobs", "history", "contents", "identity", "moves", "leases", "finishes")
-VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "reads", "dead_letters", "explain")
+LIB_FILES = (
+    *("codec", "context", "rules", "failures", "times", "ring", "jobs", "history", "contents", "identity", "moves"),
+    *("lines", "groups", "limits", "leases", "choosing", "finishes"),
+)
+#: Those of them whose local names are their own: what others use of them stands in a table.
+CLOSED_FILES = ("lines", "groups", "limits", "choosing")
+VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "group_rules", "reads", "dead_letters", "explain")
 
 
 def source_files() -> list[tuple[str, str]]:
     """The files by name, in the order in which they are joined."""
     root = files("jobwire_broker.store") / "lua"
-    lib = [(f"lib/{name}.lua", (root / "lib" / f"{name}.lua").read_text()) for name in LIB_FILES]
+    texts = {name: (root / "lib" / f"{name}.lua").read_text() for name in LIB_FILES}
+    lib = [(f"lib/{name}.lua", f"do\n{text}end" if name in CLOSED_FILES else text) for name, text in texts.items()]
     # Lua allows 200 local names in one block: those of lib are seen by all, and each verb's are its own.
     return lib + [(f"{name}.lua", f"do\n{(root / f'{name}.lua').read_text()}end") for name in VERB_FILES]
 

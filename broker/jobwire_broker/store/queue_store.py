@@ -16,6 +16,8 @@ from jobwire_broker.store.policy import DEFAULT_PRIORITY
 
 MAX_ITEMS = 128
 MAX_BYTES = 1 << 20
+#: What takes a group's own limit away.
+NO_LIMIT = "none"
 #: The wait after a failure, where it is no number of milliseconds.
 BY_BACKOFF, PERMANENT = -1, -2
 
@@ -127,6 +129,8 @@ class TurnReport(NamedTuple):
     leases: list[Lease]
     waiting: int
     seq: int
+    opens_ms: int = -1
+    """When leases may be asked for again, where a limit held some back; -1: nobody knows."""
 
 
 class Renewal(NamedTuple):
@@ -233,6 +237,28 @@ class Oldest(NamedTuple):
     crew: list[Crew]
 
 
+class OwnLimit(NamedTuple):
+    """The limit of one group; 0 for what it does not bound."""
+
+    concurrency: int = 0
+    starts: int = 0
+    period_ms: int = 0
+    burst: int = 1
+
+
+class Group(NamedTuple):
+    """A group. `own` is None when it has no limit of its own; `limited_until_ms` is a date, 0 when it is not limited."""
+
+    name: str
+    waiting: int
+    active_units: int
+    paused: bool
+    express: bool
+    weight: float
+    own: OwnLimit | None
+    limited_until_ms: int
+
+
 class Changed(NamedTuple):
     """The answer to a verb on a job. `holder`: with KEY_HELD, the job that holds its key."""
 
@@ -282,7 +308,7 @@ _SETTLED = _SettledAnswers()
 _TAIL_HEAD = Struct(">Hi")
 _HEADS: dict[tuple[int, int], bytes] = {}
 #: How many arguments follow an item of a turn; ARGUMENTS of lua/lib/finishes.lua.
-TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "R": 1, "P": 2, "E": 1, "L": 1}
+TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "G": 1, "R": 1, "P": 2, "E": 1, "L": 1}
 
 
 def _tail_head(attempts: int, priority: int) -> bytes:
@@ -342,6 +368,12 @@ def _lease_args(requests: Sequence[LeaseRequest]) -> list[Any]:
     return args
 
 
+def _group(row: list[Any]) -> Group:
+    name, waiting, active, paused, express, weight, has_own, concurrency, count, period, burst, until = row
+    own = OwnLimit(concurrency, count, period, burst) if has_own else None
+    return Group(name.decode(), waiting, active, bool(paused), bool(express), float(weight), own, int(until))
+
+
 def _crew(flat: list[Any]) -> list[Crew]:
     return [Crew(flat[i], flat[i + 1], bool(flat[i + 2]), flat[i + 3]) for i in range(0, len(flat), 4)]
 
@@ -350,8 +382,8 @@ async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
     answered = await answer
     if len(answered) == 1:
         raise PolicyChanged(answered[0].decode())
-    words, granted, waiting, seq = answered
-    return TurnReport([_enqueue_word(word) for word in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq)
+    words, granted, waiting, seq, opens_ms = answered
+    return TurnReport([_enqueue_word(word) for word in words] or [Word.MADE] * count, [], _leases(granted), waiting, seq, opens_ms)
 
 
 def _enqueue_word(answer: bytes) -> str | Other:
@@ -364,8 +396,8 @@ def _enqueue_word(answer: bytes) -> str | Other:
 
 
 async def _turned(answer: Awaitable[Any]) -> TurnReport:
-    answers, granted, waiting, seq = await answer
-    return TurnReport([], [_SETTLED[answer] for answer in answers], _leases(granted), waiting, seq)
+    answers, granted, waiting, seq, opens_ms = await answer
+    return TurnReport([], [_SETTLED[answer] for answer in answers], _leases(granted), waiting, seq, opens_ms)
 
 
 class QueueStore:
@@ -391,15 +423,25 @@ class QueueStore:
         return _turned(self._begin("turn", self._meta, _turn_args(items) + _lease_args(leases)))
 
     async def attach(
-        self, session: bytes, epoch: int, session_ms: int, descriptor: bytes, held: Sequence[tuple[bytes, int]], *, number: int = 1
+        self,
+        session: bytes,
+        epoch: int,
+        session_ms: int,
+        descriptor: bytes,
+        held: Sequence[tuple[bytes, int]],
+        *,
+        number: int = 1,
+        labels: bytes = b"",
     ) -> Attached | None:
         """Bind a session to its newest stream. A word per held job; None when a newer stream has it.
 
-        `number` grows with each call of an epoch, so that one which comes late does not undo a later one.
+        `number` grows with each call of an epoch, so that one which comes late does not undo a later one. `labels` are packed as those of a job.
         """
         args: list[Any] = [session, epoch, number, session_ms, descriptor, len(held)]
         for raw_id, token in held:
             args += (raw_id, token)
+        if labels:
+            args.append(labels)
         answer = await self._call("attach", self._meta, args)
         if answer[0] == b"SESSION_MOVED":
             return None
@@ -469,6 +511,37 @@ class QueueStore:
         """Put a policy in the place of the one with `version`, and stop or start delivery. OK, or CHANGED when another call came first; and the text of now."""
         word, now = await self._call("policy", self._meta, (version, text, "" if paused is None else int(paused)))
         return word.decode(), now.decode()
+
+    async def set_group(
+        self,
+        group: str,
+        *,
+        paused: bool | None = None,
+        express: bool | None = None,
+        weight: float | None = None,
+        limit: OwnLimit | str = "",
+        thaw: bool = False,
+    ) -> Group:
+        """Change what is given of a group's rules. `limit` is NO_LIMIT for none of its own; `thaw`: no worker's word holds it any more."""
+        args: list[Any] = [group]
+        for name, flag in (("paused", paused), ("express", express)):
+            if flag is not None:
+                args += (name, int(flag))
+        if weight is not None:
+            args += ("weight", repr(weight))
+        if limit:
+            args += ("limit", "" if limit == NO_LIMIT else " ".join(map(str, limit)))
+        if thaw:
+            args += ("thaw", 1)
+        return _group(await self._call("set_group", self._meta, args))
+
+    async def group(self, group: str) -> Group:
+        """One group, whether it has anything or not."""
+        return _group(await self._call("group", self._meta, (group,)))
+
+    async def groups(self, after: str, limit: int) -> list[Group]:
+        """Groups that have jobs or rules, by name."""
+        return [_group(row) for row in await self._call("groups", self._meta, (after, limit))]
 
     async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
         """Read jobs, at most MAX_ITEMS."""

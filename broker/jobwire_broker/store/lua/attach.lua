@@ -1,6 +1,7 @@
 --- Bind a session to its newest stream, and make both sides agree on what it holds.
 -- KEYS[1]  the queue's meta hash
--- ARGV     session, epoch, number (counts the calls of this epoch), session time in ms, descriptor, held count; per held job: id, token
+-- ARGV     session, epoch, number (counts the calls of this epoch), session time in ms, descriptor, held count; per held job: id, token; the session's labels, in
+--          the form of a job's
 -- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job,
 --            waiting, seq, the policy's text } | { SESSION_MOVED }
 -- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
@@ -26,7 +27,7 @@ local function check_held(ctx, sid, id, token)
   end
   if j.token ~= token or token < 1 then return 'STALE_LEASE', j.state end
   if j.state == STATE.ACTIVE and j.sid == sid then return 'HELD', j.state end
-  if j.ended == END.NONE and (j.state == STATE.WAITING or j.state == STATE.DELAYED) then
+  if j.ended == END.NONE and (j.state == STATE.WAITING or j.state == STATE.DELAYED) and limits.readmit(ctx, j) then
     adopt(ctx, j, sid)
     return 'HELD', STATE.ACTIVE
   end
@@ -55,6 +56,8 @@ local function attach(keys, argv)
   redis.call('HSET', ctx.base .. 's', session, struct.pack(ROW, sid, epoch, solo or 0) .. descriptor, struct.pack('>I4', sid), session,
     'r' .. session, number)
   redis.call('ZADD', ctx.base .. 't', ctx.clock + session_ms, 'S' .. session)
+  local labels = argv[7 + 2 * tonumber(argv[6])] or ''
+  if labels ~= '' then redis.call('HSET', ctx.base .. 'M', struct.pack('>I4', sid), labels) end
   local ids, listed, words, states = {}, {}, {}, {}
   for i = 1, tonumber(argv[6]) do ids[i] = argv[5 + 2 * i] end
   fetch(ctx, ids)

@@ -43,7 +43,7 @@ end
 -- Make one job. Answers its record.
 local function make(ctx, id, due_ms, priority, tail, flags)
   ctx.n = ctx.n + 1
-  local n8, record, payload = struct.pack('>I8', ctx.n), nil, nil
+  local n8, record, payload, j = struct.pack('>I8', ctx.n), nil, nil, nil
   if ctx.policy.expires and flags % FLAG_KEPT < FLAG_TIMED then flags = flags + FLAG_TIMED end
   if due_ms == 0 and #tail <= APART_OVER and flags == 0 then
     record = new_record(n8, tail)
@@ -51,7 +51,7 @@ local function make(ctx, id, due_ms, priority, tail, flags)
     tail, payload = contents.part(tail)
     record = special_record(ctx.n, due_ms, flags + (payload and FLAG_APART or 0), tail)
     if flags > 0 then
-      local j = decode(record)
+      j = decode(record)
       j.id = id
       times.place(ctx, j)
     end
@@ -60,8 +60,10 @@ local function make(ctx, id, due_ms, priority, tail, flags)
   if payload then gather(ctx, 'MSET', ctx.payload_key .. id, payload) end
   if due_ms > 0 then
     gather(ctx, 'ZADD d', due_ms, number8(due_ms * 1000) .. id)
+  elseif j then
+    lines.enter(ctx, j)
   else
-    gather(ctx, 'ZADD w', priority, n8 .. id)
+    gather(ctx, 'ZADD w', lines.score(ctx, priority, ctx.n), n8 .. id)
     ctx.added = ctx.added + 1
   end
   ctx.changed = true
@@ -72,7 +74,7 @@ end
 -- Make the items, if all of them are new: that is found out by the command that writes them. What is plain (now, and not long) is made in this loop as `make`
 -- would. False: nothing was written, and what was gathered counts no longer.
 local function make_all(ctx, argv, ids, dues, flags)
-  local expires = ctx.policy.expires
+  local special = ctx.policy.expires or ctx.policy.ageing
   local writes, waiting = batch_for(ctx, 'MSETNX', 4 * #ids), batch_for(ctx, 'ZADD w', 2 * #ids)
   -- Where `make` puts its records, too.
   ctx.batches.MSET = writes
@@ -80,7 +82,7 @@ local function make_all(ctx, argv, ids, dues, flags)
   for i = 1, #ids do
     local id, at = ids[i], ITEMS_AT + 3 * i - 2
     local tail = argv[at + 1]
-    if dues[i] or #tail > APART_OVER or expires then
+    if dues[i] or #tail > APART_OVER or special then
       make(ctx, id, dues[i] or 0, argv[at], tail, flags[i] or 0)
     else
       local n = ctx.n + 1
@@ -189,9 +191,10 @@ local function enqueue(keys, argv)
   else
     send_gathered(ctx)
   end
-  local leases = lease_all(ctx, argv, leases_at)
+  if ctx.touched then limits.settle(ctx) end
+  local leases, opens_in = lease_all(ctx, argv, leases_at)
   close(ctx)
-  return { words, leases, waiting_count(ctx), ctx.seq }
+  return { words, leases, waiting_count(ctx), ctx.seq, opens_in }
 end
 
 register('enqueue', enqueue, {})

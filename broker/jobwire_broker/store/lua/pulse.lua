@@ -216,6 +216,8 @@ local function pulse(keys, argv)
   local more_late = reap(ctx, sids)
   local more_expired = expire_due(ctx)
   local more_due = promote_due(ctx) or more_expired
+  more_due = groups.open_due(ctx) or more_due
+  groups.forget_idle(ctx)
   trim(ctx)
   forget_old(ctx)
   local cancels, timeouts = undelivered_cancels(ctx, sids), untold_timeouts(ctx, sids)

@@ -3,7 +3,7 @@
 -- What of a call's context reading needs.
 local function look(key)
   local base = string.sub(key, 1, -2)
-  return { base = base, record_key = base .. 'j', payload_key = base .. 'p' }
+  return { base = base, record_key = base .. 'j', payload_key = base .. 'p', lw = 0 }
 end
 
 -- ARGV ids. Returns per id { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring }.
@@ -168,7 +168,8 @@ end
 local function stats(keys)
   local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
-  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy')
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw')
+  ctx.lw = tonumber(meta[6]) or 0
   return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
     tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '' }
 end

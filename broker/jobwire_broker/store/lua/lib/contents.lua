@@ -41,6 +41,7 @@ function contents.set(ctx, j, tail)
   j.attempts, j.priority = struct.unpack('>I2i4', tail)
   j.body = string.sub(tail, TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG_ORIGINAL, original), sections_start(happened))
   times.mark(j)
+  lines.mark(j)
   if payload then
     redis.call('SET', ctx.payload_key .. j.id, payload)
     set_flag(j, FLAG_APART)

@@ -2,7 +2,8 @@
 --
 -- All keys of a queue are `<base><suffix>` with the queue's hash tag in <base>:
 --   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total,
---            policy (JSON, see below)
+--               policy (JSON, see below), lw (jobs in lines l, n, q), full (units for which a broker found no room under the queue's limit), judged (the policy
+--               that blocks were made by), and what lib/limits.lua keeps: vt fw vx tat extra
 --   w   zset    waiting, score = priority, member = order (8 bytes) .. id
 --   o   zset    waiting to be delivered alone, same form
 --   d   zset    delayed, score = due date in ms, same member
@@ -18,13 +19,21 @@
 --   c   list    COMPLETED, oldest first: revision (8) token (8) created (8) ended (1) id
 --   f x e       zsets of FAILED, CANCELLED, EXPIRED, score = revision at the end, member = id
 --   g0 … g4     hashes, the ends of removed jobs by time: id -> revision (8) token (8) ended (1) state (1) young (1)
+--   l<group>    zset, waiting jobs of a group, form of w; `l` alone: those of no group that have units or required labels
+--   n<name> q<labels>  zsets, form of w: jobs taken out of their line because their name's limit is used up, or for a worker with these labels (lib/lines.lua)
+--   U           zset, score 0: all lines l, n and q by name, and l<group> of each group that has a row
+--   q           zset, score 0: the required labels that have a line q
+--   r y b v     zsets of groups (lib/groups.lua): ready, ready and express, blocked (score = date in ms; \1<job name>: a name with a line n), idle with a memory
+--   G           hash: group -> its rules and counters
+--   N           hash: job name -> units leased (4) date of its rate (8), for names that have a limit
+--   M           hash: sid (4) -> the labels of a session that has some
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record
 --   i<kind><key>  strings, which job holds a key of identity.lua
 --   h<id>       string, attempts before the last one (history.lua)
 -- Channels: E (events) and W (wake-ups).
 -- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
-local NO_POLICY = {}
+local NO_POLICY = { mark = '' }
 local policies, policies_count = {}, 0
 local function policy_of(text)
   if not text then return NO_POLICY end
@@ -33,10 +42,15 @@ local function policy_of(text)
     -- Bounded: a library lives as long as its store.
     if policies_count >= 1000 then policies, policies_count = {}, 0 end
     policy = cjson.decode(text)
+    -- What the blocks of lines and groups were judged by.
+    policy.mark = (policy.limit or policy.names or policy.group_limit) and sub(redis.sha1hex(text), 1, 8) or ''
     policies[text], policies_count = policy, policies_count + 1
   end
   return policy
 end
+
+-- What later files add to: lines that jobs wait in, groups, limits, and the choice between them.
+local lines, groups, limits, choosing = {}, {}, {}, {}
 
 local RING_SLOTS, RING_SLOT_S = 5, 30
 local RING_ADD = { [0] = 'HSET g0', 'HSET g1', 'HSET g2', 'HSET g3', 'HSET g4' }
@@ -45,16 +59,22 @@ local function open(key)
   bind()
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
-  local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy')
+  local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy',
+    'lw', 'judged', 'full')
   local now_us = time[1] * 1000000 + time[2]
   local last = tonumber(meta[1]) or 0
-  return {
+  local ctx = {
     base = base, meta = key, record_key = base .. 'j', payload_key = base .. 'p', now_us = now_us, now_ms = math.floor(now_us / 1000),
     n = math.max(last, now_us - 1), seq = tonumber(meta[2]) or 0, clock = tonumber(meta[3]) or 0,
     paused = meta[4] == '1', hungry = meta[5] == '1', bucket = tonumber(meta[6]) or 0, newest = tonumber(meta[7]) or 0,
     policy = policy_of(meta[10]), completed_total = tonumber(meta[8]) or 0, failed_total = tonumber(meta[9]) or 0,
     set = {}, events = {}, batches = {}, records = {}, jobs = {}, histories = {}, dirty = {}, grown = {}, added = 0, completions = 0, failures = 0,
+    lw = tonumber(meta[11]) or 0,
   }
+  ctx.lw_before = ctx.lw
+  if meta[13] and meta[13] ~= '0' then ctx.full = tonumber(meta[13]) end
+  if ctx.policy.mark ~= (meta[12] or '') then limits.judge(ctx) end
+  return ctx
 end
 
 -- The next of the queue's growing numbers: microseconds since 1970, made unique (RULES 1).
@@ -81,7 +101,7 @@ end
 local function batch_for(ctx, name, count)
   local batch = ctx.batches[name]
   if not batch then
-    local command, suffix = string.match(name, '^(%u+) ?(%w*)$')
+    local command, suffix = string.match(name, '^(%u+) ?(.*)$')
     batch = { n = 0, command = command, removes = command == 'ZREM' or command == 'HDEL', key = suffix ~= '' and ctx.base .. suffix or nil }
     ctx.batches[name] = batch
     ctx.batches[#ctx.batches + 1] = batch

@@ -1,5 +1,5 @@
 --- What a worker says of a job that it holds: each item carries the token of its lease, and gets a word and the job's state for an answer.
-local SAME_END = { C = END.COMPLETE, D = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE }
+local SAME_END = { C = END.COMPLETE, D = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE, G = END.RELEASE }
 local NO_HANDLER_RETURNS = 5
 
 -- The answer to a finish for a lease that is over.
@@ -77,6 +77,20 @@ local function release(ctx, j, reason)
   move_to_delayed(ctx, j, 200 * j.returns)
 end
 
+-- What its group needs has had enough for now: nothing of the group starts before the time is over. A job of no group is put off alone.
+local function limit_group(ctx, j, delay_ms)
+  j.losses = 0
+  j.attempt = j.attempt - 1
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  j.ended = END.RELEASE
+  clear_flag(j, FLAG_ALONE)
+  local group = lines.rules_of(j).group
+  if group == '' then return move_to_delayed(ctx, j, delay_ms) end
+  local g = groups.touch(ctx, group)
+  g.frozen = math.max(g.frozen, ctx.now_ms + delay_ms)
+  move_to_waiting(ctx, j)
+end
+
 -- Progress never falls within an attempt. `sections` are the message and data, empty when there are none.
 local function progress(ctx, j, percent, sections)
   if j.progress ~= NO_PROGRESS and percent < j.progress then percent = j.progress end
@@ -117,6 +131,8 @@ local function finish(ctx, kind, j, a, b)
     fail(ctx, j, a, tonumber(b))
   elseif kind == 'S' then
     snooze(ctx, j, tonumber(a))
+  elseif kind == 'G' then
+    limit_group(ctx, j, tonumber(a))
   else
     release(ctx, j, a)
   end
@@ -151,9 +167,9 @@ local function settle_one(ctx, kind, id, token, a, b)
 end
 
 -- How many arguments follow an item, by its kind: C complete, D complete with a result, F fail (failure, wait in ms: -1 by the backoff, -2 it is permanent),
--- S snooze (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines.
-local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, R = 1, P = 2, X = 0, E = 1, L = 1 }
-local NUMBER_AT = { F = 2, S = 1, P = 1, E = 1 }
+-- S snooze (ms), G limit its group (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines.
+local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, G = 1, R = 1, P = 2, X = 0, E = 1, L = 1 }
+local NUMBER_AT = { F = 2, S = 1, G = 1, P = 1, E = 1 }
 local KIND_C = 67
 local PLAIN_ANSWER = 'OK 5'
 

@@ -47,7 +47,7 @@ local function depart(ctx, j)
   if j.state == STATE.ACTIVE then
     gather(ctx, 'ZREM a', lease_place(j, j.id))
   elseif j.state == STATE.WAITING then
-    gather(ctx, has_flag(j, FLAG_ALONE) and 'ZREM o' or 'ZREM w', place(j, j.id))
+    lines.depart(ctx, j)
   elseif j.state == STATE.DELAYED then
     gather(ctx, 'ZREM d', place(j, j.id))
   elseif j.state == STATE.COMPLETED then
@@ -71,8 +71,7 @@ local function enter(ctx, j)
   if j.state == STATE.ACTIVE then
     gather(ctx, 'ZADD a', '0', lease_place(j, j.id))
   elseif j.state == STATE.WAITING then
-    gather(ctx, has_flag(j, FLAG_ALONE) and 'ZADD o' or 'ZADD w', j.priority, place(j, j.id))
-    ctx.added = ctx.added + 1
+    lines.enter(ctx, j)
   elseif j.state == STATE.DELAYED then
     gather(ctx, 'ZADD d', j.order / 1000, place(j, j.id))
   elseif j.state == STATE.COMPLETED then
@@ -119,6 +118,7 @@ local function flush(ctx)
   end
   ctx.dirty, ctx.jobs, ctx.records = {}, {}, {}
   send_gathered(ctx)
+  if ctx.touched or ctx.touched_names then limits.settle(ctx) end
 end
 
 -- The keys of a job with FLAG_KEPT go with it.
@@ -137,15 +137,18 @@ local function erase(ctx, j)
 end
 
 local function waiting_count(ctx)
-  return redis.call('ZCARD', ctx.base .. 'w') + redis.call('ZCARD', ctx.base .. 'o')
+  return redis.call('ZCARD', ctx.base .. 'w') + redis.call('ZCARD', ctx.base .. 'o') + ctx.lw
 end
 
 -- Write what is left, and tell what happened. The last thing that a function does.
 local function close(ctx)
   flush(ctx)
   if ctx.fingerprints then failures.refresh(ctx) end
+  if ctx.full then limits.tell_room(ctx) end
+  if ctx.fair then limits.save(ctx) end
+  if ctx.lw ~= ctx.lw_before then set_meta(ctx, 'lw', ctx.lw) end
   -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
-  if not ctx.changed and not ctx.wake and #ctx.set == 0 then return end
+  if not ctx.changed and not ctx.wake and #ctx.set == 0 and ctx.added == 0 then return end
   set_meta(ctx, 'n', ctx.n)
   if ctx.completions > 0 then set_meta(ctx, 'completed_total', ctx.completed_total + ctx.completions) end
   if ctx.failures > 0 then set_meta(ctx, 'failed_total', ctx.failed_total + ctx.failures) end

@@ -103,16 +103,18 @@ end
 
 -- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
 local function lease_alone(ctx, session, sid, row, out)
+  local member, j = choosing.alone(ctx, sid)
+  if not member then return false end
   if held_count(ctx, sid) > 0 then
     local solo = redis.call('HGET', ctx.meta, 'solo')
     if solo and solo ~= '' and solo ~= session and session_row(ctx, solo) then return false end
     redis.call('HSET', ctx.meta, 'solo', session)
     return true
   end
-  local popped = pop(ctx, 'o', 1)
+  redis.call('ZREM', ctx.base .. 'o', member)
   redis.call('HSET', ctx.meta, 'solo', '')
-  if #popped == 0 then return false end
-  if lease_popped(ctx, sid, popped, out) > 0 then
+  choosing.count_alone(ctx, j)
+  if lease_popped(ctx, sid, { member }, out) > 0 then
     redis.call('HSET', ctx.base .. 's', session, string.sub(row, 1, 8) .. number8(ctx.n) .. string.sub(row, 17))
   end
   return true
@@ -143,23 +145,13 @@ local function ask_for_wake(ctx)
   set_meta(ctx, 'hungry', '1')
 end
 
--- Lease up to `count` jobs to one session, `bytes` of payload in all, or (-1) about LEASE_BYTES. Answers { word, id, token, record, id … }.
-local function lease_to(ctx, session, epoch, count, bytes)
-  local row = redis.call('HGET', ctx.base .. 's', session)
-  if not row then return { 'NO_SESSION' } end
-  local sid, row_epoch, solo_token = struct.unpack(ROW, row)
-  if row_epoch ~= epoch then return { 'SESSION_MOVED' } end
-  if ctx.paused or solo_token > 0 then return { 'OK' } end
-  local out = { 'OK' }
-  if redis.call('EXISTS', ctx.base .. 'o') == 1 then
-    send_gathered(ctx)
-    if lease_alone(ctx, session, sid, row, out) then return out end
-  end
+-- Lease the first jobs of `w`.
+local function lease_plain(ctx, sid, count, bytes, out)
   while bytes >= 0 and count > 0 do
     bytes = lease_fitting(ctx, sid, bytes, out)
     if bytes < 0 then
       if redis.call('EXISTS', ctx.base .. 'w') == 0 then ask_for_wake(ctx) end
-      return out
+      return
     end
     count = count - 1
   end
@@ -176,13 +168,40 @@ local function lease_to(ctx, session, epoch, count, bytes)
     count = count - #popped + (ctx.expired or 0) - expired
   end
   if count > 0 and spent < LEASE_BYTES then ask_for_wake(ctx) end
+end
+
+-- Lease up to `count` jobs to one session, `bytes` of payload in all, or (-1) about LEASE_BYTES. Answers { word, id, token, record, id … }.
+local function lease_to(ctx, session, epoch, count, bytes)
+  local row = redis.call('HGET', ctx.base .. 's', session)
+  if not row then return { 'NO_SESSION' } end
+  local sid, row_epoch, solo_token = struct.unpack(ROW, row)
+  if row_epoch ~= epoch then return { 'SESSION_MOVED' } end
+  if ctx.paused or solo_token > 0 then return { 'OK' } end
+  local out = { 'OK' }
+  if redis.call('EXISTS', ctx.base .. 'o') == 1 then
+    send_gathered(ctx)
+    if lease_alone(ctx, session, sid, row, out) then return out end
+  end
+  if choosing.is_needed(ctx) then
+    local room = choosing.plain_room(ctx, sid, count)
+    if room >= 0 then
+      lease_plain(ctx, sid, room, bytes, out)
+      limits.started(ctx, (#out - 1) / 3)
+    else
+      choosing.lease(ctx, sid, count, bytes, out)
+    end
+    return out
+  end
+  lease_plain(ctx, sid, count, bytes, out)
   return out
 end
 
--- Lease to each of the sessions asked for in ARGV from position `at`: count, then (session, epoch, jobs, bytes) each.
+-- Lease to each of the sessions asked for in ARGV from position `at`: count, then (session, epoch, jobs, bytes) each. Answers the leases, and in how many ms to
+-- ask again; -1: nobody knows.
 local function lease_all(ctx, argv, at)
   local answers = {}
-  for i = 1, tonumber(argv[at]) do
+  local count = tonumber(argv[at])
+  for i = 1, count do
     local p = at + (i - 1) * 4
     answers[i] = lease_to(ctx, argv[p + 1], tonumber(argv[p + 2]), tonumber(argv[p + 3]), tonumber(argv[p + 4]))
   end
@@ -190,7 +209,7 @@ local function lease_all(ctx, argv, at)
     flush(ctx)
     trim(ctx)
   end
-  return answers
+  return answers, count > 0 and (ctx.fair or ctx.lw > 0) and choosing.opens_in(ctx) or -1
 end
 
 -- The cancel of a running job, as its record keeps it: asked for, heard of by the worker (both µs), and how it went (1: its handler gave way, 2: it was forced).
@@ -257,5 +276,6 @@ end
 local function drop_session(ctx, session, sid)
   history.keep_label(ctx, sid, sub(redis.call('HGET', ctx.base .. 's', session) or '', 17))
   redis.call('HDEL', ctx.base .. 's', session, struct.pack('>I4', sid), 'r' .. session)
+  redis.call('HDEL', ctx.base .. 'M', struct.pack('>I4', sid))
   redis.call('ZREM', ctx.base .. 't', 'S' .. session)
 end

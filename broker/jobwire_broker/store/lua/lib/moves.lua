@@ -68,6 +68,7 @@ end
 local function leave_lease(ctx, j)
   depart(ctx, j)
   times.leave(ctx, j)
+  if has_flag(j, FLAG_COUNTED) then limits.leave(ctx, j) end
   if has_flag(j, FLAG_CANCEL_REQUESTED) then
     gather(ctx, 'ZREM t', 'J' .. number8(j.token) .. j.id)
     gather(ctx, 'HDEL k', j.id)

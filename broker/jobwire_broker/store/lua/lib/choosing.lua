@@ -1,0 +1,276 @@
+--- Which jobs a session gets, in a queue with limits, or with lines beside `w`.
+--
+-- The choice: express groups first, then the group whose turn it is, then its first job. Before it is taken it is judged: a group that may not run now goes to
+-- `b`, a job whose name may not run, or whose labels the session lacks, is parked, and the choice is made again. So no line is ever searched, and each step of a
+-- call takes a job or moves something out of the way for good.
+local STEPS_MAX = 384
+local ALONE_MAX = 16
+-- What becomes of a choice that is not taken: it is out of the way, and the next may be made; or nothing may be taken.
+local MOVED, STOP = 1, 2
+
+-- Labels ---------------------------------------------------------------------------------------------------------------------------------------------------
+
+local function pairs_of(packed)
+  local found, at = {}, 1
+  while at <= #packed do
+    local key_end = at + 1 + byte(packed, at)
+    local pair_end = key_end + byte(packed, key_end)
+    found[#found + 1] = sub(packed, at, pair_end)
+    at = pair_end + 1
+  end
+  return found
+end
+
+-- The labels of a session, as a set of packed pairs.
+local function labels_of(ctx, sid)
+  ctx.labels = ctx.labels or {}
+  local set = ctx.labels[sid]
+  if not set then
+    set = {}
+    local packed = redis.call('HGET', ctx.base .. 'M', pack('>I4', sid))
+    for _, pair in ipairs(packed and pairs_of(packed) or {}) do set[pair] = true end
+    ctx.labels[sid] = set
+  end
+  return set
+end
+
+function choosing.meets(ctx, sid, required)
+  if required == '' then return true end
+  local set = labels_of(ctx, sid)
+  for _, pair in ipairs(pairs_of(required)) do
+    if not set[pair] then return false end
+  end
+  return true
+end
+
+-- Let jobs that were parked for the labels of this session go back to their lines. Requirements are kept in order, so those that begin with a label stand together.
+local function bring_back(ctx, sid, count)
+  for pair in pairs(labels_of(ctx, sid)) do
+    local found = redis.call('ZRANGEBYLEX', ctx.base .. 'q', '[' .. pair, '(' .. pair .. '\255', 'LIMIT', 0, 64)
+    for i = 1, #found do
+      if choosing.meets(ctx, sid, found[i]) then lines.unpark(ctx, 'q' .. found[i], count) end
+    end
+  end
+  if ctx.touched then groups.settle(ctx) end
+end
+
+-- One choice ------------------------------------------------------------------------------------------------------------------------------------------------
+
+local function first_of(ctx, suffix)
+  local found = redis.call('ZRANGE', ctx.base .. suffix, 0, 0, 'WITHSCORES')
+  return found[1], tonumber(found[2])
+end
+
+-- The first of those that belong to no group: of `w` and of `l`.
+local function ungrouped(ctx)
+  local w, w_score = first_of(ctx, 'w')
+  if ctx.lw == 0 then return w and { suffix = 'w', member = w, score = w_score } end
+  local l, l_score = first_of(ctx, 'l')
+  if l and (not w or l_score < w_score or (l_score == w_score and l < w)) then return { suffix = 'l', member = l, score = l_score } end
+  return w and { suffix = 'w', member = w, score = w_score }
+end
+
+local function of_group(ctx, name)
+  local g = groups.get(ctx, name)
+  groups.locate(ctx, g)
+  local member, score = first_of(ctx, g.line)
+  return { suffix = g.line, member = member, score = score, group = g }
+end
+
+-- Who is next: { suffix of the line, member, score, group }, or nil.
+local function pick(ctx)
+  local fair = ctx.fair
+  if fair.express ~= false then
+    local name = first_of(ctx, 'y')
+    fair.express = name and true or false
+    if name then return of_group(ctx, name) end
+  end
+  local own = fair.own
+  if own == nil then
+    own = ungrouped(ctx) or false
+    fair.own = own
+  end
+  local name, tag = first_of(ctx, 'r')
+  if own and (not name or math.max(fair.vt, fair.fw) <= tag) then return own end
+  return name and of_group(ctx, name)
+end
+
+-- Whether the job that is next may be taken by this session: nothing if so; else it is out of the way, or STOP when nothing may be taken.
+local function judge(ctx, sid, next_one, ahead)
+  local g, j = next_one.group, next_one.member and find(ctx, sub(next_one.member, 9))
+  if not j or j.state ~= STATE.WAITING then
+    if next_one.member then lines.remove(ctx, next_one.suffix, next_one.member) end
+    if g then groups.settle_one(ctx, groups.touch(ctx, g.name)) end
+    return MOVED
+  end
+  next_one.job = j
+  local rules = lines.rules_of(j)
+  if not choosing.meets(ctx, sid, rules.labels) then
+    lines.park(ctx, next_one.suffix, next_one.member, next_one.score, 'q' .. rules.labels)
+    redis.call('ZADD', ctx.base .. 'q', 0, rules.labels)
+    -- Whoever has the labels may be idle.
+    ctx.wake = 'work'
+    return MOVED
+  end
+  local name = ctx.policy.names and lines.job_name(j)
+  local limit = name and ctx.policy.names[name]
+  if limit then
+    local date = limits.name_opens_at(ctx, limit, limits.name(ctx, name), rules.units, ahead)
+    if date > 0 then
+      lines.park(ctx, next_one.suffix, next_one.member, next_one.score, 'n' .. name)
+      redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
+      return MOVED
+    end
+  end
+  if g and groups.opens_at(ctx, g, rules.units) > 0 then
+    g.next_units = rules.units
+    groups.settle_one(ctx, groups.touch(ctx, g.name))
+    return MOVED
+  end
+  local date = limits.opens_at(ctx, rules.units, ahead)
+  if date > 0 then
+    limits.hold(ctx, date, rules.units)
+    return STOP
+  end
+end
+
+-- Take what was chosen out of its line, and count it.
+local function take(ctx, next_one, ahead)
+  local fair, j, g = ctx.fair, next_one.job, next_one.group
+  redis.call('ZREM', ctx.base .. next_one.suffix, next_one.member)
+  if next_one.suffix ~= 'w' then
+    ctx.lw = ctx.lw - 1
+    if next_one.suffix == 'l' and redis.call('EXISTS', ctx.base .. 'l') == 0 then redis.call('ZREM', ctx.base .. 'U', 'l') end
+  end
+  local units = lines.rules_of(j).units
+  limits.count(ctx, j, ahead)
+  if g then
+    if g.express then fair.vx = g.tag else fair.vt = g.tag end
+    g.tag, g.next_units = g.tag + units / g.weight, nil
+    groups.settle_one(ctx, g)
+  else
+    fair.vt = math.max(fair.vt, fair.fw)
+    fair.fw = fair.vt + units
+    fair.own = nil
+  end
+  local limited = ctx.policy.names and ctx.policy.names[lines.job_name(j)]
+  if limited and not has_flag(j, FLAG_COUNTED) then redis.call('SETRANGE', ctx.record_key .. j.id, 2, string.char(j.flags + FLAG_COUNTED)) end
+end
+
+-- A call's choices ---------------------------------------------------------------------------------------------------------------------------------------------
+
+-- Lease those that were chosen. One that could not be leased after all counts no more; its start is not given back.
+local function lease_chosen(ctx, sid, chosen, out)
+  local members, from = {}, #out
+  for i = 1, #chosen do members[i] = chosen[i].member end
+  local size = lease_popped(ctx, sid, members, out)
+  local at = from + 1
+  for i = 1, #chosen do
+    local j = chosen[i].job
+    if out[at] == j.id then
+      at = at + 3
+    else
+      limits.leave(ctx, j)
+    end
+    ctx.jobs[j.id], ctx.records[j.id] = nil, nil
+  end
+  return size
+end
+
+-- What a call must know before it chooses for a session.
+local function prepare(ctx, sid, count)
+  send_gathered(ctx)
+  local fair = limits.load(ctx)
+  fair.active, fair.own, fair.express = redis.call('ZCARD', ctx.base .. 'a'), nil, nil
+  local added = ctx.added
+  groups.open_due(ctx)
+  if ctx.lw > 0 and redis.call('EXISTS', ctx.base .. 'q') == 1 then bring_back(ctx, sid, count) end
+  -- What opens by its date is this call's to take; whoever else was refused it knows the date as well.
+  ctx.added = added
+end
+
+-- Whether a queue is one for which this file is needed.
+function choosing.is_needed(ctx)
+  return ctx.lw > 0 or ctx.policy.limit ~= nil or ctx.policy.names ~= nil
+end
+
+-- How many jobs a session may get that are chosen without all this: by the queue's limit alone. -1: they must be chosen.
+function choosing.plain_room(ctx, sid, count)
+  prepare(ctx, sid, count)
+  if ctx.lw > 0 or ctx.policy.names then return -1 end
+  return limits.allowed(ctx, count)
+end
+
+-- Choose and lease. `bytes` is the hard limit on payloads, -1: none.
+function choosing.lease(ctx, sid, count, bytes, out)
+  local chosen, spent, steps = {}, 0, 0
+  while #chosen < count and spent < LEASE_BYTES do
+    local date = limits.opens_at(ctx, 1, #chosen)
+    if date > 0 then
+      limits.hold(ctx, date, 1)
+      break
+    end
+    steps = steps + 1
+    if steps > STEPS_MAX then
+      ctx.opens = 0
+      break
+    end
+    local next_one = pick(ctx)
+    if not next_one then
+      ask_for_wake(ctx)
+      break
+    end
+    local verdict = judge(ctx, sid, next_one, #chosen)
+    if verdict == STOP then break end
+    if verdict == MOVED then
+      ctx.fair.own = nil
+    else
+      if bytes >= 0 then
+        local size = payload_size(ctx, next_one.job.id)
+        if size > bytes then break end
+        bytes = bytes - size
+      end
+      take(ctx, next_one, #chosen)
+      chosen[#chosen + 1] = next_one
+      spent = spent + #ctx.records[next_one.job.id]
+      if has_flag(next_one.job, FLAG_APART) then spent = spent + redis.call('STRLEN', ctx.payload_key .. next_one.job.id) end
+    end
+  end
+  if #chosen > 0 then lease_chosen(ctx, sid, chosen, out) end
+  limits.settle(ctx)
+end
+
+-- The first of those that are to be delivered alone which this session may get now, or nil.
+function choosing.alone(ctx, sid)
+  local members = redis.call('ZRANGE', ctx.base .. 'o', 0, ALONE_MAX - 1)
+  if not ctx.fair or not ctx.fair.active then prepare(ctx, sid, 1) end
+  for i = 1, #members do
+    local j = find(ctx, sub(members[i], 9))
+    if not j then return members[i] end
+    local rules, name = lines.rules_of(j), lines.job_name(j)
+    local limit = ctx.policy.names and ctx.policy.names[name]
+    local date = limits.opens_at(ctx, rules.units)
+    if date > 0 then limits.hold(ctx, date, rules.units) end
+    if rules.group ~= '' then date = math.max(date, groups.opens_at(ctx, groups.get(ctx, rules.group), rules.units)) end
+    if limit then date = math.max(date, limits.name_opens_at(ctx, limit, limits.name(ctx, name), rules.units)) end
+    if date == 0 and choosing.meets(ctx, sid, rules.labels) then return members[i], j end
+    if date > 0 and date < math.huge then limits.hold(ctx, date) end
+  end
+end
+
+-- Count one that goes alone.
+function choosing.count_alone(ctx, j)
+  if not j then return end
+  local limited = ctx.policy.names and ctx.policy.names[lines.job_name(j)]
+  if limited and not has_flag(j, FLAG_COUNTED) then redis.call('SETRANGE', ctx.record_key .. j.id, 2, string.char(j.flags + FLAG_COUNTED)) end
+  limits.count(ctx, j, 0)
+  ctx.jobs[j.id], ctx.records[j.id] = nil, nil
+end
+
+-- In how many ms leases may be asked for again, after a call that was refused some because of the time; -1: nobody knows.
+function choosing.opens_in(ctx)
+  local date = ctx.opens or math.huge
+  local first = redis.call('ZRANGE', ctx.base .. 'b', 0, 0, 'WITHSCORES')
+  if first[2] then date = math.min(date, tonumber(first[2])) end
+  return date < math.huge and math.max(1, math.ceil(date - ctx.now_us / 1000)) or -1
+end

@@ -1,0 +1,133 @@
+--- The lines that waiting jobs stand in.
+--
+-- A plain job waits in `w`. One that has a group, units or required labels is flagged COUNTED when it is made, and waits in the line of its group, `l<group>`,
+-- or in `l`. A job may be parked: taken out of its line because the limit of its job name is used up (`n<name>`), or because the session that it was offered to
+-- lacks a label (`q<labels>`). It keeps its place there, and goes back to it when the name opens, or when a session comes that has the labels.
+-- `lw` of the meta hash counts who stands in lines l, n and q; while it is 0, and the queue has no limit, nothing here costs a plain job anything.
+lines.UNPARK_MAX = 128
+
+-- What of a job's sections its lease is judged by.
+function lines.rules_of(j)
+  local rules = j.rules
+  if rules then return rules end
+  rules = { group = '', units = 1, labels = '' }
+  j.rules = rules
+  if not has_flag(j, FLAG_COUNTED) then return rules end
+  local body = j.body
+  each_section(body, function(tag, first, last)
+    if tag == TAG.GROUP then
+      rules.group = sub(body, first + 5, last)
+    elseif tag == TAG.UNITS then
+      rules.units = struct.unpack('>I2', body, first + 5)
+    elseif tag == TAG.REQUIRED_LABELS then
+      rules.labels = sub(body, first + 5, last)
+    end
+  end)
+  return rules
+end
+
+-- A job has got other contents.
+function lines.mark(j)
+  j.rules = nil
+  if section(j.body, TAG.GROUP) or section(j.body, TAG.UNITS) or section(j.body, TAG.REQUIRED_LABELS) then set_flag(j, FLAG_COUNTED) end
+end
+
+function lines.job_name(j)
+  return sub(j.body, 2, 1 + byte(j.body))
+end
+
+-- The key of the line in which a job waits when it is not parked.
+function lines.suffix(j)
+  if has_flag(j, FLAG_ALONE) then return 'o' end
+  if not has_flag(j, FLAG_COUNTED) then return 'w' end
+  local rules = lines.rules_of(j)
+  if rules.group ~= '' then return 'l' .. rules.group end
+  return (rules.units > 1 or rules.labels ~= '') and 'l' or 'w'
+end
+
+-- Where a job stands in its line. With ageing the date of its enqueue decides, moved by the ageing time for each step of priority: so it goes as if its priority
+-- were one lower for each such time that it waits, and no job ever has to be moved for that.
+function lines.score(ctx, priority, order)
+  local ageing = ctx.policy.ageing
+  return ageing and priority * ageing + math.floor(order / 1000) or priority
+end
+
+local function is_counted(suffix)
+  return suffix ~= 'w' and suffix ~= 'o'
+end
+
+-- A job has left a line l, n or q.
+local function left(ctx, suffix)
+  ctx.lw = ctx.lw - 1
+  local kind = sub(suffix, 1, 1)
+  if kind == 'l' and suffix ~= 'l' then return groups.touch(ctx, sub(suffix, 2)) end
+  if redis.call('EXISTS', ctx.base .. suffix) == 1 then return end
+  redis.call('ZREM', ctx.base .. 'U', suffix)
+  if kind == 'q' then redis.call('ZREM', ctx.base .. 'q', sub(suffix, 2)) end
+  if kind == 'n' then limits.touch(ctx, sub(suffix, 2)) end
+end
+
+-- Take a member out of a line. Answers whether it was there.
+function lines.remove(ctx, suffix, member)
+  if redis.call('ZREM', ctx.base .. suffix, member) == 0 then return false end
+  if is_counted(suffix) then left(ctx, suffix) end
+  return true
+end
+
+-- Take a waiting job out of wherever it stands.
+function lines.depart(ctx, j)
+  local suffix, member = lines.suffix(j), place(j, j.id)
+  if ctx.lw == 0 then return gather(ctx, 'ZREM ' .. suffix, member) end
+  if lines.remove(ctx, suffix, member) then return end
+  local labels = lines.rules_of(j).labels
+  if labels ~= '' and lines.remove(ctx, 'q' .. labels, member) then return end
+  lines.remove(ctx, 'n' .. lines.job_name(j), member)
+end
+
+-- Count a job that enters its line: whoever waits for work hears of it, unless its group is blocked.
+local function entered(ctx, suffix)
+  if not is_counted(suffix) then
+    ctx.added = ctx.added + 1
+    return
+  end
+  ctx.lw = ctx.lw + 1
+  if suffix ~= 'l' then return groups.enter(ctx, sub(suffix, 2)) end
+  ctx.added = ctx.added + 1
+  gather(ctx, 'ZADD U', '0', suffix)
+end
+
+-- Put a job that waits into its line.
+function lines.enter(ctx, j)
+  local suffix = lines.suffix(j)
+  gather(ctx, 'ZADD ' .. suffix, lines.score(ctx, j.priority, j.order), place(j, j.id))
+  entered(ctx, suffix)
+end
+
+-- Move the first job of a line, which stands there with this score, to a line n or q.
+function lines.park(ctx, from, member, score, to)
+  redis.call('ZREM', ctx.base .. from, member)
+  redis.call('ZADD', ctx.base .. to, score, member)
+  redis.call('ZADD', ctx.base .. 'U', 0, to)
+  ctx.lw = ctx.lw + 1
+  if is_counted(from) then left(ctx, from) end
+end
+
+-- Let the first jobs of a line n or q go back to where they were. Answers how many did.
+function lines.unpark(ctx, from, count)
+  local found = redis.call('ZRANGE', ctx.base .. from, 0, math.min(count, lines.UNPARK_MAX) - 1, 'WITHSCORES')
+  local ids = {}
+  for i = 1, #found, 2 do ids[#ids + 1] = sub(found[i], 9) end
+  fetch(ctx, ids)
+  for i = 1, #ids do
+    local member, j = found[2 * i - 1], find(ctx, ids[i])
+    redis.call('ZREM', ctx.base .. from, member)
+    left(ctx, from)
+    if j and j.state == STATE.WAITING then
+      local suffix = lines.suffix(j)
+      redis.call('ZADD', ctx.base .. suffix, found[2 * i], member)
+      entered(ctx, suffix)
+    end
+  end
+  send_gathered(ctx)
+  return #ids
+end

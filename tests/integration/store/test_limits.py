@@ -1,0 +1,374 @@
+"""Limits: never one too many, however leases begin and end; and nobody is held for longer than a limit holds."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from jobwire_broker.store.queue_store import NO_LIMIT, JobItem, LeaseRequest, OwnLimit
+
+from tests.support.line_state import GroupView
+from tests.support.queue_lab import QueueLab, item, ruled
+from tests.support.queue_state import session_bytes
+
+GPU = {"gpu": "a100"}
+
+
+async def two_workers(q: QueueLab) -> None:
+    await q.attach("s")
+    await q.attach("t")
+
+
+# Concurrency of the queue ---------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_queue_runs_no_more_than_its_limit(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 3})
+    await q.make(*(f"a{i}" for i in range(9)))
+    await two_workers(q)
+    first = await q.lease("s", 2)
+    assert list(await q.lease("t", 5)) == ["a2"]
+    assert await q.lease("t", 5) == {}
+    async with q.heard() as heard:
+        await q.complete("a0", first["a0"])
+    assert heard.wakes == ["work"]
+    assert list(await q.lease("t", 5)) == ["a3"]
+    await q.state()
+
+
+async def test_two_sessions_of_one_call_share_the_limit(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 3})
+    await q.make(*(f"a{i}" for i in range(9)))
+    await two_workers(q)
+    report = await q.store.turn([], [LeaseRequest(session_bytes(session), 1, 2) for session in ("s", "t")])
+    assert [len(lease.jobs) for lease in report.leases] == [2, 1]
+
+
+async def test_a_lost_worker_gives_its_part_of_the_limit_back(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 2}, group_limit={"concurrency": 2}, names={"work": {"concurrency": 2}})
+    await q.make(*(ruled(f"a{i}", "a") for i in range(4)))
+    await q.attach("s")
+    assert len(await q.lease("s", 4)) == 2
+    await q.lose("s")
+    await q.attach("t")
+    assert list(await q.lease("t", 4)) == ["a0", "a1"]
+    await q.state()
+
+
+async def test_a_lowered_limit_stops_only_new_starts(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 3})
+    await q.make(*(f"a{i}" for i in range(6)))
+    await q.attach("s")
+    tokens = await q.lease("s", 6)
+    await q.set_policy(limit={"concurrency": 1})
+    for done in ("a0", "a1"):
+        await q.complete(done, tokens[done])
+        assert await q.lease("s", 6) == {}
+    await q.complete("a2", tokens["a2"])
+    assert len(await q.lease("s", 6)) == 1
+
+
+async def test_units_count(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 5})
+    await q.make(ruled("a", units=3), ruled("b", units=3), ruled("c", units=1), "d")
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    assert list(tokens) == ["a"], "b waits for room, and nothing goes past it"
+    await q.state()
+    await q.complete("a", tokens["a"])
+    assert list(await q.lease("s", 9)) == ["b", "c", "d"]
+    await q.state()
+
+
+async def test_a_job_with_more_units_than_the_limit_takes_all_of_it(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 5})
+    await q.make("x", ruled("a", units=100), "y")
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    assert list(tokens) == ["x"]
+    async with q.heard() as heard:
+        await q.lease("s", 9)
+    assert heard.wakes == [], "nobody is woken for what there is no room for"
+    await q.complete("x", tokens["x"])
+    tokens = await q.lease("s", 9)
+    assert list(tokens) == ["a"]
+    await q.complete("a", tokens["a"])
+    assert list(await q.lease("s", 9)) == ["y"]
+
+
+# Concurrency of groups and names ---------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_each_group_has_its_limit(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"concurrency": 2})
+    await q.make(*(ruled(f"{group}{i}", group) for i in range(4) for group in "ab"), "x", "y", "z")
+    await q.store.set_group("b", limit=OwnLimit(concurrency=1))
+    await q.attach("s")
+    tokens = await q.lease("s", 99)
+    assert sorted(tokens) == ["a0", "a1", "b0", "x", "y", "z"]
+    assert (await q.state()).groups == {"a": GroupView("b", 2), "b": GroupView("b", 1, own=(1, 0, 0, 1))}
+    await q.complete("a0", tokens["a0"])
+    assert list(await q.lease("s", 99)) == ["a2"]
+    await q.store.set_group("b", limit=NO_LIMIT)
+    assert list(await q.lease("s", 99)) == ["b1"]
+
+
+async def test_a_new_limit_of_all_groups_holds_at_once(q: QueueLab) -> None:
+    await q.make(*(ruled(f"a{i}", "a") for i in range(6)))
+    await q.attach("s")
+    tokens = await q.lease("s", 3)
+    await q.set_policy(group_limit={"concurrency": 3})
+    assert await q.lease("s", 9) == {}
+    await q.set_policy(group_limit={"concurrency": 4})
+    assert len(await q.lease("s", 9)) == 1
+    await q.set_policy()
+    assert len(await q.lease("s", 9)) == 2
+    await q.complete("a0", tokens["a0"])
+    await q.state()
+
+
+async def test_a_job_name_has_its_limit_and_is_in_nobodys_way(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.make(*(ruled(f"s{i}", name="slow") for i in range(3)), ruled("f0", name="fast"), ruled("g0", "g", name="slow"))
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    assert list(tokens) == ["s0", "f0"]
+    state = await q.state()
+    assert state.lines == {"nslow": ["s1", "s2", "g0"]}
+    assert (await q.store.stats()).waiting == 3
+    await q.complete("s0", tokens["s0"])
+    state = await q.state()
+    assert (state.waiting, state.lines) == (["s1"], {"nslow": ["s2", "g0"]})
+    tokens |= await q.lease("s", 9)
+    await q.complete("s1", tokens["s1"])
+    tokens |= await q.lease("s", 9)
+    await q.complete("s2", tokens["s2"])
+    assert list(await q.lease("s", 9)) == ["g0"]
+    state = await q.state()
+    assert state.lines == {}
+
+
+async def test_leases_from_before_the_limit_of_their_name_count(q: QueueLab) -> None:
+    await q.make(*(ruled(f"s{i}", name="slow") for i in range(5)))
+    await q.attach("s")
+    tokens = await q.lease("s", 2)
+    await q.set_policy(names={"slow": {"concurrency": 3}})
+    assert len(await q.lease("s", 9)) == 1
+    for raw_id, token in tokens.items():
+        assert (await q.complete(raw_id, token))[0] == "OK"
+    assert len(await q.lease("s", 9)) == 2
+    await q.state()
+
+
+async def test_jobs_go_back_to_their_line_when_their_name_has_no_limit_any_more(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.make(*(ruled(f"s{i}", name="slow") for i in range(4)))
+    await q.attach("s")
+    await q.lease("s", 9)
+    assert (await q.state()).lines == {"nslow": ["s1", "s2", "s3"]}
+    await q.set_policy()
+    await q.pulse()
+    assert (await q.state()).waiting == ["s1", "s2", "s3"]
+
+
+async def test_a_parked_job_can_be_cancelled_and_leaves_no_trace(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.make(*(ruled(f"s{i}", name="slow") for i in range(2)))
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    await q.store.cancel(b"s1", 0)
+    await q.complete("s0", tokens["s0"])
+    assert (await q.state()).lines == {}
+    assert await q.redis.keys(q.base + "[bnNU]*") == []
+
+
+async def test_whoever_is_adopted_again_needs_room(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 2})
+    await q.make("a", "b", "c", "d")
+    await q.attach("s")
+    tokens = await q.lease("s", 2)
+    await q.lose("s")
+    await q.attach("t")
+    assert list(await q.lease("t", 1)) == ["a"]
+    settled = await q.attach("s", 2, list(tokens.items()))
+    assert [x.word for x in settled or []] == ["STALE_LEASE", "HELD"]
+    assert await q.lease("t", 9) == {}
+
+
+@pytest.mark.parametrize("policy", [{"group_limit": {"concurrency": 1}}, {"names": {"work": {"concurrency": 1}}}])
+async def test_a_job_is_not_adopted_beyond_a_limit(q: QueueLab, policy: dict[str, object]) -> None:
+    await q.set_policy(**policy)
+    await q.make(ruled("a", "g"), ruled("b", "g"))
+    await q.attach("s")
+    tokens = await q.lease("s", 1)
+    await q.lose("s")
+    await q.attach("t")
+    await q.store.cancel(b"a", 0)
+    await q.store.retry(b"a")
+    assert list(await q.lease("t", 2)) == ["b"]
+    settled = await q.attach("s", 2, list(tokens.items()))
+    assert settled is not None
+    assert settled[0].word != "HELD"
+    await q.state()
+
+
+async def test_a_job_that_goes_alone_needs_room_as_well(q: QueueLab) -> None:
+    await q.make(ruled("a", "g"))
+    for round_number in range(2):
+        await q.attach(f"k{round_number}")
+        await q.lease(f"k{round_number}", 1)
+        await q.lose(f"k{round_number}")
+    await q.come_due("a")
+    assert (await q.state()).alone == ["a"]
+    await q.store.set_group("g", limit=OwnLimit(concurrency=1))
+    await q.make(ruled("b", "g"))
+    await q.attach("s")
+    await q.attach("t")
+    assert list(await q.lease("s", 5)) == ["a"]
+    assert await q.lease("t", 5) == {}
+    await q.state()
+
+
+# Labels -----------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_only_a_session_with_the_labels_gets_the_job(q: QueueLab) -> None:
+    await q.make(ruled("a", labels=GPU), "b")
+    await q.attach("s")
+    await q.attach("t", labels={**GPU, "zone": "eu"})
+    async with q.heard() as heard:
+        assert list(await q.lease("s", 5)) == ["b"]
+    assert heard.wakes == ["work"]
+    assert list((await q.state()).lines) == ["q\x03gpu\x04a100"]
+    assert list(await q.lease("t", 5)) == ["a"]
+    assert (await q.state()).lines == {}
+
+
+async def test_all_of_the_labels_are_needed(q: QueueLab) -> None:
+    await q.make(ruled("a", "g", labels={**GPU, "zone": "us"}), ruled("b", "g", labels={"zone": "us"}))
+    await q.attach("s", labels=GPU)
+    await q.attach("t", labels={"gpu": "h100", "zone": "us"})
+    await q.attach("u", labels={**GPU, "zone": "us"})
+    assert await q.lease("s", 5) == {}
+    assert list(await q.lease("t", 5)) == ["b"]
+    assert list(await q.lease("u", 5)) == ["a"]
+
+
+async def test_a_goodbye_forgets_the_labels(q: QueueLab) -> None:
+    await q.attach("s", labels=GPU)
+    await q.detach("s")
+    assert await q.redis.exists(q.base + "M") == 0
+
+
+# Rates -------------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def starts(q: QueueLab, jobs: int = 50) -> list[int]:
+    """Lease whenever the store says that it may be worth it, until nothing waits."""
+    tokens: list[int] = []
+    while True:
+        report = await q.store.turn([], [LeaseRequest(session_bytes("s"), 1, jobs)])
+        tokens += [token for _, token, _ in report.leases[0].jobs]
+        if not report.waiting:
+            return tokens
+        assert report.opens_ms >= 0
+        await asyncio.sleep(report.opens_ms / 1000)
+
+
+def most_in_a_window(tokens: list[int], window_us: int) -> int:
+    """The most starts in any half-open window."""
+    return max(sum(first <= token < first + window_us for token in tokens) for first in tokens)
+
+
+RATE = {"count": 20, "period": 100}
+KINDS: dict[str, Callable[[int], JobItem | str]] = {"queue": lambda i: f"x{i:02}", "group": lambda i: ruled(f"x{i:02}", "g"), "name": lambda i: f"x{i:02}"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("burst", [1, 5, 18])
+async def test_no_window_has_more_starts_than_the_rate(q: QueueLab, kind: str, burst: int) -> None:
+    rate = {"rate": {**RATE, "burst": burst}}
+    policies: dict[str, dict[str, object]] = {"queue": {"limit": rate}, "group": {"group_limit": rate}, "name": {"names": {"work": rate}}}
+    await q.set_policy(**policies[kind])
+    await q.make(*(KINDS[kind](i) for i in range(44)))
+    await q.attach("s")
+    tokens = await starts(q)
+    assert len(tokens) == 44
+    assert most_in_a_window(tokens, 100_000) <= 20
+    await q.state()
+
+
+async def test_the_rate_counts_units(q: QueueLab) -> None:
+    await q.set_policy(limit={"rate": {"count": 10, "period": 200}})
+    await q.make(*(ruled(f"x{i}", units=1 + 3 * (i % 3)) for i in range(12)))
+    await q.attach("s")
+    tokens = await starts(q)
+    units = [1 + 3 * (i % 3) for i in range(12)]
+    assert len(tokens) == 12
+    for first in tokens:
+        assert sum(count for token, count in zip(tokens, units, strict=True) if first <= token < first + 200_000) <= 10
+
+
+async def test_a_handed_back_job_has_started_all_the_same(q: QueueLab) -> None:
+    await q.set_policy(limit={"rate": {"count": 1, "period": 60_000}})
+    await q.make("a", "b")
+    await q.attach("s")
+    token = (await q.lease("s", 5))["a"]
+    await q.turn("R", "a", token)
+    report = await q.store.turn([], [LeaseRequest(session_bytes("s"), 1, 5)])
+    assert report.leases[0].jobs == []
+    assert 59_000 < report.opens_ms <= 60_100
+
+
+async def test_a_worker_freezes_a_group_alone_and_uncharged(q: QueueLab) -> None:
+    await q.make(*(ruled(f"{group}{i}", group) for i in range(2) for group in "ab"))
+    await q.attach("s")
+    tokens = await q.lease("s", 1)
+    assert await q.turn("G", "a0", tokens["a0"], 60_000) == ("OK", "WAITING")
+    assert await q.turn("G", "a0", tokens["a0"], 60_000) == ("OK", "WAITING")
+    state = await q.state()
+    assert (state.lines["la"], state.jobs["a0"].attempt, state.groups["a"].place) == (["a0", "a1"], 0, "b")
+    assert list(await q.lease("s", 9)) == ["b0", "b1"]
+    assert 59_000 < (await q.store.group("a")).limited_until_ms - await q.now_ms() <= 60_000
+    await q.store.set_group("a", thaw=True)
+    assert list(await q.lease("s", 9)) == ["a0", "a1"]
+
+
+async def test_a_frozen_group_runs_again_by_itself(q: QueueLab) -> None:
+    await q.make(ruled("a0", "a"))
+    await q.attach("s")
+    token = (await q.lease("s", 1))["a0"]
+    await q.turn("G", "a0", token, 50)
+    assert await q.lease("s", 1) == {}
+    assert len(await starts(q, 1)) == 1
+
+
+async def test_the_memory_of_a_frozen_group_without_jobs_goes_with_its_time(q: QueueLab) -> None:
+    await q.make(ruled("a0", "a"))
+    await q.attach("s")
+    token = (await q.lease("s", 1))["a0"]
+    await q.turn("G", "a0", token, 1)
+    await q.store.cancel(b"a0", 0)
+    await asyncio.sleep(0.01)
+    await q.pulse()
+    assert (await q.state()).groups == {"a": GroupView("v")}
+    assert await q.redis.keys(q.base + "[GbrU]*") == []
+
+
+async def test_a_job_of_no_group_is_put_off_alone(q: QueueLab) -> None:
+    tokens = await q.leased("a", "b")
+    assert await q.turn("G", "a", tokens["a"], 60_000) == ("OK", "DELAYED")
+    state = await q.state()
+    assert (state.delayed, state.jobs["a"].attempt) == (["a"], 0)
+
+
+# Ageing -------------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_ageing_bounds_how_long_a_job_is_passed_over(q: QueueLab) -> None:
+    await q.set_policy(ageing=100)
+    await q.make(item("old", priority=7), item("first", priority=5))
+    await asyncio.sleep(0.25)
+    await q.make(item("late", priority=5), item("urgent", priority=0))
+    await q.attach("s")
+    assert list(await q.lease("s", 9)) == ["urgent", "first", "old", "late"]
+    await q.state()
