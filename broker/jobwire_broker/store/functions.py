@@ -7,6 +7,7 @@ each calling its own functions, and nothing is ever replaced under a running bro
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -15,8 +16,15 @@ LIB_FILES = (
     *("codec", "context", "rules", "failures", "times", "ring", "jobs", "history", "contents", "identity", "moves"),
     *("lines", "groups", "limits", "leases", "choosing", "finishes"),
 )
-#: Those of them whose local names are their own: what others use of them stands in a table.
-CLOSED_FILES = ("lines", "groups", "limits", "choosing")
+#: Those of them whose local names are their own, but for these: Lua allows 200 in one block.
+CLOSED_FILES: Mapping[str, tuple[str, ...]] = {
+    "identity": ("identity",),
+    "lines": (),
+    "groups": (),
+    "limits": (),
+    "choosing": (),
+    "finishes": ("item_ids", "settle_all", "fail"),
+}
 VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "group_rules", "reads", "dead_letters", "explain")
 
 
@@ -24,9 +32,18 @@ def source_files() -> list[tuple[str, str]]:
     """The files by name, in the order in which they are joined."""
     root = files("jobwire_broker.store") / "lua"
     texts = {name: (root / "lib" / f"{name}.lua").read_text() for name in LIB_FILES}
-    lib = [(f"lib/{name}.lua", f"do\n{text}end" if name in CLOSED_FILES else text) for name, text in texts.items()]
+    lib = [(f"lib/{name}.lua", _closed(text, CLOSED_FILES[name]) if name in CLOSED_FILES else text) for name, text in texts.items()]
     # Lua allows 200 local names in one block: those of lib are seen by all, and each verb's are its own.
     return lib + [(f"{name}.lua", f"do\n{(root / f'{name}.lua').read_text()}end") for name in VERB_FILES]
+
+
+def _closed(text: str, shown: tuple[str, ...]) -> str:
+    """A block around a file, out of which only the names that are `shown` can be seen."""
+    if not shown:
+        return f"do\n{text}end"
+    names = ", ".join(shown)
+    inner = ", ".join(f"shown_{name}" for name in shown)
+    return f"local {names}\ndo\nlocal function show({inner}) {names} = {inner} end\n{text}show({names})\nend"
 
 
 def _prelude(version: str) -> str:
