@@ -52,10 +52,18 @@ class Job:
     cancel_deadline: int = 0
     sections: dict[str, bytes] = field(default_factory=dict)
     note: str | None = None
+    log: list[tuple[int, int, str]] = field(default_factory=list)
+    logged: tuple[int, int] = (0, 0)
+    checkpoint: bytes = b""
 
     def view(self) -> JobView:
         """As the store keeps it."""
-        flags = {"ALONE": self.alone, "LOST": self.lost, "CANCEL_REQUESTED": self.cancel_requested, "CANCEL_DELIVERED": self.cancel_delivered}
+        flags = {
+            "ALONE": self.alone,
+            "LOST": self.lost,
+            "CANCEL_REQUESTED": self.cancel_requested,
+            "CANCEL_DELIVERED": self.cancel_delivered,
+        }
         return JobView(
             self.state,
             self.attempt,
@@ -123,6 +131,8 @@ class Model:
             state.timers[f"cancel {raw_id}"] = job.cancel_deadline - self.clock
             if not job.cancel_delivered:
                 state.cancels[raw_id] = job.session
+        state.logs = {raw_id: list(job.log) for raw_id, job in self.jobs.items() if job.log}
+        state.checkpoints = {raw_id: job.checkpoint for raw_id, job in self.jobs.items() if job.checkpoint}
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
         state.notes = {raw_id: job.note for raw_id, job in self.jobs.items() if job.note is not None}
         state.runs = dict(self.runs)
@@ -279,7 +289,8 @@ class Model:
     # Finishes -----------------------------------------------------------------------------------------------------------------------------------------
 
     def settle(self, kind: str, raw_id: str, token: int, argument: int) -> Answer:
-        """One item. `argument` is the percent of P (in hundredths), the wait of S, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time."""
+        """One item. `argument` is the percent of P (in hundredths), the wait of S, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time,
+        L's sequence, K's checkpoint (0: none)."""
         job = self.jobs.get(raw_id)
         if job is None:
             removed = self.removed.get(raw_id)
@@ -317,7 +328,7 @@ class Model:
         if kind == "F":
             job.sections["failure"] = FAILURES[argument]
         if kind == "C":
-            job.ended, job.sections["result"] = "COMPLETE", b"result"
+            job.ended, job.sections["result"], job.checkpoint = "COMPLETE", b"result", b""
             self._end(raw_id, "COMPLETED")
         elif job.cancel_requested:
             self._end_cancelled(raw_id)
@@ -368,6 +379,11 @@ class Model:
         elif kind == "E":
             row = self.sessions[job.session]
             row.deadline = max(row.deadline, self.clock + argument)
+        elif kind == "L" and (job.logged[0] != job.token or job.logged[1] < argument):
+            job.log.append((len(job.log) + 1, job.attempt, f"line {argument}"))
+            job.logged = (job.token, argument)
+        elif kind == "K":
+            job.checkpoint = b"page %d" % argument if argument else b""
 
     # Moves --------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,9 @@ class QueueState:
     """How far the cancel of a job that ran is: REQUESTED, DELIVERED, DONE, FORCED."""
     dates: dict[str, int] = field(default_factory=dict, compare=False)
     """When jobs expire, in ms."""
+    logs: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
+    """By job: cursor, attempt and message of each line."""
+    checkpoints: dict[str, bytes] = field(default_factory=dict)
 
 
 def session_bytes(name: str) -> bytes:
@@ -155,10 +158,13 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
     by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
+    logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L*")}
+    checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y*")}
     known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
-    unknown = [key for key in keys if key[0] not in "jphiBlnq" and key not in known]
+    unknown = [key for key in keys if key[0] not in "jphiBlnqLy" and key not in known]
     assert unknown == [], unknown
     state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved, lines).decode()
+    _add_kept(state, logs, checkpoints, {key[1:]: record for key, record in by_key.items() if key[:1] == b"j"})
     state.runs = await _read_runs(redis, base)
     return state
 
@@ -184,6 +190,21 @@ async def _read_runs(redis: Any, base: str) -> dict[str, int]:
         assert 0 < await redis.pttl(key) <= 3_600_000
         runs[key.removeprefix(base.encode() + b"B").decode()] = int(await redis.get(key))
     return runs
+
+
+def _add_kept(state: QueueState, logs: Mapping[bytes, Sequence[bytes]], checkpoints: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> None:
+    for raw_id, entries in logs.items():
+        *pieces, packed = entries
+        head = codec.LogHead.of(packed)
+        lines = [line for piece in pieces for line in codec.decode_lines(piece)]
+        assert (head.lines, head.size) == (len(lines), sum(map(len, pieces))), "the head of a log that counts wrong"
+        assert [line.cursor for line in lines] == list(range(head.cursor - len(lines) + 1, head.cursor + 1)), "lines without a cursor of their own"
+        assert 0 < head.lines <= 1000
+        assert head.size <= 262_144
+        state.logs[id_to_text(raw_id)] = [(line.cursor, line.attempt, line.message) for line in lines]
+    state.checkpoints = {id_to_text(raw_id): checkpoint for raw_id, checkpoint in checkpoints.items()}
+    for raw_id in (*logs, *checkpoints):
+        assert codec.header_of(records[raw_id]).flags & codec.FLAG_KEPT, f"keys that will not go with their job: {raw_id!r}"
 
 
 class _Decoder:
@@ -340,12 +361,10 @@ class _Decoder:
         assert dict(self._indexes["F"]) == latest
 
     def _is_kept(self, raw_id: bytes, header: codec.Header, found: Mapping[int, bytes]) -> bool:
-        """Whether something but its history makes a job one that has keys of its own."""
+        """Whether something but its history, log and checkpoint, which may be gone, makes a job one that has keys of its own."""
         if not header.flags & codec.FLAG_KEPT:
             return False
-        asks = codec.TAG_IDENTITY in found or codec.TAG_RETENTION in found
-        assert asks or raw_id in self._histories, "a job with keys of its own, which has none"
-        return asks
+        return codec.TAG_IDENTITY in found or codec.TAG_RETENTION in found
 
     def _put(self, raw_id: bytes, suffix: str, state: str) -> codec.Header:
         assert raw_id in self._headers, f"index {suffix} names {raw_id!r}, which has no record"

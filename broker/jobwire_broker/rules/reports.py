@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1 import job_pb2, job_service_pb2
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.names import id_to_bytes
+from jobwire_broker.store.codec import encode_lines
 from jobwire_broker.store.queue_store import BY_BACKOFF, PERMANENT, TurnItem
 
 #: The largest result, as Welcome tells it.
@@ -18,6 +19,8 @@ MAX_PROGRESS_DATA = 4096
 MAX_PROGRESS_MESSAGE = 512
 MAX_TYPE, MAX_MESSAGE, MAX_STACK = 128, 2048, 8192
 MAX_LINES, MAX_LINE = 100, 2048
+MAX_SEQUENCE = (1 << 53) - 1
+MAX_CHECKPOINT_BYTES = 1 << 16
 MAX_RETRY_AFTER_MS = 30 * 86_400_000
 MAX_SNOOZE_MS = 365 * 86_400_000
 
@@ -40,7 +43,7 @@ def clip(text: str, limit: int) -> str:
     return text.encode()[:limit].decode(errors="ignore")
 
 
-def _head(report: pb.Finish | pb.ProgressReport | pb.LogReport | pb.CancelReceipt) -> tuple[bytes, int]:
+def _head(report: pb.Finish | pb.ProgressReport | pb.LogReport | pb.CheckpointReport | pb.CancelReceipt) -> tuple[bytes, int]:
     if report.token < 1:
         raise InvalidField(f"token must be that of a lease; it is {report.token}", field="token")
     return id_to_bytes(report.id), report.token
@@ -65,8 +68,25 @@ def log_item(report: pb.LogReport) -> TurnItem:
     raw_id, token = _head(report)
     if not 1 <= len(report.lines) <= MAX_LINES:
         raise InvalidField(f"lines may have 1 to {MAX_LINES} lines; it has {len(report.lines)}", field="lines")
-    lines = [job_pb2.LogLine(sequence=x.sequence, level=clip(x.level, 16), message=clip(x.message, MAX_LINE), time_ms=x.time_ms) for x in report.lines]
-    return TurnItem("L", raw_id, token, job_service_pb2.JobChange(lines=lines).SerializeToString())
+    lines: list[job_pb2.LogLine] = []
+    for i, x in enumerate(report.lines):
+        if not (lines[-1].sequence if lines else 0) < x.sequence <= MAX_SEQUENCE:
+            raise InvalidField(f"lines[{i}].sequence must count from 1 and grow; it is {x.sequence}", field=f"lines[{i}].sequence")
+        lines.append(job_pb2.LogLine(sequence=x.sequence, level=clip(x.level, 16), message=clip(x.message, MAX_LINE), time_ms=x.time_ms))
+    return TurnItem("L", raw_id, token, encode_lines(lines))
+
+
+def checkpoint_item(report: pb.CheckpointReport) -> TurnItem:
+    """Raises InvalidField."""
+    raw_id, token = _head(report)
+    checkpoint = report.checkpoint
+    size = max(len(checkpoint.json.encode()), len(checkpoint.data))
+    if size > MAX_CHECKPOINT_BYTES:
+        message = f"checkpoint may have {MAX_CHECKPOINT_BYTES} bytes; it has {size}: leave a reference to it instead"
+        raise InvalidField(message, field="checkpoint", reason="PAYLOAD_TOO_LARGE")
+    if len(checkpoint.content_type) > 128 or not checkpoint.content_type.isprintable():
+        raise InvalidField("checkpoint.content_type may have 128 printable characters", field="checkpoint.content_type")
+    return TurnItem("K", raw_id, token, checkpoint.SerializeToString() if checkpoint.WhichOneof("content") else b"")
 
 
 def receipt_item(receipt: pb.CancelReceipt) -> TurnItem:

@@ -18,7 +18,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.names import check_queue, id_to_bytes
-from jobwire_broker.rules.reports import finish_item, log_item, progress_item, receipt_item
+from jobwire_broker.rules.reports import checkpoint_item, finish_item, log_item, progress_item, receipt_item
 from jobwire_broker.rules.shares import Shares
 from jobwire_broker.store import wire
 from jobwire_broker.store.policy import DEFAULT_ATTEMPTS
@@ -109,7 +109,7 @@ class WorkSession:
         if frame.HasField("credit"):
             self._receive_credit(frame.credit)
             out.credit = True
-        if frame.progress or frame.logs or frame.finishes or frame.cancel_receipts:
+        if frame.progress or frame.logs or frame.checkpoints or frame.finishes or frame.cancel_receipts:
             self._receive_reports(frame, out.items)
         if frame.HasField("draining"):
             self.draining = True
@@ -154,6 +154,7 @@ class WorkSession:
     def _receive_reports(self, frame: pb.WorkRequest, items: list[tuple[str, str, TurnItem]]) -> None:
         self._collect("progress", frame.progress, progress_item, items)
         self._collect("logs", frame.logs, log_item, items)
+        self._collect("checkpoints", frame.checkpoints, checkpoint_item, items)
         # A receipt for a job that ends in the same frame came before its end.
         self._collect("cancel_receipts", frame.cancel_receipts, receipt_item, items)
         at = len(items)

@@ -210,7 +210,7 @@ def change_of(queue: str, raw_id: bytes, record: bytes) -> pb.JobChange | None:
         return None
     change = pb.JobChange(job=codec.job_from_record(queue, raw_id, record))
     if codec.TAG_LOG in found:
-        change.MergeFromString(found[codec.TAG_LOG])
+        change.lines.extend(codec.decode_lines(found[codec.TAG_LOG]))
         change.type = pb.CHANGE_TYPE_LOG
     else:
         change.type = pb.CHANGE_TYPE_FINAL if change.job.state in codec.FINAL_STATES else pb.CHANGE_TYPE_UPDATE

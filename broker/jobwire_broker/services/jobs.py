@@ -43,7 +43,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class JobService(JobServiceServicer):
     """Enqueue jobs, look at them, act on them, follow them."""
 
-    UpdateJob = ListLogs = unserved
+    UpdateJob = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -98,6 +98,8 @@ class JobService(JobServiceServicer):
         job = codec.job_from_record(queue, raw_id, found.record)
         job.attempts.extend(attempts_of(found.record, history, labels))
         job.worker = job_without_payload(queue, raw_id, found.record, found.descriptor).worker
+        if codec.header_of(found.record).flags & codec.FLAG_KEPT:
+            await self._add_kept(job, queue, raw_id)
         return pb.GetJobResponse(job=job)
 
     @unary
@@ -125,6 +127,27 @@ class JobService(JobServiceServicer):
     async def ListFailures(self, request: pb.ListFailuresRequest, context: Context) -> pb.ListFailuresResponse:
         """Group the failed jobs."""
         return await list_failures(self._registry, request)
+
+    @unary
+    async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
+        """Read a page of a job's log."""
+        queue, raw_id = parse_job(request.name)
+        size = page_size(request.page_size)
+        if request.after < 0:
+            raise InvalidField(f"after must be a cursor of a line, or 0; it is {request.after}", field="after")
+        logs = await self._registry.store(queue).logs(raw_id, request.after, size)
+        if not logs.there:
+            raise _not_found(queue, raw_id, logs.state)
+        lines = [line for piece in logs.pieces for line in codec.decode_lines(piece) if line.cursor > request.after][:size]
+        dropped = logs.head.cursor - logs.head.lines
+        return pb.ListLogsResponse(lines=lines, next_after=lines[-1].cursor if lines else request.after, dropped=dropped)
+
+    async def _add_kept(self, job: job_pb2.Job, queue: str, raw_id: bytes) -> None:
+        """What stands in keys of its own."""
+        head, checkpoint = await self._registry.store(queue).kept(raw_id)
+        job.log_lines = head.lines
+        if checkpoint:
+            job.checkpoint.MergeFromString(checkpoint)
 
     @unary
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:

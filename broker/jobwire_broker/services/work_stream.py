@@ -261,7 +261,7 @@ class WorkStream:
         """The store's word on what the worker said."""
         if item.kind in _FINISHES:
             self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
-        elif settled.word != Word.OK and item.kind == "P":
+        elif settled.word != Word.OK and item.kind in "PK":
             self.work.drop(queue, item.raw_id, item.token)
             self.work.cancel(queue, text_id, item.token, pb.CANCEL_REASON_STALE_LEASE)
         else:

@@ -40,6 +40,8 @@ CANCEL_DONE, CANCEL_FORCED = 1, 2
 _CANCEL = Struct(">QQB")
 _MS = Struct(">Q")
 _EXPIRY = Struct(">cQ")
+#: Only behind the record of a delivery: jobwire.v1.Payload.
+TAG_CHECKPOINT = 68
 
 #: The sections of a job that uses no rule.
 _OUTCOME = frozenset((TAG_PAYLOAD, TAG_BACKOFF, TAG_DELAY, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE))
@@ -71,6 +73,48 @@ class Header(NamedTuple):
 def header_of(record: bytes) -> Header:
     """The header of a record, by names."""
     return Header._make(HEADER.unpack_from(record))
+
+
+_LINE = Struct(">QH")
+_PIECE = Struct(">QHH")
+_LOG_HEAD = Struct(">QQQII")
+
+
+def encode_lines(lines: Sequence[job_pb2.LogLine]) -> bytes:
+    """Lines of a log as a worker's report brings them to the store."""
+    parts: list[bytes] = []
+    for line in lines:
+        encoded = line.SerializeToString()
+        parts += (_LINE.pack(line.sequence, len(encoded)), encoded)
+    return b"".join(parts)
+
+
+def decode_lines(piece: bytes) -> list[job_pb2.LogLine]:
+    """Lines of a piece of a log (lua/lib/kept.lua), each with its cursor and its attempt."""
+    cursor, attempt, count = _PIECE.unpack_from(piece)
+    lines, at = [], _PIECE.size
+    for i in range(count):
+        end = at + 2 + int.from_bytes(piece[at : at + 2], "big")
+        line = job_pb2.LogLine.FromString(piece[at + 2 : end])
+        line.cursor, line.attempt = cursor + i, attempt
+        lines.append(line)
+        at = end
+    return lines
+
+
+class LogHead(NamedTuple):
+    """The head of a log: what came last, and how much is kept."""
+
+    token: int = 0
+    sequence: int = 0
+    cursor: int = 0
+    lines: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, packed: bytes) -> LogHead:
+        """Read it; empty bytes are that of no log."""
+        return cls._make(_LOG_HEAD.unpack(packed)) if packed else cls()
 
 
 class Backoff(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jobwire_broker.errors import StoreFault
 from jobwire_broker.store.client import StoreClient
+from jobwire_broker.store.codec import LogHead
 from jobwire_broker.store.policy import DEFAULT_PRIORITY
 
 MAX_ITEMS = 128
@@ -204,6 +205,15 @@ class Inspected(NamedTuple):
     labels: dict[int, bytes]
 
 
+class Logs(NamedTuple):
+    """Part of a job's log. When the job is gone, the state of its end, 0 when nothing is known. Decode the pieces with codec.decode_lines."""
+
+    there: bool
+    state: int
+    head: LogHead
+    pieces: list[bytes]
+
+
 class Crew(NamedTuple):
     """A session of the queue, and how many of the queue's jobs it holds. `alone`: it is kept for one that is delivered alone, or runs one."""
 
@@ -308,7 +318,7 @@ _SETTLED = _SettledAnswers()
 _TAIL_HEAD = Struct(">Hi")
 _HEADS: dict[tuple[int, int], bytes] = {}
 #: How many arguments follow an item of a turn; ARGUMENTS of lua/lib/finishes.lua.
-TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "G": 1, "R": 1, "P": 2, "E": 1, "L": 1}
+TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "G": 1, "R": 1, "P": 2, "E": 1, "L": 1, "K": 1}
 
 
 def _tail_head(attempts: int, priority: int) -> bytes:
@@ -546,6 +556,16 @@ class QueueStore:
     async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
         """Read jobs, at most MAX_ITEMS."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
+
+    async def logs(self, raw_id: bytes, after: int, limit: int) -> Logs:
+        """Read pieces of a job's log."""
+        there, state, head, *pieces = await self._call("logs", self._meta, [raw_id, after, limit])
+        return Logs(bool(there), state, LogHead.of(head), pieces)
+
+    async def kept(self, raw_id: bytes) -> tuple[LogHead, bytes]:
+        """The head of a job's log, and its checkpoint; empty when there is none."""
+        head, checkpoint = await self._call("kept", self._meta, [raw_id])
+        return LogHead.of(head), checkpoint
 
     async def inspect(self, raw_id: bytes) -> Inspected:
         """Read all of a job."""

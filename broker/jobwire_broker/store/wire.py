@@ -12,7 +12,7 @@ from struct import Struct
 
 from jobwire.v1 import worker_service_pb2
 
-from jobwire_broker.store.codec import HEADER_SIZE, SECTION, TAG_GROUP, TAG_LABELS, TAG_PAYLOAD, TAG_TIMEOUT, decode_labels
+from jobwire_broker.store.codec import FLAG_KEPT, HEADER_SIZE, SECTION, TAG_CHECKPOINT, TAG_GROUP, TAG_LABELS, TAG_PAYLOAD, TAG_TIMEOUT, decode_labels
 
 #: attempt, max_attempts and priority of a record's header.
 _HEAD = Struct(">8xH36xHi")
@@ -62,13 +62,16 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int
     attempt, max_attempts, priority = _HEAD.unpack_from(record)
     start = HEADER_SIZE + 1 + record[HEADER_SIZE]
     parts = [_queue_field(queue), _id_field(raw_id), b"\x1a", varint(record[HEADER_SIZE]), record[HEADER_SIZE + 1 : start]]
-    end, rules = len(record), b""
+    end, rules, checkpoint = len(record), b"", b""
     while start + 5 <= end:
         tag, size = SECTION.unpack_from(record, start)
         if tag == TAG_PAYLOAD:
             parts += (b"\x22", _cached_varint(size), record[start + 5 : start + 5 + size])
-            break
-        if tag in (TAG_GROUP, TAG_LABELS):
+            if not record[2] & FLAG_KEPT:
+                break
+        elif tag == TAG_CHECKPOINT:
+            checkpoint = b"\x4a" + varint(size) + record[start + 5 : start + 5 + size]
+        elif tag in (TAG_GROUP, TAG_LABELS):
             rules += _group_or_labels(tag, record[start + 5 : start + 5 + size])
         elif tag == TAG_TIMEOUT:
             timeout_ms = int.from_bytes(record[start + 5 : start + 5 + size], "big")
@@ -76,8 +79,8 @@ def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int
     parts += (b"\x28", token_varint(token), b"\x30", varint(attempt + 1), b"\x38", varint(max_attempts or attempts))
     if priority:
         parts += (b"\x40", _signed(priority))
-    if rules:
-        parts.append(rules)
+    if checkpoint or rules:
+        parts += (checkpoint, rules)
     if timeout_ms:
         parts.append(_timeout(timeout_ms))
     return b"".join(parts)

@@ -134,6 +134,7 @@ async def test_a_watch_begins_with_the_job_as_it_is_then_tells_each_change_and_i
         line = job_pb2.LogLine(sequence=1, level="info", message="hello", time_ms=5)
         await worker.send(work.WorkRequest(logs=[work.LogReport(queue=queue, id=job.id, token=job.token, lines=[line])]))
         logged = await watch.next()
+        line.cursor, line.attempt = 1, 1
         assert (logged.type, list(logged.lines)) == (pb.CHANGE_TYPE_LOG, [line])
         await worker.finish(completed(job, "7"))
     (final,) = await watch.rest()

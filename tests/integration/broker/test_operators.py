@@ -201,7 +201,6 @@ async def test_reflection_lists_every_service_and_gives_its_file(channel: grpc.a
 
 UNSERVED: list[Callable[[Api], Awaitable[object]]] = [
     lambda api: api.jobs.UpdateJob(jobs.UpdateJobRequest()),
-    lambda api: api.jobs.ListLogs(jobs.ListLogsRequest()),
     lambda api: api.queues.UpdateGroup(pb.UpdateGroupRequest()),
     lambda api: api.queues.PurgeQueue(pb.PurgeQueueRequest()),
     lambda api: api.queues.ListGroups(pb.ListGroupsRequest()),

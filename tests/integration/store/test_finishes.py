@@ -202,16 +202,6 @@ async def test_progress_and_the_finish_after_it_in_one_call(q: QueueLab) -> None
     assert await q.state() == QueueState(jobs={"a": done}, completed=["a"], completed_total=1, **ATTACHED)
 
 
-async def test_a_log_line_is_told_and_changes_nothing(q: QueueLab) -> None:
-    token = (await q.leased("a"))["a"]
-    before = await q.state()
-    async with q.heard() as heard:
-        assert await q.turn("L", "a", token, b"lines") == ("OK", "ACTIVE")
-    after = await q.state()
-    assert (after, after.numbers) == (before, before.numbers)
-    assert codec.sections(heard.records[0], codec.body_start(heard.records[0])) == {codec.TAG_LOG: b"lines"}
-
-
 async def test_extend_moves_the_sessions_deadline_and_never_back(q: QueueLab) -> None:
     token = (await q.leased("a"))["a"]
     for duration_ms, left in ((9000, 9000), (1000, 9000), (12_000, 12_000)):
@@ -307,7 +297,7 @@ async def test_another_finish_of_the_same_lease_comes_too_late(q: QueueLab, kind
     assert await q.state() == before
 
 
-@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L"])
+@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L", "K"])
 async def test_an_old_token_is_stale_once_the_job_was_leased_again(q: QueueLab, kind: str) -> None:
     old = (await q.leased("a"))["a"]
     await q.turn("R", "a", old)
@@ -320,13 +310,13 @@ async def test_an_old_token_is_stale_once_the_job_was_leased_again(q: QueueLab, 
     assert (after, after.numbers) == (before, before.numbers)
 
 
-@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L"])
+@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L", "K"])
 async def test_of_a_job_that_never_was_nothing_is_known(q: QueueLab, kind: str) -> None:
     assert await q.turn(kind, "never", 17, 1000, -1) == ("NOT_FOUND", "UNSPECIFIED")
     assert await q.state() == QueueState()
 
 
-@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L"])
+@pytest.mark.parametrize("kind", ["C", "F", "S", "R", "P", "X", "E", "L", "K"])
 async def test_a_job_that_was_never_leased_has_no_token(q: QueueLab, kind: str) -> None:
     await q.make("a")
     before = await q.state()
@@ -409,7 +399,7 @@ async def test_a_late_finish_is_stale_once_the_job_was_given_away(q: QueueLab) -
     assert await q.state() == before
 
 
-@pytest.mark.parametrize("kind", ["P", "X", "E", "L"])
+@pytest.mark.parametrize("kind", ["P", "X", "E", "L", "K"])
 async def test_a_reaped_job_takes_no_progress(q: QueueLab, kind: str) -> None:
     token = (await q.leased("a"))["a"]
     await q.lose("s")

@@ -76,7 +76,7 @@ def test_every_file_begins_with_a_sentence_on_what_it_holds(name: str) -> None:
     assert re.match(r"--- [A-Z].*[.:]", SOURCES[name])
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name != "reads.lua"])
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("reads.lua", "logs.lua")])
 def test_every_function_that_writes_names_its_keys_arguments_and_answer(name: str) -> None:
     header = SOURCES[name].split("\n\n")[0]
     for part in ("-- KEYS[1]  ", "-- ARGV     ", "-- Returns  "):

@@ -175,6 +175,12 @@ def test_a_delivery_is_what_protobuf_makes(
     expected.labels.update(labels)
     made = wire.delivery(queue, raw_id, token, record, 7)
     assert pb.Delivery.FromString(made) == expected
+    # What stands in keys of its own comes behind the record.
+    checkpoint = job_pb2.Payload(json=job_name)
+    packed = checkpoint.SerializeToString()
+    kept = header(priority=priority, attempt=attempt, attempts=attempts, flags=codec.FLAG_KEPT) + record[codec.HEADER_SIZE :]
+    with_checkpoint = wire.delivery(queue, raw_id, token, kept + codec.SECTION.pack(codec.TAG_CHECKPOINT, len(packed)) + packed, 7)
+    assert pb.Delivery.FromString(with_checkpoint) == pb.Delivery(checkpoint=checkpoint, **{f.name: v for f, v in expected.ListFields()})
     assert pb.WorkResponse.FromString(wire.jobs_field(made)).jobs == [expected]
 
 

@@ -6,11 +6,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobwire.v1 import job_pb2, job_service_pb2
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.rules import reports
-from jobwire_broker.rules.reports import clip, finish_item, log_item, progress_item, receipt_item
+from jobwire_broker.rules.reports import checkpoint_item, clip, finish_item, log_item, progress_item, receipt_item
 
 
 def finish(**outcome: Any) -> pb.Finish:
@@ -71,8 +71,25 @@ def test_progress_keeps_a_message_clipped_and_data_whole() -> None:
 def test_log_lines_are_clipped() -> None:
     report = pb.LogReport(queue="q", id="a", token=7, lines=[job_pb2.LogLine(sequence=3, level="l" * 99, message="m" * 9999, time_ms=5)])
     item = log_item(report)
-    (line,) = job_service_pb2.JobChange.FromString(item.a).lines  # type: ignore[arg-type]  # always bytes for L
+    assert isinstance(item.a, bytes)
+    line = job_pb2.LogLine.FromString(item.a[10:])
+    assert (int.from_bytes(item.a[:8], "big"), int.from_bytes(item.a[8:10], "big")) == (3, len(item.a) - 10)
     assert (item.kind, line.sequence, len(line.level), len(line.message), line.time_ms) == ("L", 3, 16, 2048, 5)
+
+
+def checkpoint(**content: Any) -> pb.CheckpointReport:
+    return pb.CheckpointReport(queue="q", id="a", token=7, checkpoint=job_pb2.Payload(**content))
+
+
+def test_a_checkpoint_is_kept_as_it_came_and_an_empty_one_is_none() -> None:
+    assert checkpoint_item(checkpoint(json="{}")) == ("K", b"a", 7, job_pb2.Payload(json="{}").SerializeToString(), b"")
+    assert checkpoint_item(checkpoint(data=b"", content_type="a/b")).a == job_pb2.Payload(data=b"", content_type="a/b").SerializeToString()
+    assert checkpoint_item(checkpoint()).a == checkpoint_item(pb.CheckpointReport(queue="q", id="a", token=7)).a == b""
+    assert len(str(checkpoint_item(checkpoint(data=bytes(65_536))).a)) > 65_536
+
+
+def logged(*sequences: int) -> pb.LogReport:
+    return pb.LogReport(queue="q", id="a", token=7, lines=[job_pb2.LogLine(sequence=sequence) for sequence in sequences])
 
 
 @pytest.mark.parametrize(
@@ -86,6 +103,15 @@ def test_log_lines_are_clipped() -> None:
         (finish_item, finish(snooze=pb.Snooze(delay=Duration(seconds=366 * 86400))), "snooze.delay"),
         (finish_item, finish(fail=pb.Fail(retry_after=Duration(seconds=31 * 86400))), "fail.retry_after"),
         (finish_item, finish(complete=pb.Complete(result=job_pb2.Payload(data=bytes(reports.MAX_RESULT_BYTES + 2000)))), "complete.result"),
+        (log_item, logged(), "lines"),
+        (log_item, logged(*range(1, 102)), "lines"),
+        (log_item, logged(0), "lines[0].sequence"),
+        (log_item, logged(1, 1), "lines[1].sequence"),
+        (log_item, logged(1, 1 << 53), "lines[1].sequence"),
+        (checkpoint_item, checkpoint(data=bytes(65_537)), "checkpoint"),
+        (checkpoint_item, checkpoint(json="é" * 32_769), "checkpoint"),
+        (checkpoint_item, checkpoint(data=b"x", content_type="a" * 129), "checkpoint.content_type"),
+        (checkpoint_item, pb.CheckpointReport(queue="q", id="a"), "token"),
         (progress_item, progress(percent=-0.1), "progress.percent"),
         (progress_item, progress(percent=100.1), "progress.percent"),
         (progress_item, progress(percent=float("nan")), "progress.percent"),

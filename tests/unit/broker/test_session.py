@@ -176,17 +176,19 @@ async def test_a_suspended_queue_is_quiet_once_its_calls_are_over() -> None:
 # Reports ----------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_progress_and_receipts_go_before_the_finishes_of_the_same_frame() -> None:
+def test_reports_and_receipts_go_before_the_finishes_of_the_same_frame() -> None:
     request = pb.WorkRequest(
         finishes=[pb.Finish(queue="r", id="a", token=7, complete=pb.Complete())],
         cancel_receipts=[pb.CancelReceipt(queue="q", id="b", token=8)],
-        logs=[pb.LogReport(queue="q", id="b", token=8, lines=[job_pb2.LogLine()])],
+        logs=[pb.LogReport(queue="q", id="b", token=8, lines=[job_pb2.LogLine(sequence=1)])],
+        checkpoints=[pb.CheckpointReport(queue="q", id="b", token=8, checkpoint=job_pb2.Payload(json="1"))],
         progress=[pb.ProgressReport(queue="r", id="a", token=7)],
     )
     items = live().receive(request, 5).items
     assert [(queue, text_id, item.kind, item.token) for queue, text_id, item in items] == [
         ("r", "a", "P", 7),
         ("q", "b", "L", 8),
+        ("q", "b", "K", 8),
         ("q", "b", "X", 8),
         ("r", "a", "C", 7),
     ]

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker import Cancelled, CancelReason, Job, PayloadError, Permanent, Retry, Snooze
 from jobwire_worker._outcomes import MESSAGE_LIMIT_BYTES, STACK_LIMIT_BYTES, Failed
@@ -45,10 +46,10 @@ def test_progress_never_falls_and_the_latest_message_wins() -> None:
     it.progress(40, "first")
     it.progress(30, "second")
     assert len(reports) == 1, "one word to the stream, however many calls"
-    progress, lines = it._take_reports()
+    progress, lines, _ = it._take_reports()
     assert progress is not None
     assert (progress.percent, progress.message, list(lines)) == (40, "second", [])
-    assert it._take_reports() == (None, [])
+    assert it._take_reports() == (None, [], None)
     it.progress(40, "third")
     assert len(reports) == 2
 
@@ -56,11 +57,11 @@ def test_progress_never_falls_and_the_latest_message_wins() -> None:
 def test_progress_is_kept_within_its_bounds() -> None:
     it, _ = job()
     it.progress(-5, "é" * 1000)
-    progress, _ = it._take_reports()
+    progress, _, _ = it._take_reports()
     assert progress is not None
     assert (progress.percent, len(progress.message.encode())) == (0, 512)
     it.progress(1000)
-    progress, _ = it._take_reports()
+    progress, _, _ = it._take_reports()
     assert progress is not None
     assert progress.percent == 100
     with pytest.raises(ValueError, match="4096 bytes"):
@@ -69,11 +70,43 @@ def test_progress_is_kept_within_its_bounds() -> None:
         it.progress(float("nan"))
 
 
+def test_the_latest_checkpoint_is_sent_once() -> None:
+    it, reports = job()
+    it.save_checkpoint({"page": 1})
+    it.save_checkpoint({"page": 2})
+    assert len(reports) == 1
+    assert it._take_reports() == (None, [], job_pb2.Payload(json='{"page":2}'))
+    it.log("more")
+    assert it._take_reports()[2] is None
+    it.save_checkpoint(b"\xff")
+    assert it._take_reports()[2] == job_pb2.Payload(data=b"\xff")
+    it.save_checkpoint(None)
+    assert it._take_reports()[2] == job_pb2.Payload()
+
+
+def test_a_checkpoint_over_its_bound_or_of_no_json_is_refused() -> None:
+    it, reports = job()
+    it.save_checkpoint("x" * 65_534)
+    for value, error in (("x" * 65_535, ValueError), (bytes(65_537), ValueError), (object(), TypeError), (float("nan"), ValueError)):
+        with pytest.raises(error):
+            it.save_checkpoint(value)
+    assert len(reports) == 1
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "value"),
+    [(None, None), (job_pb2.Payload(json='{"page":2}'), {"page": 2}), (job_pb2.Payload(json="null"), None), (job_pb2.Payload(data=b"\xff"), b"\xff")],
+)
+def test_a_handler_sees_what_the_attempt_before_left(checkpoint: job_pb2.Payload | None, value: object) -> None:
+    it, _ = job(checkpoint=checkpoint)
+    assert it.checkpoint == value
+
+
 def test_log_lines_are_numbered_and_the_latest_thousand_kept() -> None:
     it, _ = job()
     for number in range(1200):
         it.log(f"line {number}", level="debug")
-    _, lines = it._take_reports()
+    _, lines, _ = it._take_reports()
     assert [line.sequence for line in lines] == list(range(201, 1201))
     assert all(line.time_ms > 0 for line in lines)
     with pytest.raises(ValueError, match="level"):

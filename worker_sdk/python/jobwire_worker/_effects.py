@@ -31,7 +31,7 @@ class Lease:
         self.outcome: Outcome | None = None
         self.run: object = None
 
-    def write_identity(self, message: pb.Finish | pb.Held | pb.ProgressReport | pb.LogReport | pb.CancelReceipt) -> None:
+    def write_identity(self, message: pb.Finish | pb.Held | pb.ProgressReport | pb.LogReport | pb.CheckpointReport | pb.CancelReceipt) -> None:
         message.queue = self.queue
         message.id = self.id
         message.token = self.token

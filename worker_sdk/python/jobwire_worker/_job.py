@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROGRESS_MESSAGE_LIMIT_BYTES = 512
 PROGRESS_DATA_LIMIT_BYTES = 4096
+CHECKPOINT_LIMIT_BYTES = 65_536
 MAX_LOG_LINES_WAITING = 1000
 if TYPE_CHECKING:
     # A checker reads a bare `Job` as `Job[Any]`. At run time only Python 3.13 knows defaults, which is what pyright says here.
@@ -44,7 +45,21 @@ class Job(Generic[T]):
     A handler that takes `job: Job[Request]` finds its payload as a Request in `job.payload`; with `job: Job` it is the plain JSON value, or bytes.
     """
 
-    __slots__ = ("_delivery", "_lease", "_lines", "_percent", "_progress", "_reported", "_reports", "_sequence", "_taken", "_value", "cancelled")
+    __slots__ = (
+        "_checkpoint",
+        "_delivery",
+        "_lease",
+        "_lines",
+        "_percent",
+        "_progress",
+        "_reported",
+        "_reports",
+        "_sent",
+        "_sequence",
+        "_taken",
+        "_value",
+        "cancelled",
+    )
 
     def __init__(self, delivery: pb.Delivery, reports: Reports, lease: Any = None) -> None:
         self._delivery = delivery
@@ -54,6 +69,8 @@ class Job(Generic[T]):
         self._progress: tuple[float, str, str] | None = None
         self._taken: tuple[float, str, str] | None = None
         self._lines: deque[job_pb2.LogLine] | None = None
+        self._checkpoint: job_pb2.Payload | None = None
+        self._sent: job_pb2.Payload | None = None
         self._sequence = 0
         self._lease = lease
         self._value: Any = _UNSET
@@ -131,6 +148,14 @@ class Job(Generic[T]):
         payload = self._delivery.payload
         return cast("T", payload.data if payload.WhichOneof("content") == "data" else decode_json(payload))
 
+    @property
+    def checkpoint(self) -> Any:
+        """What an attempt before this one left with `save_checkpoint`: parsed JSON or bytes; None when there is nothing."""
+        if not self._delivery.HasField("checkpoint"):
+            return None
+        checkpoint = self._delivery.checkpoint
+        return checkpoint.data if checkpoint.WhichOneof("content") == "data" else decode_json(checkpoint)
+
     def progress(self, percent: float, message: str = "", *, data: Any = None) -> None:
         """Tell how far the job is.
 
@@ -164,6 +189,26 @@ class Job(Generic[T]):
         self._lines.append(job_pb2.LogLine(sequence=self._sequence, level=level, message=text, time_ms=time.time_ns() // 1_000_000))
         self._report()
 
+    def save_checkpoint(self, value: Any) -> None:
+        """Leave something for the next attempt, should there be one: JSON, a dataclass or bytes, at most 64 KiB. None takes the last one away.
+
+        It is there for the next attempt however this one ends: by a failure, a hand-back, the loss of the worker. Of many calls in a short time only the latest
+        is sent, within a tenth of a second; what was not sent before a worker is killed is lost. A completed job keeps none.
+
+        Raises ValueError for a value over the limit, and TypeError or ValueError for one that is no JSON.
+        """
+        if value is None:
+            payload = job_pb2.Payload()
+        elif isinstance(value, bytes | bytearray | memoryview):
+            payload = job_pb2.Payload(data=bytes(value))
+        else:
+            payload = job_pb2.Payload(json=encoder.encode(value))
+        size = max(len(payload.json.encode()), len(payload.data))
+        if size > CHECKPOINT_LIMIT_BYTES:
+            raise ValueError(f"a checkpoint is at most {CHECKPOINT_LIMIT_BYTES} bytes, got {size}; save a reference to it instead")
+        self._checkpoint = payload
+        self._report()
+
     def check_cancelled(self) -> None:
         """Raise Cancelled when the attempt is surely to be given up. For handlers in threads: call it in loops and let it rise.
 
@@ -178,16 +223,20 @@ class Job(Generic[T]):
             self._reported = True
             self._reports.put(self)
 
-    def _take_reports(self) -> tuple[job_pb2.Progress | None, Sequence[job_pb2.LogLine]]:
+    def _take_reports(self) -> tuple[job_pb2.Progress | None, Sequence[job_pb2.LogLine], job_pb2.Payload | None]:
         """What there is to report since the last call. For the stream, which calls it on its own thread."""
         self._reported = False  # first: what comes while we read puts itself in again
-        progress = self._progress  # never cleared: a value set between reading and clearing would be lost
+        progress, checkpoint = self._progress, self._checkpoint  # never cleared: a value set between reading and clearing would be lost
         waiting = self._lines
         lines: list[job_pb2.LogLine] = []
         while waiting:
             lines.append(waiting.popleft())
+        if checkpoint is self._sent:
+            checkpoint = None
+        else:
+            self._sent = checkpoint
         if progress is None or progress is self._taken:
-            return None, lines
+            return None, lines, checkpoint
         self._taken = progress
         percent, message, data_json = progress
-        return job_pb2.Progress(percent=percent, message=head(message, PROGRESS_MESSAGE_LIMIT_BYTES), data_json=data_json), lines
+        return job_pb2.Progress(percent=percent, message=head(message, PROGRESS_MESSAGE_LIMIT_BYTES), data_json=data_json), lines, checkpoint

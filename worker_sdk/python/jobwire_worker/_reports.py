@@ -1,4 +1,4 @@
-"""Progress and log lines that wait to be sent: of each job the latest progress and its last lines."""
+"""Progress, log lines and checkpoints that wait to be sent: of each job the latest progress and checkpoint, and its last lines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ MAX_LINES_KEPT = 1000
 _REPORT_BYTES = 320  # queue, id, token and tags, at their longest
 _LINE_BYTES = 2048 + 64
 _PROGRESS_BYTES = _REPORT_BYTES + 512 + 4096
+_CHECKPOINT_BYTES = _REPORT_BYTES + 65_536 + 256
 _LINES_BYTES = _REPORT_BYTES + MAX_LINES_PER_REPORT * _LINE_BYTES
 
 
@@ -28,23 +29,27 @@ class PendingReports:
     def __init__(self) -> None:
         self._progress: dict[Lease, job_pb2.Progress] = {}
         self._lines: dict[Lease, deque[job_pb2.LogLine]] = {}
+        self._checkpoints: dict[Lease, job_pb2.Payload] = {}
         self._sent_at = -math.inf
 
     def __bool__(self) -> bool:
-        return bool(self._progress or self._lines)
+        return bool(self._progress or self._lines or self._checkpoints)
 
     def __iter__(self) -> Iterator[Lease]:
-        """The leases that have something to report; one may come twice."""
+        """The leases that have something to report; one may come several times."""
         yield from self._progress
         yield from self._lines
+        yield from self._checkpoints
 
     @property
     def due_at(self) -> float:
         """When they may be sent without anything else."""
         return self._sent_at + INTERVAL_S
 
-    def note(self, lease: Lease, progress: job_pb2.Progress | None, lines: Iterable[job_pb2.LogLine]) -> None:
-        """A newer progress takes the place of an older one."""
+    def note(self, lease: Lease, progress: job_pb2.Progress | None, lines: Iterable[job_pb2.LogLine], checkpoint: job_pb2.Payload | None = None) -> None:
+        """A newer progress or checkpoint takes the place of an older one."""
+        if checkpoint is not None:
+            self._checkpoints[lease] = checkpoint
         if progress is not None:
             self._progress[lease] = progress
         for line in lines:
@@ -54,6 +59,7 @@ class PendingReports:
         """Drop what there is of this one."""
         self._progress.pop(lease, None)
         self._lines.pop(lease, None)
+        self._checkpoints.pop(lease, None)
 
     def write(self, frame: pb.WorkRequest, room: int, now: float) -> int:
         """Put as many into the frame as fit into `room` bytes. Returns the bytes that are left."""
@@ -62,6 +68,10 @@ class PendingReports:
             lease = next(iter(self._progress))
             lease.write_identity(frame.progress.add(progress=self._progress.pop(lease)))
             room -= _PROGRESS_BYTES
+        while self._checkpoints and room >= _CHECKPOINT_BYTES:
+            lease = next(iter(self._checkpoints))
+            lease.write_identity(frame.checkpoints.add(checkpoint=self._checkpoints.pop(lease)))
+            room -= _CHECKPOINT_BYTES
         while self._lines and room >= _LINES_BYTES:
             lease, lines = next(iter(self._lines.items()))
             batch = [lines.popleft() for _ in range(min(len(lines), MAX_LINES_PER_REPORT))]

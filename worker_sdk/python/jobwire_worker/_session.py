@@ -411,11 +411,13 @@ class Session:
         if stream is not None and stream.welcomed:
             stream.finishes.append(lease)
 
-    def reported(self, lease: Lease, progress: job_pb2.Progress | None, lines: Iterable[job_pb2.LogLine] = ()) -> None:
+    def reported(
+        self, lease: Lease, progress: job_pb2.Progress | None, lines: Iterable[job_pb2.LogLine] = (), checkpoint: job_pb2.Payload | None = None
+    ) -> None:
         """The handler says how far it is. Of several reports of progress the latest is sent."""
         if lease.outcome is not None or self._held.get(lease.key) is not lease:
             return
-        self._reports.note(lease, progress, lines)
+        self._reports.note(lease, progress, lines, checkpoint)
 
     def drain(self) -> None:
         """Take nothing more. What was delivered and not started goes back."""

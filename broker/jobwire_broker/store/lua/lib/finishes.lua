@@ -21,6 +21,7 @@ end
 local function complete(ctx, j, result)
   j.losses, j.ended = 0, END.COMPLETE
   if result ~= '' then j.body = with_section(j.body, TAG_RESULT, result) end
+  kept.forget_checkpoint(ctx, j)
   move_to_final(ctx, j, STATE.COMPLETED)
 end
 
@@ -114,13 +115,6 @@ local function extend(ctx, j, duration_ms)
   if session then redis.call('ZADD', ctx.base .. 't', 'GT', ctx.clock + duration_ms, 'S' .. session) end
 end
 
--- Log lines are told to who watches now, as a section of their own behind the unchanged record.
-local function tell_log(ctx, j, lines)
-  if not is_watched(ctx) then return end
-  ctx.changed = true
-  tell(ctx, j.id, brief(encode(j)) .. struct.pack('>BI4', TAG_LOG, #lines) .. lines)
-end
-
 local function finish(ctx, kind, j, a, b)
   reclaim(ctx, j)
   if kind == 'C' then
@@ -160,15 +154,18 @@ local function settle_one(ctx, kind, id, token, a, b)
     receive_cancel(ctx, j)
   elseif kind == 'E' then
     extend(ctx, j, tonumber(a))
+  elseif kind == 'K' then
+    kept.save_checkpoint(ctx, j, a)
   else
-    tell_log(ctx, j, a)
+    kept.log(ctx, j, a)
   end
   return 'OK', j.state
 end
 
 -- How many arguments follow an item, by its kind: C complete, D complete with a result, F fail (failure, wait in ms: -1 by the backoff, -2 it is permanent),
--- S snooze (ms), G limit its group (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines.
-local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, G = 1, R = 1, P = 2, X = 0, E = 1, L = 1 }
+-- S snooze (ms), G limit its group (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines
+-- (sequence (8) · length (2) · jobwire.v1.LogLine each), K checkpoint.
+local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, G = 1, R = 1, P = 2, X = 0, E = 1, L = 1, K = 1 }
 local NUMBER_AT = { F = 2, S = 1, G = 1, P = 1, E = 1 }
 local KIND_C = 67
 local PLAIN_ANSWER = 'OK 5'

@@ -124,6 +124,7 @@ end
 -- The keys of a job with FLAG_KEPT go with it.
 local function unlink_kept(ctx, id)
   gather(ctx, 'UNLINK', ctx.base .. 'h' .. id)
+  gather(ctx, 'UNLINK', ctx.base .. 'L' .. id, ctx.base .. 'y' .. id)
 end
 
 -- Forget a job that has left its index; its end goes to the ring.

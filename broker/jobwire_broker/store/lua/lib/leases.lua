@@ -60,6 +60,13 @@ local function lease_again(ctx, id, record, sid, token)
   return struct.pack(LEASED, FORMAT, STATE.ACTIVE, flags, losses, END.NONE, NO_PROGRESS, returns, attempt + 1, token, sid, token) .. rest, flags
 end
 
+-- A record with what is kept apart from it.
+local function with_apart(ctx, id, record, flags)
+  if math.floor(flags / FLAG_KEPT) % 2 == 1 then record = record .. kept.checkpoint(ctx, id) end
+  if math.floor(flags / FLAG_APART) % 2 == 1 then record = record .. payload_apart(ctx, id) end
+  return record
+end
+
 -- Lease jobs that were just taken out of an index; id, token and record of each go to `out`. Answers the size of the records.
 -- A record goes out as it was before: its reader adds one to the attempt. This loop is the hottest of all, so it makes no table for a job.
 local function lease_popped(ctx, sid, members, out)
@@ -83,7 +90,7 @@ local function lease_popped(ctx, sid, members, out)
       if leased then
         writes[w + 1], writes[w + 2] = record_key .. id, leased
         leases[a + 1], leases[a + 2] = '0', sid4 .. token8 .. id
-        if flags >= FLAG_APART and math.floor(flags / FLAG_APART) % 2 == 1 then record = record .. payload_apart(ctx, id) end
+        if flags >= FLAG_APART then record = with_apart(ctx, id, record, flags) end
         out[o + 1], out[o + 2], out[o + 3] = id, n, record
         w, a, o, size = w + 2, a + 2, o + 3, size + #record
         if watched then tell(ctx, id, brief(leased)) end
