@@ -40,7 +40,7 @@ from jobwire_client._job import (
     worker_from,
 )
 from jobwire_client._many import enqueue_many
-from jobwire_client._payload import encoded
+from jobwire_client._payload import payload_message
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
@@ -253,7 +253,7 @@ class Client:
         """
         request = job_service_pb2.RetryJobRequest(name=name_of(job))
         if payload is not None:
-            request.payload.MergeFromString(encoded(payload))
+            request.payload.CopyFrom(payload_message(payload))
         return job_from((await self._call(_RETRY, request)).job)
 
     async def resolve(self, job: str | Named, note: str = "") -> Job:

@@ -60,6 +60,11 @@ def _head(kind: bytes, size: int) -> bytes:
     return _PAYLOAD + varint(len(head) + size) + head
 
 
+def payload_message(payload: object) -> job_pb2.Payload:
+    """The payload as a message, for calls that are rare. Raises InvalidRequest."""
+    return job_pb2.JobSpec.FromString(b"".join(encoded(payload))).payload
+
+
 def from_message(payload: job_pb2.Payload) -> Any:
     """What was sent: the parsed JSON, bytes, or None. A text that is no JSON comes as it is."""
     kind = payload.WhichOneof("content")
