@@ -1,6 +1,7 @@
 """How a command asks a broker: a client for its time, errors as one sentence and an exit code, Ctrl-C as 130."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -93,6 +94,14 @@ def labels_of(options: list[str] | None) -> dict[str, str] | None:
             raise CommandFailed(f"{option!r} is no label: write KEY=VALUE", Exit.USAGE)
         labels[key] = value
     return labels or None
+
+
+def parsed(text: str) -> Any:
+    """The JSON of a payload. Raises CommandFailed."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandFailed(f"the payload is no JSON: {error}", Exit.USAGE) from None
 
 
 async def _with_client(target: str, question: Callable[[Client], Coroutine[Any, Any, None]]) -> None:

@@ -1,6 +1,5 @@
 """`jobwire enqueue`: one job, or one per line of standard input."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, sentence_of
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.output import enqueued_json, write_json, write_line
@@ -55,7 +54,7 @@ def enqueue(
         required_labels=labels_of(require),
         units=units,
     )
-    specs = (replace(common, payload=_parsed(line)) for line in lines)
+    specs = (replace(common, payload=_payload_of(line)) for line in lines)
     durability: Durability = "disk" if disk else "store"
 
     async def question(client: Client) -> None:
@@ -100,13 +99,8 @@ def _lines(source: TextIO) -> Iterator[str]:
     return (line for line in source if line.strip())
 
 
-def _parsed(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CommandFailed(f"the payload is no JSON: {error}", Exit.USAGE) from None
+def _payload_of(line: str | None) -> Any:
+    return None if line is None else parsed(line)
 
 
 def _priority(text: str | None) -> int | str | None:

@@ -7,8 +7,8 @@ import typer
 from jobwire_client import Client, Job
 from rich.text import Text
 
-from jobwire_cli import output, watching
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, guarded, job_name
+from jobwire_cli import bulk, dead_letters, filtering, output, watching
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, guarded, job_name, parsed
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
@@ -18,6 +18,8 @@ app = typer.Typer(help="Look at jobs and act on them.", no_args_is_help=True)
 
 def register(parent: typer.Typer) -> None:
     """Add the commands."""
+    dead_letters.register(app)
+    bulk.register(app)
     parent.add_typer(app, name="jobs")
 
 
@@ -25,14 +27,34 @@ def register(parent: typer.Typer) -> None:
 def list_jobs(
     queue: Annotated[str, typer.Argument(metavar="QUEUE")],
     state: Annotated[str, typer.Option("--state", "-s", help="delayed, waiting, blocked, active, completed, failed, cancelled or expired.")] = "waiting",
+    name: filtering.Name = None,
+    group: filtering.Group = None,
+    label: filtering.Label = None,
+    since: filtering.Since = None,
+    until: filtering.Until = None,
+    ended_since: filtering.EndedSince = None,
+    ended_until: filtering.EndedUntil = None,
+    fingerprint: filtering.Fingerprint = None,
+    resolved: filtering.Resolved = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 20,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of one queue in one state, in the order in which they will run; those that have ended come newest first."""
+    wanted = filtering.filter_of(
+        name=name,
+        group=group,
+        label=label,
+        since=since,
+        until=until,
+        ended_since=ended_since,
+        ended_until=ended_until,
+        fingerprint=fingerprint,
+        resolved=resolved,
+    )
 
     async def question(client: Client) -> None:
-        jobs = [job async for job in client.list_jobs(queue, state, limit=limit)]
+        jobs = [job async for job in client.list_jobs(queue, state, filter=wanted, limit=limit)]
         if as_json:
             output.write_json(map(output.job_json, jobs))
         else:
@@ -108,11 +130,18 @@ def cancel(
 
 
 @app.command()
-def retry(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+def retry(
+    job: JobArgument,
+    queue: QueueOfJob = None,
+    payload: Annotated[str | None, typer.Option("--payload", metavar="JSON", help="What it shall carry from now on.")] = None,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
     """Put a failed, cancelled or expired job back, with all its attempts before it again."""
+    edited = None if payload is None else parsed(payload)
 
     async def question(client: Client) -> None:
-        _say(await client.retry(job_name(job, queue)), as_json)
+        _say(await client.retry(job_name(job, queue), payload=edited), as_json)
 
     ask(target, question)
 
@@ -176,6 +205,10 @@ def _show(job: Job, as_json: bool) -> None:
     if job.failure is not None:
         fields.append(("failure", Text(": ".join(filter(None, (job.failure.reason, job.failure.type, job.failure.message))), style="red")))
         fields += [("", job.failure.stack)] if job.failure.stack else []
+    if job.fingerprint:
+        fields.append(("fingerprint", job.fingerprint))
+    if job.resolution is not None:
+        fields.append(("resolved", f"{output.age(job.resolution.time)} ago" + (f": {job.resolution.note}" if job.resolution.note else "")))
     output.write_fields(fields)
 
 

@@ -88,13 +88,14 @@ def job_json(job: Job) -> Members:
     failure = job.failure and filled(
         type=job.failure.type or None, message=job.failure.message or None, stack=job.failure.stack or None, reason=job.failure.reason or None
     )
+    resolution = job.resolution and filled(note=job.resolution.note or None, resolveTime=date(job.resolution.time))
     numbers = {"revision": job.revision, "priority": job.priority, "attempt": job.attempt, "maxAttempts": job.max_attempts}
     return {
         **filled(name=job.name, queue=job.queue, id=job.id, jobName=job.job_name or None, state=job.state),
         **numbers,
         **filled(token=job.token, losses=job.losses, progress=progress, **_content("payload", job.payload), **_content("result", job.result), failure=failure),
         **filled(createTime=date(job.create_time), dueTime=date(job.due_time), startTime=date(job.start_time), finishTime=date(job.finish_time)),
-        **filled(worker=job.worker or None, **_rules(job)),
+        **filled(worker=job.worker or None, **_rules(job), fingerprint=job.fingerprint or None, resolution=resolution),
         **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
     }
 

@@ -1,0 +1,68 @@
+"""The options that say which jobs of a queue are meant."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from jobwire_client import JobFilter
+
+from jobwire_cli.asking import labels_of
+from jobwire_cli.durations import parse_duration
+from jobwire_cli.exits import CommandFailed, Exit
+
+_WHEN = "DURATION|DATE"
+
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
+Name = Annotated[str | None, typer.Option("--name", metavar="JOB_NAME", help="Only jobs of this name.")]
+Group = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="Only jobs of this group.")]
+Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only jobs with this label. Repeat it for more.")]
+Since = Annotated[str | None, typer.Option("--since", metavar=_WHEN, help="Only jobs enqueued at or after this: 2h ago is 2h.")]
+Until = Annotated[str | None, typer.Option("--until", metavar=_WHEN, help="Only jobs enqueued before this.")]
+EndedSince = Annotated[str | None, typer.Option("--ended-since", metavar=_WHEN, help="Only jobs that ended at or after this.")]
+EndedUntil = Annotated[str | None, typer.Option("--ended-until", metavar=_WHEN, help="Only jobs that ended before this.")]
+Fingerprint = Annotated[
+    str | None, typer.Option("--fingerprint", metavar="HEX", help="Only jobs that failed with this fingerprint; `jobs failures` lists them.")
+]
+Resolved = Annotated[bool | None, typer.Option("--resolved/--unresolved", help="Only failed jobs with a note, or without one.")]
+
+
+def filter_of(
+    *,
+    name: str | None,
+    group: str | None,
+    label: list[str] | None,
+    since: str | None,
+    until: str | None,
+    ended_since: str | None,
+    ended_until: str | None,
+    fingerprint: str | None,
+    resolved: bool | None,
+    states: list[str] | None = None,
+) -> JobFilter:
+    """The filter that the options say. Raises CommandFailed."""
+    return JobFilter(
+        states=states or (),
+        job_name=name,
+        group=group,
+        labels=labels_of(label) or {},
+        created_after=_moment(since),
+        created_before=_moment(until),
+        finished_after=_moment(ended_since),
+        finished_before=_moment(ended_until),
+        fingerprint=fingerprint,
+        resolved=resolved,
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A date, or so long ago. A date without a zone is one of this machine."""
+    if text is None:
+        return None
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise CommandFailed(f"{text!r} is neither a duration (2h, 7d) nor a date (2026-11-22, 2026-11-22T16:00Z)", Exit.USAGE) from None
