@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
+from jobwire.v1 import worker_service_pb2 as work
 
 from tests.integration.broker.asking import completed, enqueue_all, failed, finish, get, job_name_of, lease, listed, span, spec
 from tests.support.api import Api, refusal
@@ -31,6 +32,11 @@ async def found(api: Api, queue: str, state: "job_pb2.JobState.ValueType", size:
             return ids
 
 
+async def leased(api: Api, queue: str, count: int) -> list[work.Delivery]:
+    """Lease jobs. Groups take turns, so they come in another order than that of their ids, in which this gives them."""
+    return sorted(await lease(api, queue, count), key=lambda job: job.id)
+
+
 async def bring_to(api: Api, queue: str, state: "job_pb2.JobState.ValueType", specs: list[job_pb2.JobSpec]) -> None:
     """Make jobs, and bring them all into one state, in this order."""
     if state == DELAYED:
@@ -41,7 +47,7 @@ async def bring_to(api: Api, queue: str, state: "job_pb2.JobState.ValueType", sp
         for made in specs:
             await api.jobs.CancelJob(pb.CancelJobRequest(name=job_name_of(queue, made.id)))
     elif state in (ACTIVE, COMPLETED, FAILED):
-        jobs = await lease(api, queue, len(specs))
+        jobs = await leased(api, queue, len(specs))
         if state != ACTIVE:
             await finish(api, *(completed(job) if state == COMPLETED else failed(job, permanent=True) for job in jobs))
 
@@ -101,7 +107,7 @@ async def test_what_has_not_ended_has_no_end_to_be_filtered_by(api: Api, queue: 
 @pytest.mark.parametrize("size", [1, 2, 1000])
 async def test_failed_jobs_are_filtered_by_fingerprint_and_note(api: Api, queue: str, size: int) -> None:
     await enqueue_all(api, [spec(queue, f"j{i}", group="acme" if i < 4 else "") for i in range(8)])
-    jobs = await lease(api, queue, 8)
+    jobs = await leased(api, queue, 8)
     await finish(api, *(failed(job, f"{'one' if i % 2 else 'two'} {i}", permanent=True) for i, job in enumerate(jobs)))
     fingerprint = (await get(api, job_name_of(queue, "j1"))).fingerprint
     assert len(fingerprint) == 16
@@ -119,10 +125,10 @@ async def test_failed_jobs_are_filtered_by_fingerprint_and_note(api: Api, queue:
 
 
 async def test_a_page_may_be_short_and_not_the_last(api: Api, queue: str) -> None:
-    await enqueue_all(api, [spec(queue, f"j{i:04}", group="rare" if i in (0, 999) else "") for i in range(1000)])
+    await enqueue_all(api, [spec(queue, f"j{i:04}", labels={"rare": "1"} if i in (0, 999) else {}) for i in range(1000)])
     for start in range(1000, 3000, 1000):
-        await enqueue_all(api, [spec(queue, f"j{i:04}", group="rare" if i == 2999 else "") for i in range(start, start + 1000)])
-    request = pb.ListJobsRequest(parent=f"queues/{queue}", state=WAITING, filter=pb.JobFilter(group="rare"))
+        await enqueue_all(api, [spec(queue, f"j{i:04}", labels={"rare": "1"} if i == 2999 else {}) for i in range(start, start + 1000)])
+    request = pb.ListJobsRequest(parent=f"queues/{queue}", state=WAITING, filter=pb.JobFilter(labels={"rare": "1"}))
     first = await api.jobs.ListJobs(request)
     assert ([job.id for job in first.jobs], first.total, bool(first.next_page_token)) == (["j0000", "j0999"], 3000, True)
     request.page_token = first.next_page_token
