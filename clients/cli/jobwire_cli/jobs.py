@@ -111,6 +111,27 @@ def watch(
 
 
 @app.command()
+def logs(
+    job: JobArgument,
+    queue: QueueOfJob = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each line as it comes, until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(metavar="CURSOR", min=0, help="Begin behind the line with this cursor.")] = 0,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the handlers of a job logged, the oldest line first."""
+
+    async def question(client: Client) -> None:
+        async for line in client.logs(job_name(job, queue), after=after, follow=follow):
+            if as_json:
+                output.write_json([output.line_json(line)])
+            else:
+                output.write_line(f"{line.time.astimezone():%H:%M:%S.%f}"[:-3] + f"  {line.level:<7}  {line.message}")
+
+    ask(target, question)
+
+
+@app.command()
 def cancel(
     job: JobArgument,
     queue: QueueOfJob = None,

@@ -108,7 +108,7 @@ def _rules(job: Job) -> Members:
 def change_json(change: Change) -> Members:
     """A change of a watched job: its type, and the job's members; with `log` its lines."""
     if change.type == "log":
-        return {"type": "log", "name": change.job.name, "queue": change.job.queue, "id": change.job.id, "lines": [_line_json(line) for line in change.lines]}
+        return {"type": "log", "name": change.job.name, "queue": change.job.queue, "id": change.job.id, "lines": [line_json(line) for line in change.lines]}
     if change.type == "gap":
         return {"type": "gap", "queue": change.job.queue}
     if change.type == "not_found":
@@ -154,8 +154,10 @@ def server_json(server: ServerInfo) -> Members:
     }
 
 
-def _line_json(line: LogLine) -> Members:
-    return {"sequence": line.sequence, "level": line.level, "message": line.message, "timeMs": round(line.time.timestamp() * 1000)}
+def line_json(line: LogLine) -> Members:
+    """One logged line."""
+    members: Members = {"sequence": line.sequence, "level": line.level, "message": line.message, "timeMs": round(line.time.timestamp() * 1000)}
+    return members | ({"cursor": line.cursor, "attempt": line.attempt} if line.cursor else {})
 
 
 def _content(name: str, value: object) -> Members:

@@ -27,6 +27,7 @@ from jobwire_client._job import (
     Change,
     Enqueued,
     Job,
+    LogLine,
     Named,
     Queue,
     ServerInfo,
@@ -39,6 +40,7 @@ from jobwire_client._job import (
     state_number,
     worker_from,
 )
+from jobwire_client._logs import followed_lines, kept_lines
 from jobwire_client._many import enqueue_many
 from jobwire_client._payload import payload_message
 from jobwire_client._poller import quiet_poller
@@ -57,6 +59,7 @@ _JOBS, _QUEUES, _ADMIN = "/jobwire.v1.JobService/", "/jobwire.v1.QueueService/",
 _GET = Method(_JOBS + "GetJob", job_service_pb2.GetJobResponse.FromString)
 _EXPLAIN = Method(_JOBS + "ExplainJob", job_service_pb2.ExplainJobResponse.FromString)
 _LIST = Method(_JOBS + "ListJobs", job_service_pb2.ListJobsResponse.FromString)
+_LOGS = Method(_JOBS + "ListLogs", job_service_pb2.ListLogsResponse.FromString)
 _CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromString)
 _RETRY = Method(_JOBS + "RetryJob", job_service_pb2.RetryJobResponse.FromString)
 _PROMOTE = Method(_JOBS + "PromoteJob", job_service_pb2.PromoteJobResponse.FromString)
@@ -331,6 +334,23 @@ class Client:
         wanted = [name if isinstance(name, str) else name.name for name in names]
         return _watch.watch(self._open(), wanted, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s)
 
+    def logs(self, job: str | Named, *, after: int = 0, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """What the handlers of a job logged, the oldest line first: at most the last 1,000 lines and 256 KiB are kept.
+
+        Args:
+            job: the job.
+            after: begin behind the line with this `cursor`.
+            follow: go on with each line as it comes, until the job has ended. A broken stream is resumed elsewhere, and no line that is kept is left out.
+
+        Raises:
+            JobNotFound: there is no such job.
+            QueueUnavailable: as in `watch`.
+        """
+        name = name_of(job)
+        if follow:
+            return followed_lines(self._list_logs, self.watch_changes([name]), name, after)
+        return kept_lines(self._list_logs, name, after)
+
     # ------------------------------------------------------------------ lists
 
     async def list_jobs(self, queue: str, state: str, *, filter: JobFilter | None = None, limit: int | None = None) -> AsyncGenerator[Job, None]:
@@ -481,6 +501,9 @@ class Client:
         return WatchToken(token=answer.token, expires_at=answer.expire_time.ToDatetime(UTC))
 
     # ------------------------------------------------------------------ details
+
+    async def _list_logs(self, request: job_service_pb2.ListLogsRequest) -> job_service_pb2.ListLogsResponse:
+        return await self._call(_LOGS, request)
 
     def _open(self) -> Connections:
         if self._closed:

@@ -214,6 +214,10 @@ class LogLine:
     """The line."""
     time: datetime
     """By the worker's clock."""
+    cursor: int = 0
+    """Its place in the job's log, over all runs. Without holes, from 1."""
+    attempt: int = 0
+    """The run that logged it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,8 +424,12 @@ def completed_by(job: Job, known: Job | None) -> Job:
 def change_from(message: job_service_pb2.JobChange) -> Change:
     """A Change from its message."""
     word: Any = job_service_pb2.ChangeType.Name(message.type).removeprefix("CHANGE_TYPE_").lower()
-    lines = tuple(LogLine(line.sequence, line.level, line.message, datetime.fromtimestamp(line.time_ms / 1000, UTC)) for line in message.lines)
-    return Change(word, job_from(message.job), lines)
+    return Change(word, job_from(message.job), tuple(map(line_from, message.lines)))
+
+
+def line_from(line: job_pb2.LogLine) -> LogLine:
+    """A LogLine from its message."""
+    return LogLine(line.sequence, line.level, line.message, datetime.fromtimestamp(line.time_ms / 1000, UTC), line.cursor, line.attempt)
 
 
 def queue_from(message: queue_service_pb2.Queue) -> Queue:

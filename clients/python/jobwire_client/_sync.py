@@ -19,7 +19,7 @@ from jobwire_client._failures import FailureGroup
 from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
-from jobwire_client._job import Change, Enqueued, Job, Named, Queue, ServerInfo, WatchToken, WorkerSession
+from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, Queue, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules
 from jobwire_client.errors import ClientClosed
@@ -136,6 +136,10 @@ class SyncClient:
     def watch_changes(self, names: Iterable[str | Named]) -> Iterator[Change]:
         """Follow many jobs or queues."""
         return self._iterate(lambda client: client.watch_changes(names))
+
+    def logs(self, job: str | Named, *, after: int = 0, follow: bool = False) -> Iterator[LogLine]:
+        """What the handlers of a job logged."""
+        return self._iterate(lambda client: client.logs(job, after=after, follow=follow))
 
     def list_jobs(self, queue: str, state: str, *, filter: JobFilter | None = None, limit: int | None = None) -> Iterator[Job]:
         """The jobs of one queue in one state."""

@@ -186,6 +186,16 @@ def test_watching_shows_progress_logs_and_the_end(jobwire: Jobwire, worker: CliW
     assert connected["instanceId"] in jobwire("workers")
 
 
+def test_logs_are_shown_and_followed(jobwire: Jobwire, worker: CliWorker, queue: str) -> None:
+    name = jobwire("enqueue", queue, "steps", "3")
+    followed = jobwire.lines("jobs", "logs", name, "--follow")
+    assert [(line["cursor"], line["attempt"], line["level"], line["message"]) for line in followed] == [(i + 1, 1, "info", f"line {i}") for i in range(3)]
+    assert jobwire.lines("jobs", "logs", name, "--after", "1") == followed[1:]
+    assert [line.split("  ", 1)[1] for line in jobwire("jobs", "logs", name).splitlines()] == [f"info     line {i}" for i in range(3)]
+    jobwire("jobs", "logs", "nope", "--queue", queue)
+    assert jobwire.code == Exit.NOT_FOUND
+
+
 def test_watching_an_event_stream_shows_the_same(jobwire: Jobwire, worker: CliWorker, shared_gateway: Gateway, queue: str) -> None:
     name = jobwire("enqueue", queue, "steps", "6")
     changes = jobwire.lines("jobs", "watch", "--url", f"{shared_gateway.url}/v1/{name}/events")
