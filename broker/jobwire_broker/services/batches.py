@@ -118,6 +118,9 @@ def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> B
         return _conflict(item, result, path) if result.word == Word.CONFLICT else None
     if result == Word.EXISTS:
         return JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field=f"{path}.id")
+    if result == Word.TOO_LARGE:
+        message = f"{path}.payload has more bytes than the queue's policy allows (max_payload_bytes): enqueue a reference to it instead"
+        return InvalidField(message, field=f"{path}.payload", reason="PAYLOAD_TOO_LARGE")
     return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
 
 

@@ -39,6 +39,7 @@ class Word(StrEnum):
     REPLACED = "REPLACED"
     CONFLICT = "CONFLICT"
     FULL = "FULL"
+    TOO_LARGE = "TOO_LARGE"
     KEY_HELD = "KEY_HELD"
     NO_SESSION = "NO_SESSION"
     SESSION_MOVED = "SESSION_MOVED"
@@ -423,7 +424,7 @@ class QueueStore:
         self.wake_channel = base + "W"
 
     def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
-        """Make jobs, then lease. `words` are MADE, EXISTS, FULL or Other; `priority` is the queue's, for items that name none. The call is sent before this
+        """Make jobs, then lease. `words` are MADE, EXISTS, FULL, TOO_LARGE or Other; `priority` is the queue's, for items that name none. The call is sent before this
         returns when a connection is free; to be awaited once. Raises PolicyChanged.
         """
         return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))

@@ -11,7 +11,7 @@ from jobwire.v1 import job_pb2, policy_pb2
 from jobwire.v1 import job_service_pb2 as jobs
 from jobwire.v1 import queue_service_pb2 as pb
 
-from tests.integration.broker.asking import enqueue, failed, finish, lease
+from tests.integration.broker.asking import enqueue, enqueue_all, failed, finish, lease, spec
 from tests.support import Broker
 from tests.support.api import Api, refusal
 from tests.support.api import api as connect
@@ -117,3 +117,67 @@ async def test_a_connected_worker_hears_of_new_attempts_within_two_seconds(api: 
                 await enqueue(api, queue)
                 if (await worker.jobs(1))[0].max_attempts == 9:
                     break
+
+
+async def test_a_payload_over_the_queues_bound_is_refused(api: Api, queue: str) -> None:
+    await update(api, queue, "policy.max_payload_bytes", max_payload_bytes=10)
+    await enqueue(api, queue, payload=job_pb2.Payload(data=bytes(10)))
+    refused = await refusal(enqueue(api, queue, payload=job_pb2.Payload(json="x" * 11)))
+    assert (refused.code, refused.reason, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", ("job.payload",))
+    items = await enqueue_all(api, [spec(queue, payload=job_pb2.Payload(data=bytes(size))) for size in (11, 10)])
+    assert [(item.verdict, item.error.reason, item.error.field) for item in items] == [
+        (jobs.ENQUEUE_VERDICT_REFUSED, "PAYLOAD_TOO_LARGE", "jobs[0].payload"),
+        (jobs.ENQUEUE_VERDICT_MADE, "", ""),
+    ]
+
+
+DAY_S = 86_400
+LONG = Duration(seconds=3651 * DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "bound"),
+    [
+        ({"queue_class": 6}, "queue_class", "not known"),
+        ({"attempts": -1}, "attempts", "from 1 to 1000"),
+        ({"attempts": 1001}, "attempts", "from 1 to 1000"),
+        ({"backoff": job_pb2.Backoff(base=Duration(seconds=7 * DAY_S + 1))}, "backoff.base", "7 days"),
+        ({"backoff": job_pb2.Backoff(base=Duration(seconds=-1))}, "backoff.base", "from 0"),
+        ({"backoff": job_pb2.Backoff(factor=0.5)}, "backoff.factor", "from 1 to 10"),
+        ({"backoff": job_pb2.Backoff(factor=float("nan"))}, "backoff.factor", "from 1 to 10"),
+        ({"backoff": job_pb2.Backoff(max_delay=Duration(seconds=31 * DAY_S))}, "backoff.max_delay", "30 days"),
+        ({"backoff": job_pb2.Backoff(jitter=1.5)}, "backoff.jitter", "from 0 to 1"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()] * 33)}, "backoff.delays", "32"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration(), Duration(seconds=31 * DAY_S)])}, "backoff.delays[1]", "30 days"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()], factor=2)}, "backoff.delays", "beside base and factor"),
+        ({"permanent_errors": ["x"] * 33}, "permanent_errors", "32"),
+        ({"permanent_errors": ["x", ""]}, "permanent_errors[1]", "1 to 128"),
+        ({"permanent_errors": ["x" * 129]}, "permanent_errors[0]", "1 to 128"),
+        ({"timeout": Duration(nanos=99_000_000)}, "timeout", "from 0:00:00.1"),
+        ({"timeout": Duration(seconds=1, nanos=-1)}, "timeout", "nanos"),
+        ({"timeout": Duration(seconds=31 * DAY_S)}, "timeout", "30 days"),
+        ({"total_timeout": Duration(seconds=366 * DAY_S)}, "total_timeout", "365 days"),
+        ({"expires_in": Duration(seconds=-5)}, "expires_in", "from 0:00:00.1"),
+        ({"retention": {"completed": {"count": -1}}}, "retention.completed.count", "from 0 to 10000000"),
+        ({"retention": {"failed": {"count": 10_000_001}}}, "retention.failed.count", "from 0 to 10000000"),
+        ({"retention": {"expired": {"age": LONG}}}, "retention.expired.age", "3650 days"),
+        ({"limit": {"concurrency": 1_000_001}}, "limit.concurrency", "from 1 to 1000000"),
+        ({"limit": {"rate": {"period": Duration(seconds=1)}}}, "limit.rate.count", "from 1 to 1000000"),
+        ({"limit": {"rate": {"count": 5}}}, "limit.rate.period", "from 0:00:00.001"),
+        ({"group_limit": {"rate": {"count": 5, "period": Duration(seconds=1), "burst": 6}}}, "group_limit.rate.burst", "from 1 to count (5)"),
+        ({"job_limits": {"a b": {"concurrency": 1}}}, "job_limits", "1 to 128"),
+        ({"job_limits": {"mail": {"concurrency": -1}}}, "job_limits[mail].concurrency", "from 1 to 1000000"),
+        ({"job_limits": {f"n{i}": {"concurrency": 1} for i in range(101)}}, "job_limits", "100"),
+        ({"ageing": Duration(seconds=31 * DAY_S)}, "ageing", "30 days"),
+        ({"start_target": Duration(seconds=31 * DAY_S)}, "start_target", "30 days"),
+        ({"max_payload_bytes": (1 << 20) + 1}, "max_payload_bytes", "from 1 to 1048576"),
+        ({"max_depth": -1}, "max_depth", "from 1 to 1000000000"),
+        ({"max_depth": 1_000_000_001}, "max_depth", "from 1 to 1000000000"),
+        ({"worker_slots": 10_001}, "worker_slots", "from 1 to 10000"),
+    ],
+)
+async def test_what_is_out_of_its_bounds_is_refused_by_name_and_changes_nothing(api: Api, queue: str, fields: dict[str, Any], field: str, bound: str) -> None:
+    refused = await refusal(update(api, queue, "policy", "paused", paused=True, **{"priority": 1, **fields}))
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (f"queue.policy.{field}",))
+    assert bound in refused.message
+    assert (await refusal(policy_of(api, queue))).reason == "QUEUE_NOT_FOUND"

@@ -175,3 +175,27 @@ async def test_the_text_is_read_once_for_each_version_of_it(q: QueueLab) -> None
         await q.redis.hset(q.base + "m", "policy", json.dumps({"v": version, "priority": version}))
     await q.store.enqueue([item("a", priority=None)], priority=1009)
     assert (await q.state()).jobs["a"].priority == 1009
+
+
+# Payloads ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def payload(size: int) -> bytes:
+    return job_pb2.Payload(data=bytes(size), content_type="x/y").SerializeToString()
+
+
+@pytest.mark.parametrize("most", [1, 127, 128, 300, 20_000])
+async def test_a_payload_over_the_queues_bound_is_refused_for_itself(q: QueueLab, most: int) -> None:
+    await q.make(item("before", payload=payload(most + 1)))
+    await q.store.set_policy(0, text(max_payload_bytes=most))
+    words = await q.make(
+        item("fits", payload=payload(most)),
+        item("large", payload=payload(most + 1)),
+        item("none"),
+        # What was made before the bound is found again.
+        item("before", payload=payload(most + 1)),
+        item("before", payload=payload(most + 2)),
+        item("text", payload=job_pb2.Payload(json="x" * (most + 1)).SerializeToString()),
+    )
+    assert words == ["MADE", "TOO_LARGE", "MADE", "MADE", "EXISTS", "TOO_LARGE"]
+    assert (await q.state()).waiting == ["before", "fits", "none"]

@@ -5,7 +5,7 @@
 --          something special; per such item: its number, when ('' now, '+<ms>' from now, '<ms>' date), the flags of its record; count of items with an identity or a retention of their own; per such item:
 --          its number, identity as in lib/identity.lua ('' for none), signature of an idempotency key (''); lease count; per lease: session, epoch, jobs, bytes
 -- Returns  { word per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is another, and then
---          nothing was done. Words: MADE | EXISTS | FOUND <id> | REPLACED <id> | CONFLICT <length of the id (1)> <id> <signature> | FULL
+--          nothing was done. Words: MADE | EXISTS | FOUND <id> | REPLACED <id> | CONFLICT <length of the id (1)> <id> <signature> | FULL | TOO_LARGE
 -- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
 -- Where the items begin in ARGV.
@@ -105,11 +105,11 @@ local function existing(ctx, ids)
 end
 
 -- Make a job with an identity or a retention of its own, unless its key is held. Answers a word, and the record when it was made.
-local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, room)
+local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, refused)
   local asked = ask.identity ~= ''
   local word = asked and identity.answer(ctx, id, tail, ask.identity, ask.signature)
   if word then return word, nil end
-  if room and room < 1 then return 'FULL', nil end
+  if refused then return refused, nil end
   if not asked or identity.ends(ask.identity) then flags = flags + FLAG_KEPT end
   local record = make(ctx, id, due_ms, priority, tail, flags)
   if asked then identity.take(ctx, id, ask.identity, ask.signature) end
@@ -117,19 +117,20 @@ local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, room)
 end
 
 -- Make the items, some of which may exist already, or may be others by their identity. Answers a word for each.
-local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, room)
+local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, room, large)
   local words = {}
   for i = 1, #ids do
     local id, priority, tail, record = ids[i], argv[ITEMS_AT + 3 * i - 2], argv[ITEMS_AT + 3 * i - 1], nil
+    local refused = large[i] or (room and room < 1 and 'FULL')
     if records[id] then
       words[i] = is_same(ctx, id, records[id], tail, priority) and 'MADE' or 'EXISTS'
     elseif known[id] then
       words[i] = known[id] == true and 'MADE' or 'REPLACED ' .. known[id]
     elseif asks[i] then
-      words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], flags[i] or 0, room)
+      words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], flags[i] or 0, refused)
       if string.sub(words[i], 1, 9) == 'REPLACED ' then known[id] = string.sub(words[i], 10) end
-    elseif room and room < 1 then
-      words[i] = 'FULL'
+    elseif refused then
+      words[i] = refused
     else
       words[i], record = 'MADE', make(ctx, id, dues[i] or 0, priority, tail, flags[i] or 0)
     end
@@ -139,6 +140,31 @@ local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, r
     end
   end
   return words
+end
+
+-- How many bytes a payload has, by the section that holds it: a jobwire.v1.Payload, whose first field is its content.
+local function content_size(payload)
+  local tag = byte(payload) or 0
+  if tag ~= 10 and tag ~= 18 then return 0 end
+  local size, shift, at = 0, 1, 2
+  repeat
+    local digit = byte(payload, at)
+    size, shift, at = size + digit % 128 * shift, shift * 128, at + 1
+  until digit < 128
+  return size
+end
+
+-- The word for each item whose payload is larger than the queue takes, by its number. NONE when it takes what every queue does.
+local NONE = {}
+local function too_large(ctx, argv, count)
+  local most = ctx.policy.max_payload
+  if not most then return NONE end
+  local large = {}
+  for i = 1, count do
+    local payload = section(sub(argv[ITEMS_AT + 3 * i - 1], TAIL_HEAD + 1), TAG_PAYLOAD)
+    if payload and content_size(payload) > most then large[i] = 'TOO_LARGE' end
+  end
+  return large
 end
 
 -- How many more jobs the queue may hold; nil when it has no maximum depth.
@@ -184,9 +210,10 @@ local function enqueue(keys, argv)
   local ids, dues, flags, after = read_items(ctx, argv, tonumber(argv[1]))
   local asks, leases_at = read_asks(argv, after)
   local known, room, words = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), room_in(ctx), {}
-  if argv[2] == '1' or asks ~= NO_ASKS or next(known) or (room and room < #ids) or not make_all(ctx, argv, ids, dues, flags) then
+  local large = too_large(ctx, argv, #ids)
+  if argv[2] == '1' or asks ~= NO_ASKS or next(known) or (room and room < #ids) or next(large) or not make_all(ctx, argv, ids, dues, flags) then
     ctx = open(keys[1])
-    words = make_missing(ctx, argv, ids, dues, flags, asks, known, existing(ctx, ids), room)
+    words = make_missing(ctx, argv, ids, dues, flags, asks, known, existing(ctx, ids), room, large)
     flush(ctx)
   else
     send_gathered(ctx)
