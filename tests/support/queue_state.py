@@ -268,6 +268,9 @@ class _Decoder:
     def _decode_meta(self) -> None:
         known = {
             b"n",
+            b"made_total",
+            b"ended_total",
+            b"rates",
             b"seq",
             b"clock",
             b"last_pulse",
@@ -281,7 +284,7 @@ class _Decoder:
             b"failed_total",
         }
         assert self._meta.keys() <= known | LINE_META, self._meta
-        number = {key: int(value) for key, value in self._meta.items() if key in known and key != b"solo"}
+        number = {key: int(value) for key, value in self._meta.items() if key in known and key not in (b"solo", b"rates")}
         self.state.policy = self._meta.get(b"policy", b"").decode()
         state = self.state
         state.n, state.seq, state.clock = number.get(b"n", 0), number.get(b"seq", 0), number.get(b"clock", 0)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobwire.v1 import policy_pb2
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -23,6 +24,7 @@ from jobwire_broker.rules.meter import Histogram, Meter
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.store.codec import header_of
+from jobwire_broker.store.policy import Policy, policy_from_text
 from jobwire_broker.store.queue_store import Stats
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class BrokerMetrics(Collector):
     async def _collect(self) -> list[Metric]:
         await self._look()
         meters = {name: queue.partition.meter for name, queue in self._registry.queues.items() if queue.partition.meter is not None}
-        return [*_counted(meters), *_measured(meters), *_stored(self._view), *self._workers(), *self._here()]
+        return [*_counted(meters), *_measured(meters), *self._starts(), *_stored(self._view), *self._workers(), *self._here()]
 
     async def _look(self) -> None:
         """Read the store, unless that was just done. What can't be read is left out: an old number would look like a new one."""
@@ -112,6 +114,21 @@ class BrokerMetrics(Collector):
         """How long the job that runs next has waited."""
         _, found = await self._registry.store(name).page("w", b"", 1)
         return max(0.0, (self._registry.clock.now_us() - header_of(found[0][1]).order) / 1e6) if found else 0.0
+
+    def _starts(self) -> Iterable[Metric]:
+        """For queues that have a class or a target, as far as this broker knows."""
+        labels = ["queue", "class"]
+        started = CounterMetricFamily("jobwire_jobs_started", "Jobs that started through this broker.", labels=labels)
+        late = CounterMetricFamily("jobwire_jobs_started_late", "Those of them that started later than the target.", labels=labels)
+        for name, queue in self._registry.queues.items():
+            policy, starts = queue.partition.policy, queue.partition.starts
+            if not policy.queue_class and not policy.target_ms:
+                continue
+            key = [name, _class_word(policy)]
+            started.add_metric(key, starts.started)
+            if policy.target_ms:
+                late.add_metric(key, starts.late)
+        return started, late
 
     def _workers(self) -> Iterable[Metric]:
         streams: dict[bytes, WorkSession] = {}
@@ -173,7 +190,11 @@ def _stored(view: StoreView) -> Iterable[Metric]:
     workers = GaugeMetricFamily("jobwire_queue_workers", "Worker processes that take jobs from it, at any broker.", labels=["queue"])
     completed = CounterMetricFamily("jobwire_queue_completed", "Jobs completed since the queue was made, through any broker.", labels=["queue"])
     failed = CounterMetricFamily("jobwire_queue_failed", "Jobs failed since the queue was made, for whatever reason.", labels=["queue"])
+    target = GaugeMetricFamily("jobwire_queue_start_target_seconds", "Within what time a job of the queue should start.", labels=["queue", "class"])
     for name, stats in view.stats.items():
+        policy = policy_from_text(stats.policy)
+        if policy.target_ms:
+            target.add_metric([name, _class_word(policy)], policy.target_ms / 1000)
         depth.add_metric([name], stats.waiting)
         for state in _STATES:
             jobs.add_metric([name, state], getattr(stats, state))
@@ -182,11 +203,15 @@ def _stored(view: StoreView) -> Iterable[Metric]:
         workers.add_metric([name], stats.sessions)
         completed.add_metric([name], stats.completed_total)
         failed.add_metric([name], stats.failed_total)
-    yield from (depth, jobs, lag, paused, workers, completed, failed)
+    yield from (depth, jobs, lag, paused, workers, completed, failed, target)
     if view.memory is not None:
         used, limit = view.memory
         yield _gauge("jobwire_store_memory_bytes", "Memory that the store uses.", used)
         yield _gauge("jobwire_store_memory_limit_bytes", "Its maxmemory; 0 for none.", limit)
+
+
+def _class_word(policy: Policy) -> str:
+    return policy_pb2.QueueClass.Name(policy.queue_class).removeprefix("QUEUE_CLASS_").lower() if policy.queue_class else ""
 
 
 def _gauge(name: str, sentence: str, value: float) -> Metric:

@@ -141,4 +141,5 @@ class QueueService(QueueServiceServicer):
         stats = await self._registry.get(name).store.stats()
         queue = queue_of(name, stats)
         queue.policy.CopyFrom(policy_from_text(stats.policy).rules)
+        queue.rate_in, queue.rate_out = stats.rate_in_milli / 1000, stats.rate_out_milli / 1000
         return queue

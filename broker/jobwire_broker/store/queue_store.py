@@ -187,6 +187,8 @@ class Stats(NamedTuple):
     sessions: int
     seq: int
     policy: str
+    rate_in_milli: int
+    rate_out_milli: int
 
 
 class Found(NamedTuple):
@@ -424,8 +426,8 @@ class QueueStore:
         self.wake_channel = base + "W"
 
     def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
-        """Make jobs, then lease. `words` are MADE, EXISTS, FULL, TOO_LARGE or Other; `priority` is the queue's, for items that name none. The call is sent before this
-        returns when a connection is free; to be awaited once. Raises PolicyChanged.
+        """Make jobs, then lease. `words` are MADE, EXISTS, FULL, TOO_LARGE or Other; `priority` is the queue's, for items that name none. The call is sent
+        before this returns when a connection is free; to be awaited once. Raises PolicyChanged.
         """
         return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
 

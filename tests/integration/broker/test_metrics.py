@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1.job_pb2 import Failure, JobSpec
-from jobwire.v1.job_service_pb2 import EnqueueBatchRequest
-from jobwire.v1.queue_service_pb2 import PauseQueueRequest
+from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueRequest
+from jobwire.v1.policy_pb2 import QUEUE_CLASS_HIGH, QueuePolicy
+from jobwire.v1.queue_service_pb2 import PauseQueueRequest, Queue, UpdateQueueRequest
 from jobwire.v1.worker_service_pb2 import Complete, Fail, Finish, FinishJobsRequest, LeaseJobsRequest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -36,6 +39,21 @@ async def scrape(broker: Broker) -> dict[str, float]:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return samples
+
+
+async def test_starts_are_counted_against_the_target_of_the_queue(measured: Broker, queue: str) -> None:
+    async with api(measured) as services:
+        policy = QueuePolicy(queue_class=QUEUE_CLASS_HIGH, start_target=Duration(nanos=1_000_000))
+        update = UpdateQueueRequest(queue=Queue(name=f"queues/{queue}", policy=policy), update_mask=FieldMask(paths=["policy"]))
+        await services.queues.UpdateQueue(update)
+        await services.jobs.EnqueueBatch(EnqueueBatchRequest(jobs=[JobSpec(queue=queue, job_name="mail") for _ in range(4)]))
+        await services.jobs.Enqueue(EnqueueRequest(job=JobSpec(queue=queue, job_name="mail")))
+        assert len((await services.workers.LeaseJobs(LeaseJobsRequest(queue=queue, max_jobs=5))).jobs) == 5
+        seen = await scrape(measured)
+    of = f'class="high",queue="{queue}"'
+    assert seen[f"jobwire_jobs_started_total{{{of}}}"] == 5
+    assert seen[f"jobwire_jobs_started_late_total{{{of}}}"] >= 4
+    assert seen[f"jobwire_queue_start_target_seconds{{{of}}}"] == 0.001
 
 
 async def test_jobs_are_counted_and_timed_by_queue(measured: Broker, queue: str) -> None:

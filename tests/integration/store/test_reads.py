@@ -91,7 +91,7 @@ async def test_stats_count_what_lists_give(q: QueueLab) -> None:
     await q.store.delete(b"c0")
     await q.store.pause(True)
     state = await q.state()
-    assert await q.store.stats() == Stats(len(state.waiting), 9, 9, 8, 9, 9, 0, 9, 9, True, 1, state.seq, "")
+    assert (await q.store.stats())[:13] == (len(state.waiting), 9, 9, 8, 9, 9, 0, 9, 9, True, 1, state.seq, "")
 
 
 async def test_a_job_that_waits_to_go_alone_counts_as_waiting(q: QueueLab) -> None:
@@ -106,7 +106,7 @@ async def test_a_job_that_waits_to_go_alone_counts_as_waiting(q: QueueLab) -> No
 
 
 async def test_the_stats_of_a_queue_that_never_was_are_zero(q: QueueLab) -> None:
-    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, "")
+    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, "", 0, 0)
     assert await q.store.sessions() == []
     assert await q.redis.keys(q.base + "*") == []
 
@@ -124,3 +124,38 @@ async def test_a_wide_cursor_reads_on_at_its_score(q: QueueLab) -> None:
     for score, ids in ((-6.0, ["a", "b"]), (0.0, ["b"]), (8.0, [])):
         _, found = await q.store.page("w", struct.pack(">d", score) + bytes(9), 9)
         assert [raw_id.decode() for raw_id, _ in found] == ids
+
+
+async def test_rates_are_those_of_the_last_minute(q: QueueLab) -> None:
+    async def rates() -> tuple[float, float]:
+        stats = await q.store.stats()
+        return round(stats.rate_in_milli * 60 / 1000), round(stats.rate_out_milli * 60 / 1000)
+
+    async def ago(ms: int) -> None:
+        """Let all that was noted be so much older."""
+        entries = await q.redis.hget(q.base + "m", "rates")
+        moved = [int.from_bytes(entries[at : at + 6], "big") - ms for at in range(0, len(entries), 22)]
+        parts = [date.to_bytes(6, "big") + entries[22 * i + 6 : 22 * i + 22] for i, date in enumerate(moved)]
+        await q.redis.hset(q.base + "m", "rates", b"".join(parts))
+
+    assert await rates() == (0, 0)
+    tokens = await q.leased("a", "b", "c", "d")
+    await q.complete("a", tokens["a"])
+    await q.fail("b", tokens["b"], permanent=True)
+    await q.store.cancel(b"c", 0)
+    # Whatever was made before the first pulse counts as well.
+    assert await rates() == (4, 3)
+    await q.pulse("s")
+    assert await rates() == (4, 3)
+    await ago(30_000)
+    await q.pulse("s")
+    await q.make("e")
+    assert await rates() == (5, 3)
+    await ago(40_000)
+    await q.pulse("s")
+    # The first four were made 70 s ago, at the latest; `e` 40 s ago.
+    assert [round(rate) for rate in await rates()] == [4, 3]
+    await ago(61_000)
+    assert await rates() == (0, 0)
+    await q.make("f")
+    assert (await rates())[0] == 1

@@ -66,7 +66,7 @@ local function make(ctx, id, due_ms, priority, tail, flags)
     gather(ctx, 'ZADD w', lines.score(ctx, priority, ctx.n), n8 .. id)
     ctx.added = ctx.added + 1
   end
-  ctx.changed = true
+  ctx.changed, ctx.made = true, ctx.made + 1
   if is_watched(ctx) then tell(ctx, id, brief(record)) end
   return record
 end
@@ -93,7 +93,7 @@ local function make_all(ctx, argv, ids, dues, flags)
       if watched then tell(ctx, id, brief(record)) end
     end
   end
-  ctx.batches.MSET, ctx.changed = nil, #ids > 0
+  ctx.batches.MSET, ctx.changed, ctx.made = nil, #ids > 0, #ids
   return #ids == 0 or send(writes) == 1
 end
 

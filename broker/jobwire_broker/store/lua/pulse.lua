@@ -220,6 +220,7 @@ local function pulse(keys, argv)
   groups.forget_idle(ctx)
   trim(ctx)
   forget_old(ctx)
+  rules.note_rates(ctx)
   local cancels, timeouts = undelivered_cancels(ctx, sids), untold_timeouts(ctx, sids)
   local due, expiry = next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 'u', ctx.now_ms)
   if due < 0 or (expiry >= 0 and expiry < due) then due = expiry end

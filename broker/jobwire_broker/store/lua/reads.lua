@@ -164,14 +164,17 @@ local function list(keys, argv)
   return out
 end
 
--- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq, the policy's text }.
+-- Returns { waiting, active, delayed, completed, failed, cancelled, expired, completed_total, failed_total, paused, sessions, seq, the policy's text, jobs made and ended
+-- per 1,000 s }.
 local function stats(keys)
   local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
-  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw')
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw', 'made_total', 'ended_total', 'rates')
   ctx.lw = tonumber(meta[6]) or 0
+  local time = redis.call('TIME')
+  local rate_in, rate_out = rules.rates(meta[9] or '', tonumber(meta[7]) or 0, tonumber(meta[8]) or 0, time[1] * 1000 + math.floor(time[2] / 1000))
   return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
-    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '' }
+    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '', rate_in, rate_out }
 end
 
 -- Returns session, held count, descriptor, session … of all sessions of the queue.

@@ -2,7 +2,7 @@
 --
 -- All keys of a queue are `<base><suffix>` with the queue's hash tag in <base>:
 --   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total,
---               policy (JSON, see below), lw (jobs in lines l, n, q), full (units for which a broker found no room under the queue's limit), judged (the policy
+--               policy (JSON, see below), made_total, ended_total and rates (lib/rules.lua), lw (jobs in lines l, n, q), full (units for which a broker found no room under the queue's limit), judged (the policy
 --               that blocks were made by), and what lib/limits.lua keeps: vt fw vx tat extra
 --   w   zset    waiting, score = priority, member = order (8 bytes) .. id
 --   o   zset    waiting to be delivered alone, same form
@@ -62,7 +62,7 @@ local function open(key)
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
   local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy',
-    'lw', 'judged', 'full')
+    'lw', 'judged', 'full', 'made_total', 'ended_total')
   local now_us = time[1] * 1000000 + time[2]
   local last = tonumber(meta[1]) or 0
   local ctx = {
@@ -72,6 +72,7 @@ local function open(key)
     policy = policy_of(meta[10]), completed_total = tonumber(meta[8]) or 0, failed_total = tonumber(meta[9]) or 0,
     set = {}, events = {}, batches = {}, records = {}, jobs = {}, histories = {}, dirty = {}, grown = {}, added = 0, completions = 0, failures = 0,
     lw = tonumber(meta[11]) or 0,
+    made_total = tonumber(meta[14]) or 0, ended_total = tonumber(meta[15]) or 0, made = 0, other_ends = 0,
   }
   ctx.lw_before = ctx.lw
   if meta[13] and meta[13] ~= '0' then ctx.full = tonumber(meta[13]) end

@@ -151,6 +151,8 @@ local function close(ctx)
   -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
   if not ctx.changed and not ctx.wake and #ctx.set == 0 and ctx.added == 0 then return end
   set_meta(ctx, 'n', ctx.n)
+  if ctx.made > 0 then set_meta(ctx, 'made_total', ctx.made_total + ctx.made) end
+  if ctx.completions + ctx.other_ends > 0 then set_meta(ctx, 'ended_total', ctx.ended_total + ctx.completions + ctx.other_ends) end
   if ctx.completions > 0 then set_meta(ctx, 'completed_total', ctx.completed_total + ctx.completions) end
   if ctx.failures > 0 then set_meta(ctx, 'failed_total', ctx.failed_total + ctx.failures) end
   if ctx.changed then

@@ -46,7 +46,10 @@ local function move_to_final(ctx, j, state)
     j.progress = 10000
     gather(ctx, 'RPUSH c', end_entry(j, j.id))
     ctx.completions = ctx.completions + 1
-  elseif state == STATE.FAILED then
+    return
+  end
+  ctx.other_ends = ctx.other_ends + 1
+  if state == STATE.FAILED then
     failures.mark(j)
     ctx.failures = ctx.failures + 1
   end
