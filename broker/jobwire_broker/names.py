@@ -107,6 +107,14 @@ def parse_queue(name: str, field: str = "name") -> str:
     return check_queue(parts[1], field)
 
 
+def parse_group(name: str, field: str = "name") -> tuple[str, str]:
+    """Take queue and group out of `queues/{queue}/groups/{group}`. Raises InvalidField."""
+    parts = name.split("/")
+    if len(parts) != 4 or (parts[0], parts[2]) != ("queues", "groups"):
+        raise InvalidField(f"{field} must be queues/{{queue}}/groups/{{group}}; it is {_shown(name)}", field=field)
+    return check_queue(parts[1], field), check_group(parts[3], field)
+
+
 def job_path(queue: str, raw_id: bytes) -> str:
     """`queues/{queue}/jobs/{id}`."""
     return f"queues/{queue}/jobs/{id_to_text(raw_id)}"

@@ -11,10 +11,10 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.rules.hands import Hand, is_short
+from jobwire_broker.rules.limiting import groups_hold, limit_holds, with_holders
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Explained
 
-MAX_HOLDERS = 100
 _FAILED, _SNOOZED, _RELEASED = 2, 3, 4
 State = job_pb2.JobState
 
@@ -28,25 +28,29 @@ def explain(queue: str, raw_id: bytes, found: Explained, hands: Sequence[Hand]) 
     elif header.state in codec.FINAL_STATES:
         holds = [_final(job)]
     else:
-        holds = [*_due(job, header, found), *_delivery(queue, header, found, hands)] or [_next()]
+        holds = [*_due(job, header, found), *_delivery(queue, job, header, found, hands)] or [_next()]
     summary = "; ".join(hold.message for hold in holds)
     return pb.ExplainJobResponse(summary=f"{summary[0].upper()}{summary[1:]}.", state=job.state, holds=holds)
 
 
-def _delivery(queue: str, header: codec.Header, found: Explained, hands: Sequence[Hand]) -> list[pb.JobHold]:
+def _delivery(queue: str, job: job_pb2.Job, header: codec.Header, found: Explained, hands: Sequence[Hand]) -> list[pb.JobHold]:
     """What would keep any job of its line from a worker, then what is before this one."""
     holds = []
     if found.paused:
         holds.append(pb.JobHold(reason=pb.HOLD_REASON_QUEUE_PAUSED, message=f"the queue {queue} is paused"))
+    if found.judged is not None:
+        holds += limit_holds(queue, job, found, hands)
     takers = [hand for hand in hands if hand.takes_more]
     if not takers:
         holds.append(pb.JobHold(reason=pb.HOLD_REASON_NO_WORKER, message=f"no worker is connected that takes jobs from {queue}"))
+    if found.judged is not None and found.judged.groups_before:
+        holds.append(groups_hold(found.judged))
     if found.before > 0:
         holds.append(_before(found))
     if header.flags & codec.FLAG_ALONE:
         holds.append(_alone(header, takers))
     elif takers and header.state == State.JOB_STATE_WAITING and is_short(takers):
-        holds.append(_with_holders(pb.HOLD_REASON_NO_CREDIT, f"{_workers(len(takers))} of {queue} {_has(len(takers))} all the jobs wanted", takers))
+        holds.append(with_holders(pb.HOLD_REASON_NO_CREDIT, f"{_workers(len(takers))} of {queue} {_has(len(takers))} all the jobs wanted", takers))
     return holds
 
 
@@ -89,7 +93,7 @@ def _alone(header: codec.Header, takers: Sequence[Hand]) -> pb.JobHold:
     busy = kept or [hand for hand in takers if hand.held]
     if kept:
         why += f"; {kept[0].worker or kept[0].session.hex()} is kept for that and still holds {kept[0].held}"
-    return _with_holders(pb.HOLD_REASON_DELIVERED_ALONE, why, busy)
+    return with_holders(pb.HOLD_REASON_DELIVERED_ALONE, why, busy)
 
 
 def _next() -> pb.JobHold:
@@ -104,7 +108,7 @@ def _active(job: job_pb2.Job, found: Explained, hands: Sequence[Hand]) -> pb.Job
     if job.cancel_requested:
         stage = "confirmed by its worker" if job.cancel_delivered else "not yet confirmed by its worker"
         message += f"; a cancel was asked for, {stage}, and is forced in {_span(found.cancel_left_ms * 1000)}"
-    hold = _with_holders(pb.HOLD_REASON_ACTIVE, message, holders)
+    hold = with_holders(pb.HOLD_REASON_ACTIVE, message, holders)
     hold.since.CopyFrom(job.start_time)
     if found.lease_left_ms >= 0:
         hold.lease_left.FromMilliseconds(found.lease_left_ms)
@@ -119,14 +123,6 @@ def _final(job: job_pb2.Job) -> pb.JobHold:
     failure = ": ".join(filter(None, (job.failure.type, job.failure.message))) if job.state == State.JOB_STATE_FAILED else ""
     message = f"it has ended as {word} at {job.finish_time.ToJsonString()}{f' ({failure[:200]})' if failure else ''}"
     return pb.JobHold(reason=pb.HOLD_REASON_FINAL, message=message, since=job.finish_time)
-
-
-def _with_holders(reason: pb.HoldReason.ValueType, message: str, hands: Sequence[Hand]) -> pb.JobHold:
-    holders = [
-        pb.JobHolder(session=hand.session.hex(), worker=hand.worker, active=hand.active, concurrency=hand.concurrency, alone=hand.alone)
-        for hand in hands[:MAX_HOLDERS]
-    ]
-    return pb.JobHold(reason=reason, message=message, holders=holders, holder_count=len(hands))
 
 
 def _workers(count: int) -> str:

@@ -15,7 +15,7 @@ MAX_LOOKED_AT = 16 * MAX_ITEMS
 #: Which indexes hold the jobs of a state, in the order in which they are listed.
 INDEXES: dict[int, str] = {
     job_pb2.JOB_STATE_DELAYED: "d",
-    job_pb2.JOB_STATE_WAITING: "wo",
+    job_pb2.JOB_STATE_WAITING: "woU",
     job_pb2.JOB_STATE_BLOCKED: "",
     job_pb2.JOB_STATE_ACTIVE: "a",
     job_pb2.JOB_STATE_COMPLETED: "c",

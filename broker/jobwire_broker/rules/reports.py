@@ -23,6 +23,7 @@ MAX_SEQUENCE = (1 << 53) - 1
 MAX_CHECKPOINT_BYTES = 1 << 16
 MAX_RETRY_AFTER_MS = 30 * 86_400_000
 MAX_SNOOZE_MS = 365 * 86_400_000
+MAX_LIMITED_MS = 86_400_000
 
 
 def duration_ms(duration: Duration, field: str, *, low_ms: int, high_ms: int) -> int:
@@ -112,9 +113,13 @@ def finish_item(finish: pb.Finish) -> TurnItem:
         if not finish.snooze.HasField("delay"):
             raise InvalidField("snooze.delay is required", field="snooze.delay")
         return TurnItem("S", raw_id, token, duration_ms(finish.snooze.delay, "snooze.delay", low_ms=0, high_ms=MAX_SNOOZE_MS))
+    if outcome == "limit_group":
+        if not finish.limit_group.HasField("delay"):
+            raise InvalidField("limit_group.delay is required", field="limit_group.delay")
+        return TurnItem("G", raw_id, token, duration_ms(finish.limit_group.delay, "limit_group.delay", low_ms=0, high_ms=MAX_LIMITED_MS))
     if outcome == "release":
         return TurnItem("R", raw_id, token, "NO_HANDLER" if finish.release.reason == pb.RELEASE_REASON_NO_HANDLER else "")
-    raise InvalidField("outcome must be exactly one of complete, fail, snooze, release", field="outcome")
+    raise InvalidField("outcome must be exactly one of complete, fail, snooze, release, limit_group", field="outcome")
 
 
 def _fail_item(fail: pb.Fail, raw_id: bytes, token: int) -> TurnItem:

@@ -17,6 +17,7 @@ from typing import Any
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
+from jobwire_broker.labels import check_labels
 from jobwire_broker.names import check_queue, id_to_bytes
 from jobwire_broker.rules.reports import checkpoint_item, finish_item, log_item, progress_item, receipt_item
 from jobwire_broker.rules.shares import Shares
@@ -129,8 +130,7 @@ class WorkSession:
         for text, name in ((hello.instance_id, "instance_id"), (hello.sdk, "sdk")):
             if len(text) > 128:
                 raise InvalidField(f"hello.{name} may have 128 characters; it has {len(text)}", field=f"hello.{name}")
-        if len(hello.labels) > MAX_LABELS or any(len(key) > 128 or len(value) > 128 for key, value in hello.labels.items()):
-            raise InvalidField(f"hello.labels may hold {MAX_LABELS}, each of at most 128 characters", field="hello.labels")
+        check_labels(hello.labels, "hello.labels", MAX_LABELS)
         self.queues = tuple(dict.fromkeys(check_queue(queue, f"hello.queues[{i}]") for i, queue in enumerate(hello.queues)))
         for i, held in enumerate(hello.held):
             self._check_own_queue(held.queue, f"hello.held[{i}].queue")

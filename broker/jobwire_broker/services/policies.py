@@ -56,13 +56,13 @@ def check_policy(policy: policy_pb2.QueuePolicy) -> None:
     _check_errors(policy.permanent_errors)
     for name in _RETENTIONS:
         _check_retention(getattr(policy.retention, name), f"retention.{name}")
-    _check_limit(policy.limit, "limit")
-    _check_limit(policy.group_limit, "group_limit")
+    check_limit(policy.limit, "limit")
+    check_limit(policy.group_limit, "group_limit")
     if len(policy.job_limits) > MAX_JOB_LIMITS:
         raise InvalidField(f"job_limits may hold {MAX_JOB_LIMITS}; it holds {len(policy.job_limits)}", field="job_limits")
     for job_name in sorted(policy.job_limits):
         check_job_name(job_name, "job_limits")
-        _check_limit(policy.job_limits[job_name], f"job_limits[{job_name}]")
+        check_limit(policy.job_limits[job_name], f"job_limits[{job_name}]")
 
 
 def _check_number(number: int, field: str, most: int, *, least: int = 0) -> None:
@@ -103,7 +103,8 @@ def _check_retention(retention: policy_pb2.Retention, path: str) -> None:
     duration_ms(retention.age, f"{path}.age", low_ms=0, high_ms=MAX_AGE_MS)
 
 
-def _check_limit(limit: policy_pb2.Limit, path: str) -> None:
+def check_limit(limit: policy_pb2.Limit, path: str) -> None:
+    """Raises InvalidField."""
     _check_number(limit.concurrency, f"{path}.concurrency", MAX_CONCURRENCY)
     rate = limit.rate
     if not limit.HasField("rate") or rate == policy_pb2.RateLimit():

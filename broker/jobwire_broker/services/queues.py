@@ -19,6 +19,7 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.answers import queue_not_found, queue_of, unary
 from jobwire_broker.services.classes import check_class, members_by_class, pause_class, stats_of
+from jobwire_broker.services.groups import list_groups, pause_group, update_group
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.policies import check_mask, update_of
 from jobwire_broker.services.unserved import unserved
@@ -36,7 +37,7 @@ _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STA
 class QueueService(QueueServiceServicer):
     """Look at queues, pause them, resume them, clean them."""
 
-    PurgeQueue = ListGroups = PauseGroup = ResumeGroup = UpdateGroup = unserved
+    PurgeQueue = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -61,7 +62,7 @@ class QueueService(QueueServiceServicer):
         for age, since_us in ((queue.oldest_waiting_age, oldest.waiting_us), (queue.oldest_active_age, oldest.active_us)):
             if since_us:
                 age.FromMicroseconds(max(0, oldest.now_us - since_us))
-        queue.more_workers_help = bool(oldest.waiting_us) and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
+        queue.more_workers_help = bool(oldest.waiting_us) and oldest.open and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
         return pb.GetQueueResponse(queue=queue)
 
     @unary
@@ -106,6 +107,26 @@ class QueueService(QueueServiceServicer):
             step = await store.clean(state, grace_ms, step.newest)
             deleted += step.forgotten
         return pb.CleanQueueResponse(deleted=deleted)
+
+    @unary
+    async def ListGroups(self, request: pb.ListGroupsRequest, context: Context) -> pb.ListGroupsResponse:
+        """List the groups of a queue."""
+        return await list_groups(self._registry, request)
+
+    @unary
+    async def PauseGroup(self, request: pb.PauseGroupRequest, context: Context) -> pb.PauseGroupResponse:
+        """Stop the delivery of a group's jobs."""
+        return pb.PauseGroupResponse(group=await pause_group(self._registry, request.name, True))
+
+    @unary
+    async def ResumeGroup(self, request: pb.ResumeGroupRequest, context: Context) -> pb.ResumeGroupResponse:
+        """Start it again."""
+        return pb.ResumeGroupResponse(group=await pause_group(self._registry, request.name, False))
+
+    @unary
+    async def UpdateGroup(self, request: pb.UpdateGroupRequest, context: Context) -> pb.UpdateGroupResponse:
+        """Change the rules of a group."""
+        return pb.UpdateGroupResponse(group=await update_group(self._registry, request))
 
     @unary
     async def ListClasses(self, request: pb.ListClassesRequest, context: Context) -> pb.ListClassesResponse:

@@ -23,13 +23,14 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
 from jobwire_broker.services.answers import end_tasks
+from jobwire_broker.store.codec import encode_labels
 from jobwire_broker.store.queue_store import Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_FINISHES = frozenset("CFSR")
+_FINISHES = frozenset("CFSRG")
 #: How soon a call is repeated whose outcome is unknown, and how often a store that is away is asked again.
 _REPEAT_S, _RETRY_S = 0.02, 0.3
 #: A stream on which nothing came for this share of a session time gets no more leases.
@@ -196,7 +197,10 @@ class WorkStream:
         held = [(raw_id, token) for (queue, raw_id), token in work.held.items() if queue == name]
         partition = self._registry.get(name).partition
         self._attaches += 1
-        attached = await partition.store.attach(work.session, work.epoch, int(self._session_s * 1000), self._descriptor(), held, number=self._attaches)
+        session_ms = int(self._session_s * 1000)
+        attached = await partition.store.attach(
+            work.session, work.epoch, session_ms, self._descriptor(), held, number=self._attaches, labels=encode_labels(work.hello.labels)
+        )
         if attached is None:
             raise SessionMoved("a newer stream of this session has taken over")
         # Before the first job comes: it says how many the session may hold.

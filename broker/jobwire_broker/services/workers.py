@@ -16,14 +16,17 @@ from jobwire.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from jobwire_broker.auth.caller import end_with
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown
+from jobwire_broker.labels import check_labels
 from jobwire_broker.names import check_queue, id_to_bytes, id_to_text
 from jobwire_broker.rules.hands import SINGLE_CALLS
 from jobwire_broker.rules.partition import verdict_of
 from jobwire_broker.rules.registry import Queue, Registry
 from jobwire_broker.rules.reports import duration_ms, finish_item, progress_item
+from jobwire_broker.rules.session import MAX_LABELS
 from jobwire_broker.services.answers import abort, unary
 from jobwire_broker.services.work_stream import WorkStream
 from jobwire_broker.store import wire
+from jobwire_broker.store.codec import encode_labels
 from jobwire_broker.store.queue_store import LeaseRequest, Settled, TurnItem, Word
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -85,6 +88,7 @@ class WorkerService(WorkerServiceServicer):
             raise InvalidField(f"max_jobs must be from 1 to {MAX_LEASED}, or 0 for 1; it is {request.max_jobs}", field="max_jobs")
         if len(request.worker) > 128:
             raise InvalidField("worker may have 128 characters", field="worker")
+        check_labels(request.labels, "labels", MAX_LABELS)
         lease_ms = _lease_ms(request.lease_duration) if request.HasField("lease_duration") else _DEFAULT_LEASE_MS
         wait_s = duration_ms(request.wait, "wait", low_ms=0, high_ms=_MAX_WAIT_MS) / 1000 if request.HasField("wait") else 0.0
         jobs = await self._lease(queue, request, lease_ms)
@@ -107,7 +111,7 @@ class WorkerService(WorkerServiceServicer):
         worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], sdk=SINGLE_CALLS, broker_id=self._broker_id)
         worker.connect_time.GetCurrentTime()
         jobs = min(request.max_jobs or 1, queue.partition.policy.slots or MAX_LEASED)
-        await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [])
+        await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [], labels=encode_labels(request.labels))
         report = await queue.store.turn([], [LeaseRequest(session, 1, jobs)])
         queue.partition.delivered(report.leases)
         leased = report.leases[0].jobs

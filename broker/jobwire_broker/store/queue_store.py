@@ -226,6 +226,21 @@ class Crew(NamedTuple):
     descriptor: bytes
 
 
+class Judged(NamedTuple):
+    """What limits say of a job. Each date is in ms from when its queue, group or job name may start it: 0 now, infinite when that takes more than time."""
+
+    queue_opens: float
+    group_opens: float
+    name_opens: float
+    group: str
+    group_paused: bool
+    holders: dict[bytes, int]
+    """Where a concurrency is used up: how many of the jobs that count each session holds."""
+    groups_before: int
+    labeled: bool
+    """Whether some session has the labels that it requires."""
+
+
 class Explained(NamedTuple):
     """What decides whether a job runs. `record` is empty when it is gone, and `state` then that of its end, 0 when nothing is known. -1: there is none."""
 
@@ -239,6 +254,8 @@ class Explained(NamedTuple):
     lease_left_ms: int
     cancel_left_ms: int
     crew: list[Crew]
+    judged: Judged | None = None
+    """Of a job that waits or is delayed."""
 
 
 class Oldest(NamedTuple):
@@ -248,6 +265,8 @@ class Oldest(NamedTuple):
     waiting_us: int
     active_us: int
     crew: list[Crew]
+    open: bool
+    """Whether a job could start if a worker had room."""
 
 
 class OwnLimit(NamedTuple):
@@ -385,6 +404,22 @@ def _group(row: list[Any]) -> Group:
     name, waiting, active, paused, express, weight, has_own, concurrency, count, period, burst, until = row
     own = OwnLimit(concurrency, count, period, burst) if has_own else None
     return Group(name.decode(), waiting, active, bool(paused), bool(express), float(weight), own, int(until))
+
+
+def _judged(found: Any) -> Judged | None:
+    if not found:
+        return None
+    queue_opens, group_opens, name_opens, group, paused, holders, before, labeled = found
+    return Judged(
+        float(queue_opens),
+        float(group_opens),
+        float(name_opens),
+        group.decode(),
+        bool(paused),
+        dict(zip(holders[::2], holders[1::2], strict=True)),
+        before,
+        bool(labeled),
+    )
 
 
 def _crew(flat: list[Any]) -> list[Crew]:
@@ -594,12 +629,12 @@ class QueueStore:
     async def explain(self, raw_id: bytes) -> Explained:
         """What decides whether a job runs."""
         answer = Explained._make(await self._call("explain", self._meta, (raw_id,)))
-        return answer._replace(paused=bool(answer.paused), crew=_crew(answer.crew))
+        return answer._replace(paused=bool(answer.paused), crew=_crew(answer.crew), judged=_judged(answer.judged))
 
     async def oldest(self) -> Oldest:
         """Since when the oldest jobs wait and run."""
         answer = Oldest._make(await self._call("oldest", self._meta, ()))
-        return answer._replace(crew=_crew(answer.crew))
+        return answer._replace(crew=_crew(answer.crew), open=bool(answer.open))
 
     async def sessions(self) -> list[tuple[bytes, int, bytes]]:
         """The sessions that take jobs from this queue: session, held count, descriptor."""

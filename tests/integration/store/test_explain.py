@@ -15,7 +15,7 @@ async def explained(q: QueueLab, raw_id: str) -> Explained:
     (read,) = await q.store.get([raw_id.encode()])
     assert (codec.header_of(found.record), codec.header_of(found.record).state != 0) == (codec.header_of(read.record), True)
     assert abs(found.now_us / 1000 - await q.now_ms()) < 5_000
-    return found._replace(record=b"", now_us=0)
+    return found._replace(record=b"", now_us=0, judged=None)
 
 
 def answer(**given: object) -> Explained:
@@ -86,7 +86,7 @@ async def test_an_ended_job_is_explained_and_one_that_is_gone_by_its_end(q: Queu
 
 
 async def test_the_oldest_are_found_over_priorities_and_sessions(q: QueueLab) -> None:
-    assert (await q.store.oldest())._replace(now_us=0) == (0, 0, 0, [])
+    assert (await q.store.oldest())._replace(now_us=0) == (0, 0, 0, [], True)
     await q.make(item("first", priority=9), "x", "y")
     for session in ("t", "s"):
         await q.attach(session)

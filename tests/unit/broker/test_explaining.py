@@ -3,8 +3,9 @@
 import pytest
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
-from jobwire_broker.rules.explaining import MAX_HOLDERS, explain
+from jobwire_broker.rules.explaining import explain
 from jobwire_broker.rules.hands import Hand
+from jobwire_broker.rules.limiting import MAX_HOLDERS
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Explained
 

@@ -83,7 +83,7 @@ def test_a_second_hello_ends_the_stream() -> None:
         ({"instance_id": "x" * 129}, "hello.instance_id"),
         ({"sdk": "x" * 129}, "hello.sdk"),
         ({"labels": {f"l{i}": "" for i in range(33)}}, "hello.labels"),
-        ({"labels": {"l": "x" * 129}}, "hello.labels"),
+        ({"labels": {"l": "x" * 129}}, "hello.labels[l]"),
         ({"held": [pb.Held(queue="other", id="a", token=1)]}, "hello.held[0].queue"),
         ({"held": [pb.Held(queue="q", id="a b", token=1)]}, "hello.held[0].id"),
     ],

@@ -4,12 +4,16 @@
 -- Returns  what stands at each function
 --
 -- No cost grows with what waits: a place is a rank, and the oldest are found by going from one priority, or one session, to the next.
-local PRIORITIES_MAX, HOLDERS_MAX = 100, 1000
+local PRIORITIES_MAX, HOLDERS_MAX, LINES_MAX = 100, 1000, 100
 
 -- What of a call's context reading needs.
 local function look(key)
-  local base = string.sub(key, 1, -2)
-  return { base = base, record_key = base .. 'j' }
+  bind()
+  local base, time = string.sub(key, 1, -2), redis.call('TIME')
+  local now_us = time[1] * 1000000 + time[2]
+  local meta = redis.call('HMGET', key, 'policy', 'lw')
+  return { base = base, meta = key, record_key = base .. 'j', n = now_us, now_us = now_us, now_ms = math.floor(now_us / 1000), policy = policy_of(meta[1]),
+    lw = tonumber(meta[2]) or 0 }
 end
 
 -- The sessions of the queue, as session, held count, 1 when it is kept for a job delivered alone or runs one, descriptor, session …
@@ -28,13 +32,75 @@ local function crew(ctx, solo)
   return out
 end
 
--- How many jobs go before one that waits, and how many of them by their priority. -1 when it waits in no line.
+-- How many jobs of its line go before one that waits, and how many of them by their priority. -1 when it waits in no line.
 local function before(ctx, j, id)
   if j.state ~= STATE.WAITING then return -1, 0 end
-  local key = ctx.base .. (has_flag(j, FLAG_ALONE) and 'o' or 'w')
+  local key = ctx.base .. lines.suffix(j)
   local rank = redis.call('ZRANK', key, place(j, id))
   if not rank then return -1, 0 end
-  return rank, redis.call('ZCOUNT', key, '-inf', '(' .. j.priority)
+  return rank, ctx.policy.ageing and 0 or redis.call('ZCOUNT', key, '-inf', '(' .. j.priority)
+end
+
+-- How many groups go before that of a job: all express ones and those with a lower tag.
+local function groups_before(ctx, g)
+  local express = redis.call('ZCARD', ctx.base .. 'y')
+  if not g then
+    if redis.call('EXISTS', ctx.base .. 'r') == 0 then return express end
+    local fair = limits.load(ctx)
+    return express + redis.call('ZCOUNT', ctx.base .. 'r', '-inf', '(' .. string.format('%.17g', math.max(fair.vt, fair.fw)))
+  end
+  groups.locate(ctx, g)
+  if g.place == 'y' then return redis.call('ZRANK', ctx.base .. 'y', g.name) end
+  return g.place == 'r' and express + redis.call('ZRANK', ctx.base .. 'r', g.name) or 0
+end
+
+-- Who holds jobs that fit, as session, count, session …, of the first HOLDERS_MAX leases.
+local function holders_where(ctx, fits)
+  local members = redis.call('ZRANGE', ctx.base .. 'a', 0, HOLDERS_MAX - 1)
+  local ids, counts, out = {}, {}, {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 13) end
+  local records = records_of(ctx, ids)
+  for i = 1, #members do
+    local j, sid = decode(records[i]), string.sub(members[i], 1, 4)
+    if j and fits(j) then counts[sid] = (counts[sid] or 0) + 1 end
+  end
+  for sid, count in pairs(counts) do
+    out[#out + 1], out[#out + 2] = redis.call('HGET', ctx.base .. 's', sid) or '', count
+  end
+  return out
+end
+
+local function date_text(date)
+  return date == math.huge and 'inf' or string.format('%.0f', math.ceil(date))
+end
+
+local function has_labeled(ctx, required)
+  local sids = redis.call('HKEYS', ctx.base .. 'M')
+  for i = 1, #sids do
+    if choosing.meets(ctx, struct.unpack('>I4', sids[i]), required) then return true end
+  end
+  return required == ''
+end
+
+-- What limits say of a job that waits or is delayed: from when its queue, its group and its name open (0 now, a date in ms, or inf), its group, whether that is
+-- paused, who holds what is used up, how many groups go before, whether a session has the labels.
+local function judged(ctx, j)
+  local r, name = lines.rules_of(j), lines.job_name(j)
+  limits.load(ctx).active = redis.call('ZCARD', ctx.base .. 'a')
+  local g = r.group ~= '' and groups.get(ctx, r.group) or nil
+  local limit = ctx.policy.names and ctx.policy.names[name]
+  local queue_date, group_date = limits.opens_at(ctx, r.units), g and groups.opens_at(ctx, g, r.units) or 0
+  local name_date = limit and limits.name_opens_at(ctx, limit, limits.name(ctx, name), r.units) or 0
+  local found = {}
+  if queue_date == math.huge then
+    found = holders_where(ctx, function() return true end)
+  elseif group_date == math.huge and not g.paused then
+    found = holders_where(ctx, function(other) return lines.rules_of(other).group == r.group end)
+  elseif name_date == math.huge then
+    found = holders_where(ctx, function(other) return lines.job_name(other) == name end)
+  end
+  return { date_text(queue_date), date_text(group_date), date_text(name_date), r.group, g and g.paused and 1 or 0, found,
+    j.state == STATE.WAITING and groups_before(ctx, g) or 0, has_labeled(ctx, r.labels) and 1 or 0 }
 end
 
 -- What is left on the pulse clock until a deadline; -1 when there is none.
@@ -44,14 +110,13 @@ local function left(ctx, clock, member)
 end
 
 -- ARGV id. Returns { record without payload ('' when gone), state in the ring, now (µs), paused, jobs before, those by priority, session that holds it (''),
--- its lease left (ms), the grace of its cancel left (ms), crew }.
+-- its lease left (ms), the grace of its cancel left (ms), crew, what limits say of it (above) }.
 local function explain(keys, argv)
   local ctx, id = look(keys[1]), argv[1]
-  local time = redis.call('TIME')
-  local now_us = time[1] * 1000000 + time[2]
+  local now_us = ctx.now_us
   local record = records_of(ctx, { id })[1]
   local j = decode(record)
-  if not j then return { '', ring_get(ctx, id) or 0, now_us, 0, -1, 0, '', -1, -1, {} } end
+  if not j then return { '', ring_get(ctx, id) or 0, now_us, 0, -1, 0, '', -1, -1, {}, {} } end
   local meta = redis.call('HMGET', keys[1], 'paused', 'clock', 'solo')
   local clock = tonumber(meta[2]) or 0
   local jobs, by_priority = before(ctx, j, id)
@@ -61,7 +126,8 @@ local function explain(keys, argv)
     lease_left = left(ctx, clock, 'S' .. holder)
     cancel_left = left(ctx, clock, 'J' .. number8(j.token) .. id)
   end
-  return { rules.shown(ctx, brief(record)), 0, now_us, meta[1] == '1' and 1 or 0, jobs, by_priority, holder, lease_left, cancel_left, crew(ctx, meta[3] or '') }
+  return { rules.shown(ctx, brief(record)), 0, now_us, meta[1] == '1' and 1 or 0, jobs, by_priority, holder, lease_left, cancel_left, crew(ctx, meta[3] or ''),
+    j.state < STATE.ACTIVE and judged(ctx, j) or {} }
 end
 
 local function older(oldest, number)
@@ -93,12 +159,21 @@ local function oldest_active(ctx)
   return oldest
 end
 
--- Returns { now (µs), since when the oldest waiting job waits (µs, 0: none), since when the oldest lease lasts (µs, 0: none), crew }.
+-- Whether a job could start if a worker had room: no limit of the queue holds all of them, and some stand in a line that is open.
+local function is_open(ctx)
+  limits.load(ctx).active = redis.call('ZCARD', ctx.base .. 'a')
+  if limits.opens_at(ctx, 1) > 0 then return false end
+  return ctx.lw == 0 or redis.call('EXISTS', ctx.base .. 'w', ctx.base .. 'o', ctx.base .. 'l', ctx.base .. 'r', ctx.base .. 'y', ctx.base .. 'q') > 0
+end
+
+-- Returns { now (µs), since when the oldest waiting job waits (µs, 0: none), since when the oldest lease lasts (µs, 0: none), crew, 1 when a job could start if a
+-- worker had room }.
 local function oldest(keys)
   local ctx = look(keys[1])
-  local time = redis.call('TIME')
   local waiting = oldest_waiting(ctx, 'o', oldest_waiting(ctx, 'w', 0))
-  return { time[1] * 1000000 + time[2], waiting, oldest_active(ctx), crew(ctx, redis.call('HGET', keys[1], 'solo') or '') }
+  local found = redis.call('ZRANGE', ctx.base .. 'U', 0, LINES_MAX - 1)
+  for i = 1, #found do waiting = oldest_waiting(ctx, found[i], waiting) end
+  return { ctx.now_us, waiting, oldest_active(ctx), crew(ctx, redis.call('HGET', keys[1], 'solo') or ''), is_open(ctx) and 1 or 0 }
 end
 
 register('explain', explain, { 'no-writes' })

@@ -16,6 +16,7 @@ local function view(ctx, name)
 end
 
 local function look(key)
+  bind()
   local time = redis.call('TIME')
   return { base = string.sub(key, 1, -2), now_ms = math.floor(time[1] * 1000 + time[2] / 1000) }
 end

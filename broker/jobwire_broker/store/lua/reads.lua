@@ -83,6 +83,27 @@ local function list_queued(ctx, suffix, cursor, limit)
   return ids, struct.pack('>d', tonumber(found[#found])) .. found[#found - 1]
 end
 
+-- What waits in lines l, n and q, line by line. The cursor is a line, with its length (2) before it, and the place in it; '' there when all of it is passed.
+local LINES_MAX = 200
+local function list_lines(ctx, cursor, limit)
+  local line, at, ids = nil, '', {}
+  if cursor ~= '' then
+    local size = struct.unpack('>I2', cursor)
+    line, at = string.sub(cursor, 3, 2 + size), string.sub(cursor, 3 + size)
+  end
+  for _ = 1, LINES_MAX do
+    if at == '' then
+      line = redis.call('ZRANGEBYLEX', ctx.base .. 'U', line and '(' .. line or '-', '+', 'LIMIT', 0, 1)[1]
+      if not line then return ids, '' end
+    end
+    local found
+    found, at = list_queued(ctx, line, at, limit - #ids)
+    for i = 1, #found do ids[#ids + 1] = found[i] end
+    if #ids >= limit then break end
+  end
+  return ids, struct.pack('>I2', #line) .. line .. at
+end
+
 local function list_active(ctx, cursor, limit)
   local members = redis.call('ZRANGEBYLEX', ctx.base .. 'a', cursor == '' and '-' or '(' .. cursor, '+', 'LIMIT', 0, limit)
   local ids = {}
@@ -150,6 +171,8 @@ local function list(keys, argv)
   local ids, next_cursor
   if suffix == 'w' or suffix == 'd' or suffix == 'o' then
     ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
+  elseif suffix == 'U' then
+    ids, next_cursor = list_lines(ctx, cursor, limit)
   elseif suffix == 'a' then
     ids, next_cursor = list_active(ctx, cursor, limit)
   elseif suffix == 'c' then
