@@ -32,7 +32,7 @@ SECTIONS = {codec.TAG_BACKOFF: "backoff", codec.TAG_DELAY: "delay", codec.TAG_PR
 SECTIONS |= {codec.TAG_IDENTITY: "identity", codec.TAG_RETENTION: "retention", codec.TAG_ORIGINAL: "original"}
 FINAL_INDEX = {"f": "FAILED", "x": "CANCELLED", "e": "EXPIRED"}
 State = job_pb2.JobState
-_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "u", "D", "R", "F")
+_SORTED_SETS = ("w", "o", "d", "a", "t", "f", "x", "e", "u", "D", "R", "F", "K", "K5", "K6", "K7", "K8")
 END_ENTRY = struct.Struct(">QQQB")
 _APART, _KEPT = 128, 64
 
@@ -95,6 +95,8 @@ class QueueState:
     notes: dict[str, str] = field(default_factory=dict)
     """What was decided about failed jobs."""
     identities: dict[str, str] = field(default_factory=dict)
+    own: dict[str, list[str]] = field(default_factory=dict)
+    """Ended jobs with a retention of their own, by state."""
     runs: dict[str, int] = field(default_factory=dict)
     """How many jobs each bulk run has acted on."""
     paused: bool = False
@@ -250,6 +252,7 @@ class _Decoder:
         self._decode_completed()
         for suffix, state in FINAL_INDEX.items():
             self._decode_final(suffix, state)
+        self._decode_own_ends()
         self._check_failures()
         self._decode_timers()
         self._decode_cancels()
@@ -472,3 +475,19 @@ class _Decoder:
         for raw_id in unfinished:
             asked = codec.sections(self._records[raw_id], codec.body_start(self._records[raw_id])).get(codec.TAG_IDENTITY, b"")
             assert asked[:1] != b"u" or self._held.get(asked) == raw_id, f"{raw_id!r} has not ended, and does not hold its key"
+
+    def _decode_own_ends(self) -> None:
+        """Ended jobs with a retention of their own: by state in K5 to K8, and by when they are to be forgotten in K."""
+        expected: dict[bytes, float] = {}
+        for number in range(5, 9):
+            state = state_name(number)
+            for raw_id, score in self._indexes[f"K{number}"]:
+                header = self._put(raw_id, f"K{number}", state)
+                end = self._ends.get(raw_id, header.revision)
+                assert score == end
+                record = self._records[raw_id]
+                own_ms = int.from_bytes(codec.sections(record, codec.body_start(record))[codec.TAG_RETENTION], "big")
+                assert own_ms > 0, "a job that was to be forgotten at its end"
+                expected[bytes((number,)) + raw_id] = end // 1000 + own_ms
+                self.state.own.setdefault(state, []).append(id_to_text(raw_id))
+        assert dict(self._indexes["K"]) == expected

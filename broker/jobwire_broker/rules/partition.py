@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUnavailable
+from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreFull, StoreUnavailable
 from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
@@ -266,20 +266,34 @@ class Partition:
                 count -= len(piece.items)
                 break
             pieces.append(self._enqueues.popleft())
-        return _EnqueueCall(pieces, self._plan_leases(count + self.waiting))
+        return _EnqueueCall(pieces, [] if self._client.memory_watch.is_full() else self._plan_leases(count + self.waiting))
 
     def _send_enqueue(self, call: _EnqueueCall) -> Awaitable[TurnReport]:
-        return self._enqueued(call, self.store.enqueue(call.items(), call.requests, self.policy.priority))
+        return self._enqueued(call, self._begin_enqueue(call))
+
+    def _begin_enqueue(self, call: _EnqueueCall) -> Awaitable[TurnReport]:
+        if self._client.memory_watch.is_full():
+            return self._known(call)
+        return self.store.enqueue(call.items(), call.requests, self.policy.priority)
 
     async def _enqueued(self, call: _EnqueueCall, answer: Awaitable[TurnReport]) -> TurnReport:
-        """The answer. When the queue's priority is not what we took it for, the call is repeated with what it is."""
+        """The answer. When the queue's priority is not what we took it for, or the store is full, the call is repeated with what holds."""
         for _ in range(_MAX_CHANGES):
             try:
                 return await answer
             except PolicyChanged as changed:
                 self.learn_policy(changed.text)
-                answer = self.store.enqueue(call.items(), call.requests, self.policy.priority)
+            except StoreFull:
+                self._client.memory_watch.refused()
+            answer = self._begin_enqueue(call)
         return await answer
+
+    async def _known(self, call: _EnqueueCall) -> TurnReport:
+        """A full store makes no job and leases none with it: those that it has go with the turns."""
+        report = await self.store.known(call.items(), self.policy.priority)
+        if call.requests:
+            asyncio.get_running_loop().call_soon(self.wake)
+        return report._replace(leases=[Lease(Word.OK, [])] * len(call.requests))
 
     def _enqueue_done(self, call: _EnqueueCall, report: TurnReport) -> None:
         if self.meter is not None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError, IdempotencyConflict, InvalidField, JobExists, QueueFull, StoreUnavailable
+from jobwire_broker.errors import BrokerError, IdempotencyConflict, InvalidField, JobExists, QueueFull, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import Ticket
 from jobwire_broker.rules.registry import Registry
@@ -121,6 +121,8 @@ def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> B
     if result == Word.TOO_LARGE:
         message = f"{path}.payload has more bytes than the queue's policy allows (max_payload_bytes): enqueue a reference to it instead"
         return InvalidField(message, field=f"{path}.payload", reason="PAYLOAD_TOO_LARGE")
+    if result == Word.STORE_FULL:
+        return StoreFull("the store is near its memory limit")
     return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -29,7 +29,7 @@ from jobwire_broker.services.dead_letters import list_failures
 from jobwire_broker.services.enqueue_stream import EnqueueStreams
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
-from jobwire_broker.services.unserved import unserved
+from jobwire_broker.services.updates import changes_of, payload_section
 from jobwire_broker.store import codec
 from jobwire_broker.store.attempts import attempts_of
 from jobwire_broker.store.queue_store import Changed, Found, Other, Word
@@ -42,8 +42,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class JobService(JobServiceServicer):
     """Enqueue jobs, look at them, act on them, follow them."""
-
-    UpdateJob = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -173,19 +171,35 @@ class JobService(JobServiceServicer):
     @unary
     async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
         """Put an ended job back."""
-        return pb.RetryJobResponse(job=await self._put_to_wait(request.name, "retry"))
+        queue, raw_id = parse_job(request.name)
+        store = self._registry.store(queue)
+        if request.HasField("payload"):
+            changed = await store.redrive(raw_id, payload_section(request.payload))
+        else:
+            changed = await store.retry(raw_id)
+        return pb.RetryJobResponse(job=self._waits(queue, raw_id, changed, "retry"))
 
     @unary
     async def PromoteJob(self, request: pb.PromoteJobRequest, context: Context) -> pb.PromoteJobResponse:
         """Let a delayed job wait for a worker now."""
-        return pb.PromoteJobResponse(job=await self._put_to_wait(request.name, "promote"))
+        queue, raw_id = parse_job(request.name)
+        return pb.PromoteJobResponse(job=self._waits(queue, raw_id, await self._registry.store(queue).promote(raw_id), "promote"))
 
-    async def _put_to_wait(self, name: str, verb: str) -> job_pb2.Job:
-        queue, raw_id = parse_job(name)
-        store = self._registry.store(queue)
-        call: Callable[[bytes], Awaitable[Changed]] = store.retry if verb == "retry" else store.promote
-        job = _changed(queue, raw_id, await call(raw_id), verb)
-        self._registry.get(queue).partition.wake()
+    @unary
+    async def UpdateJob(self, request: pb.UpdateJobRequest, context: Context) -> pb.UpdateJobResponse:
+        """Change a job that waits."""
+        queue, raw_id = parse_job(request.job.name, "job.name")
+        changes = changes_of(request)
+        return pb.UpdateJobResponse(job=self._waits(queue, raw_id, await self._registry.store(queue).update(raw_id, changes), "update"))
+
+    def _waits(self, queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.Job:
+        """The job after a verb that has let it wait, for a worker or for its time."""
+        job = _changed(queue, raw_id, changed, verb)
+        entry = self._registry.get(queue)
+        if job.state == job_pb2.JOB_STATE_DELAYED:
+            entry.pulse.beat_soon()
+        else:
+            entry.partition.wake()
         return job
 
     @unary

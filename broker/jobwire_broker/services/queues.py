@@ -22,7 +22,6 @@ from jobwire_broker.services.classes import check_class, members_by_class, pause
 from jobwire_broker.services.groups import list_groups, pause_group, update_group
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.policies import check_mask, update_of
-from jobwire_broker.services.unserved import unserved
 from jobwire_broker.store.policy import policy_from_text, policy_to_text
 from jobwire_broker.store.queue_store import Word
 
@@ -36,8 +35,6 @@ _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STA
 
 class QueueService(QueueServiceServicer):
     """Look at queues, pause them, resume them, clean them."""
-
-    PurgeQueue = unserved
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -144,6 +141,17 @@ class QueueService(QueueServiceServicer):
     async def ResumeClass(self, request: pb.ResumeClassRequest, context: Context) -> pb.ResumeClassResponse:
         """Start it again."""
         return pb.ResumeClassResponse(queues=await pause_class(self._registry, check_class(request.queue_class), False))
+
+    @unary
+    async def PurgeQueue(self, request: pb.PurgeQueueRequest, context: Context) -> pb.PurgeQueueResponse:
+        """Delete jobs that wait."""
+        store = self._registry.get(await self._known(request.name)).store
+        step = await store.purge()
+        deleted = step.deleted
+        while step.next_index:
+            step = await store.purge(step)
+            deleted += step.deleted
+        return pb.PurgeQueueResponse(deleted=deleted)
 
     async def _known(self, name: str) -> str:
         queue = parse_queue(name)

@@ -43,7 +43,7 @@ def item_of(spec: job_pb2.JobSpec) -> tuple[str, JobItem]:
     queue = check_queue(spec.queue)
     raw_id = id_to_bytes(spec.id) if spec.id else mint_id()
     check_job_name(spec.job_name)
-    payload = _payload_of(spec.payload) if spec.HasField("payload") else b""
+    payload = payload_of(spec.payload) if spec.HasField("payload") else b""
     attempts = spec.attempts
     if not 0 <= attempts <= MAX_ATTEMPTS:
         raise InvalidField(f"attempts must be from 1 to {MAX_ATTEMPTS}, or 0 for that of the queue; it is {attempts}", field="attempts")
@@ -87,7 +87,8 @@ def _rules_of(spec: job_pb2.JobSpec) -> dict[int, bytes]:
     return rules
 
 
-def _payload_of(payload: job_pb2.Payload) -> bytes:
+def payload_of(payload: job_pb2.Payload) -> bytes:
+    """A payload as it stands in a record. Raises InvalidField."""
     encoded = payload.SerializeToString()
     if len(encoded) > MAX_PAYLOAD_BYTES:
         size = max(len(payload.json.encode()), len(payload.data))

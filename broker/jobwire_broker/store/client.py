@@ -23,6 +23,7 @@ from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnav
 from jobwire_broker.store.call_watch import AnswerLost
 from jobwire_broker.store.connections import Connections, NotSent, connection_for_calls
 from jobwire_broker.store.functions import library
+from jobwire_broker.store.memory import MemoryWatch
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class StoreClient:
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._fence = _Fence(self)
+        self.memory_watch = MemoryWatch(self.memory)
         self._syncing: set[asyncio.Future[None]] = set()
         self.available = False
         self.product = ""
@@ -104,6 +106,7 @@ class StoreClient:
                 task.cancel()
                 await asyncio.wait([task])
         self._probe = self._ping = None
+        await self.memory_watch.stop()
         await self._calls.close()
         await self._redis.aclose()
         await self._fence_redis.aclose()
@@ -202,14 +205,15 @@ class StoreClient:
                 await self._prepare()
 
     async def memory(self) -> tuple[int, int]:
-        """How many bytes the store uses, and its limit; 0 is none. Raises StoreUnavailable."""
+        """How many bytes the store uses of its limit, and that; 0 is none. Raises StoreUnavailable."""
         await self._must_be_there()
         try:
             lines = bytes(await self._command("INFO", "memory")).decode().splitlines()
         except RedisError as error:
             raise self._translate(error) from error
         found = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(found.get("used_memory", 0)), int(found.get("maxmemory", 0))
+        # Buffers of replication and of the append-only file do not count against the limit.
+        return int(found.get("used_memory", 0)) - int(found.get("mem_not_counted_for_evict", 0)), int(found.get("maxmemory", 0))
 
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 #: In the order in which each may use those before it.
 LIB_FILES = (
-    *("codec", "context", "rules", "failures", "times", "ring", "jobs", "history", "kept", "contents", "identity", "moves"),
+    *("codec", "context", "rules", "failures", "times", "ring", "retention", "jobs", "history", "kept", "contents", "identity", "moves"),
     *("lines", "groups", "limits", "leases", "choosing", "finishes"),
 )
 #: Those of them whose local names are their own, but for these: Lua allows 200 in one block.
@@ -25,7 +25,23 @@ CLOSED_FILES: Mapping[str, tuple[str, ...]] = {
     "choosing": (),
     "finishes": ("item_ids", "settle_all", "fail"),
 }
-VERB_FILES = ("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "pause", "policy", "group_rules", "reads", "logs", "dead_letters", "explain")
+VERB_FILES = (
+    "enqueue",
+    "turn",
+    "attach",
+    "detach",
+    "pulse",
+    "verbs",
+    "clean",
+    "purge",
+    "pause",
+    "policy",
+    "group_rules",
+    "reads",
+    "logs",
+    "dead_letters",
+    "explain",
+)
 
 
 def source_files() -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ class Word(StrEnum):
     CONFLICT = "CONFLICT"
     FULL = "FULL"
     TOO_LARGE = "TOO_LARGE"
+    STORE_FULL = "STORE_FULL"
     KEY_HELD = "KEY_HELD"
     NO_SESSION = "NO_SESSION"
     SESSION_MOVED = "SESSION_MOVED"
@@ -327,6 +328,15 @@ class Cleaned(NamedTuple):
     more: bool
 
 
+class Purged(NamedTuple):
+    """What a step of a purge deleted, and where the next one begins: no index at the end."""
+
+    deleted: int
+    newest: int
+    next_index: bytes
+    cursor: bytes
+
+
 class _SettledAnswers(dict[bytes, Settled]):
     """Answers by their bytes: there are few different ones, and one for every finish."""
 
@@ -466,6 +476,10 @@ class QueueStore:
         """
         return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
 
+    def known(self, items: Sequence[JobItem], priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
+        """What `enqueue` would say of jobs that are there already; STORE_FULL for the others. Makes nothing."""
+        return _enqueued(self._begin("known", self._meta, [*_item_args(items, priority), 0]), len(items))
+
     def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
         """Settle what workers say, then lease. Sent as `enqueue` is."""
         return _turned(self._begin("turn", self._meta, _turn_args(items) + _lease_args(leases)))
@@ -519,6 +533,14 @@ class QueueStore:
         """Put an ended job back."""
         return self._changed(await self._call("retry", self._meta, (raw_id,)))
 
+    async def redrive(self, raw_id: bytes, payload: bytes) -> Changed:
+        """Put an ended job back with another payload, which comes as a section. Raises StoreFull."""
+        return self._changed(await self._call("redrive", self._meta, (payload, raw_id)))
+
+    async def update(self, raw_id: bytes, changes: Sequence[str | bytes | int]) -> Changed:
+        """Change a job that waits: pairs of what and to what, as in lua/verbs.lua. Raises StoreFull."""
+        return self._changed(await self._call("update", self._meta, (raw_id, *changes)))
+
     async def promote(self, raw_id: bytes) -> Changed:
         """Let a delayed job wait for a worker now."""
         return self._changed(await self._call("promote", self._meta, (raw_id,)))
@@ -550,6 +572,11 @@ class QueueStore:
         """Forget jobs that ended in this state, at most a step of them. `newest` is that of the answer before."""
         forgotten, newest, more = await self._call("clean", self._meta, (state, grace_ms, newest))
         return Cleaned(forgotten, newest, bool(more))
+
+    async def purge(self, at: Purged | None = None) -> Purged:
+        """Delete jobs that wait or are delayed, at most a step of them. `at` is the answer before."""
+        args = (0, b"", b"") if at is None else (at.newest, at.next_index, at.cursor)
+        return Purged._make(await self._call("purge", self._meta, args))
 
     async def pause(self, paused: bool) -> None:
         """Stop or start delivery."""

@@ -8,7 +8,7 @@ from jobwire_broker.errors import StoreFull
 from jobwire_broker.store.queue_store import TurnItem
 
 from tests.support import Store, StoreKind
-from tests.support.queue_lab import SESSION_MS, QueueLab, item, open_lab
+from tests.support.queue_lab import SESSION_MS, QueueLab, debounced, idempotent, item, open_lab, unique
 from tests.support.queue_state import QueueState, session_bytes
 
 
@@ -69,3 +69,23 @@ async def test_a_whole_batch_is_refused_or_none_of_it(own_queue: QueueLab) -> No
     for raw_id in leased:
         await q.store.delete(raw_id.encode())
     assert (await q.state()).completed == QueueState().completed
+
+
+async def test_a_full_store_says_what_it_has_and_makes_nothing(own_queue: QueueLab) -> None:
+    q = own_queue
+    await q.leased("a")
+    made = [item("b", payload=bytes(5000)), item("u", identity=unique("k")), item("i", identity=idempotent("k")), item("d", identity=debounced("k"))]
+    await q.make(*made)
+    await q.store.delete(b"u")
+    await q.make(item("v", identity=unique("k")))
+    before = await q.state()
+    await q.redis.config_set("maxmemory", "1mb")
+    asked = [item("a"), *made, item("b"), item("w", identity=unique("k")), item("j", identity=idempotent("k")), item("e", identity=debounced("k")), item("new")]
+    words = (await q.store.known(asked)).words
+    assert words == ["MADE", "MADE", "MADE", "MADE", "MADE", "EXISTS", ("FOUND", b"v", b""), ("FOUND", b"i", b""), "STORE_FULL", "STORE_FULL"]
+    for call in (q.store.update(b"b", ["priority", 1]), q.store.redrive(b"b", b"")):
+        with pytest.raises(StoreFull):
+            await call
+    assert await q.state() == before
+    assert (await q.store.purge()).deleted == 1
+    assert (await q.store.clean(6, 0)).forgotten == 0

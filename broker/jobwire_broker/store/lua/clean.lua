@@ -25,6 +25,13 @@ local function clean_others(ctx, state, newest)
   return #ids
 end
 
+-- Those that say for themselves how long they are kept.
+local function clean_own(ctx, state, newest, count)
+  local ids = redis.call('ZRANGEBYSCORE', retention.key(ctx, state), '-inf', string.format('%.0f', newest), 'LIMIT', 0, count)
+  retention.forget_own(ctx, ids)
+  return #ids
+end
+
 local function clean(keys, argv)
   local ctx = open(keys[1])
   local state, newest = tonumber(argv[1]), tonumber(argv[3])
@@ -35,6 +42,7 @@ local function clean(keys, argv)
   else
     count = clean_others(ctx, state, newest)
   end
+  if count < STEP then count = count + clean_own(ctx, state, newest, STEP - count) end
   ctx.changed = count > 0
   close(ctx)
   return { count, newest, count == STEP and 1 or 0 }

@@ -20,7 +20,7 @@ local function list_failures(keys, argv)
   bind()
   local base, limit = sub(keys[1], 1, -2), tonumber(argv[2])
   local found = redis.call('ZREVRANGEBYSCORE', base .. 'F', argv[1] == '' and '+inf' or '(' .. argv[1], '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
-  local out = { #found == 2 * limit and string.format('%.0f', tonumber(found[#found])) or '', redis.call('ZCARD', base .. 'f') }
+  local out = { #found == 2 * limit and string.format('%.0f', tonumber(found[#found])) or '', redis.call('ZCARD', base .. 'f') + redis.call('ZCARD', base .. 'K6') }
   for i = 1, #found, 2 do
     local row = group(base, found[i])
     if row then out[#out + 1], out[#out + 2] = found[i], row end

@@ -2,14 +2,16 @@
 -- KEYS[1]  the queue's meta hash
 -- ARGV     item count, 1 when an id comes twice, first and last date in the ids in ms (first 0: one has none), the queue's priority as the broker knows it ('':
 --          no item takes it); per item: id, priority (with '.0' behind it: the queue's), tail (attempts (2) priority (4) body); count of items with
---          something special; per such item: its number, when ('' now, '+<ms>' from now, '<ms>' date), the flags of its record; count of items with an identity or a retention of their own; per such item:
---          its number, identity as in lib/identity.lua ('' for none), signature of an idempotency key (''); lease count; per lease: session, epoch, jobs, bytes
+--          something special; per such item: its number, when ('' now, '+<ms>' from now, '<ms>' date), the flags of its record; count of items with an identity
+--          or a retention of their own; per such item: its number, identity as in lib/identity.lua ('' for none), signature of an idempotency key ('');
+--          lease count; per lease: session, epoch, jobs, bytes
 -- Returns  { word per item, or none when all were made, leases as in turn, waiting, seq }; { the policy's text } when the queue's priority is another, and then
 --          nothing was done. Words: MADE | EXISTS | FOUND <id> | REPLACED <id> | CONFLICT <length of the id (1)> <id> <signature> | FULL | TOO_LARGE
 -- MADE is also the answer to the same id with the same content, and to an id that was removed lately, within two minutes of its making.
 
 -- Where the items begin in ARGV.
 local ITEMS_AT = 6
+local APART_OVER, TAIL_HEAD = contents.APART_OVER, contents.TAIL_HEAD
 
 -- When an item is due, as a date in ms; 0 for now.
 local function due_of(ctx, when)
@@ -224,4 +226,25 @@ local function enqueue(keys, argv)
   return { words, leases, waiting_count(ctx), ctx.seq, opens_in }
 end
 
+-- What `enqueue` would say of the item, when it need not make anything for that; else STORE_FULL.
+local function word_of(ctx, id, priority, tail, ask, known, record)
+  if record then return is_same(ctx, id, record, tail, priority) and 'MADE' or 'EXISTS' end
+  if known then return known == true and 'MADE' or 'REPLACED ' .. known end
+  return ask and ask.identity ~= '' and identity.answer_without_change(ctx, id, ask.identity, ask.signature) or 'STORE_FULL'
+end
+
+-- For a store that is full: takes and gives what `enqueue` does, and makes nothing. Who repeats a call learns of its job, also then.
+local function known(keys, argv)
+  local ctx = open(keys[1])
+  if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
+  local ids, _, _, after = read_items(ctx, argv, tonumber(argv[1]))
+  local asks, removed, records, words = read_asks(argv, after), ring_known(ctx, ids, 0, 0), existing(ctx, ids), {}
+  for i = 1, #ids do
+    local at = ITEMS_AT + 3 * i - 2
+    words[i] = word_of(ctx, ids[i], argv[at], argv[at + 1], asks[i], removed[ids[i]], records[ids[i]])
+  end
+  return { words, {}, waiting_count(ctx), ctx.seq, -1 }
+end
+
 register('enqueue', enqueue, {})
+register('known', known, { 'no-writes' })

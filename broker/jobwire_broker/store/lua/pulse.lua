@@ -150,17 +150,40 @@ local function old_completed(ctx, cutoff)
   return count
 end
 
-local function forget_old(ctx)
-  for state, keep in pairs(KEEP) do
-    local cutoff = ctx.now_us - keep.age_ms * 1000
-    if state == STATE.COMPLETED then
-      local count = old_completed(ctx, cutoff)
-      if count > 0 then forget_completed(ctx, count) end
-    else
-      forget(ctx, state, redis.call('ZRANGEBYSCORE', ctx.base .. FINAL_KEY[state], '-inf', cutoff, 'LIMIT', 0, LIMIT))
-    end
+-- Forget jobs of a state that are past the age of the queue's policy. True when there may be more.
+local function forget_old(ctx, state)
+  local _, age_ms = retention.bounds(ctx, state)
+  local cutoff = ctx.now_us - age_ms * 1000
+  if state == STATE.COMPLETED then
+    local count = old_completed(ctx, cutoff)
+    if count > 0 then forget_completed(ctx, count) end
+    return count == LIMIT
+  end
+  local ids = redis.call('ZRANGEBYSCORE', ctx.base .. FINAL_KEY[state], '-inf', cutoff, 'LIMIT', 0, LIMIT)
+  forget(ctx, state, ids)
+  return #ids == LIMIT
+end
+
+-- Forget jobs that are past the time that they gave themselves. True when there may be more.
+local function forget_expired(ctx)
+  local members, ids = redis.call('ZRANGEBYSCORE', ctx.base .. 'K', '-inf', ctx.now_ms, 'LIMIT', 0, LIMIT), {}
+  for i = 1, #members do ids[i] = string.sub(members[i], 2) end
+  retention.forget_own(ctx, ids)
+  return #ids == LIMIT
+end
+
+-- Forget all that is kept no longer, by one step: what grew too old, and what a policy that was changed has no room for. True when there may be more.
+local function forget_all(ctx)
+  flush(ctx)
+  local more = forget_expired(ctx)
+  for state = STATE.COMPLETED, STATE.EXPIRED do
+    flush(ctx)
+    more = forget_old(ctx, state) or more
+    flush(ctx)
+    more = retention.keep_count(ctx, state) or more
   end
   flush(ctx)
+  return more
 end
 
 -- Cancels whose receipt is still missing, of the sessions that asked.
@@ -219,14 +242,14 @@ local function pulse(keys, argv)
   more_due = groups.open_due(ctx) or more_due
   groups.forget_idle(ctx)
   trim(ctx)
-  forget_old(ctx)
+  local more_kept = forget_all(ctx)
   rules.note_rates(ctx)
   local cancels, timeouts = undelivered_cancels(ctx, sids), untold_timeouts(ctx, sids)
   local due, expiry = next_of(ctx, 'd', ctx.now_ms), next_of(ctx, 'u', ctx.now_ms)
   if due < 0 or (expiry >= 0 and expiry < due) then due = expiry end
   close(ctx)
   return { words, held, cancels, ctx.seq, waiting_count(ctx), redis.call('ZCARD', ctx.base .. 'a'), redis.call('ZCARD', ctx.base .. 'd'),
-    due, next_of(ctx, 't', ctx.clock), (more_late or more_due) and 1 or 0, timeouts,
+    due, next_of(ctx, 't', ctx.clock), (more_late or more_due or more_kept) and 1 or 0, timeouts,
     policy_news(ctx, argv[3 + 3 * tonumber(argv[2])]) }
 end
 

@@ -60,18 +60,6 @@ local function briefs(ctx, ids)
   return out
 end
 
--- The rank from which (score, member) and what sorts before it are passed: a binary search, since the member itself may be gone.
-local function rank_after(key, score, member)
-  local low, high = 0, redis.call('ZCARD', key)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local at = redis.call('ZRANGE', key, middle, middle, 'WITHSCORES')
-    local s = tonumber(at[2])
-    if s < score or (s == score and at[1] <= member) then low = middle + 1 else high = middle end
-  end
-  return low
-end
-
 -- The last members of a page, as ids with the cursor of the next page ('' when it was the last).
 local function list_queued(ctx, suffix, cursor, limit)
   local key = ctx.base .. suffix
@@ -121,32 +109,63 @@ local function completed_before(key, revision)
   return low
 end
 
--- COMPLETED jobs. The cursor is the revision of the last one of a page.
-local function list_completed(ctx, cursor, limit, is_upward)
-  local key, ids = ctx.base .. 'c', {}
+-- A page of COMPLETED jobs: ids, and when each ended, which is the cursor as well.
+local function completed_page(ctx, cursor, limit, is_upward)
+  local key, ids, ends = ctx.base .. 'c', {}, {}
   local entries
   if is_upward then
     local first = cursor == '' and 0 or completed_before(key, tonumber(cursor) + 1)
     entries = redis.call('LRANGE', key, first, first + limit - 1)
-    for i = 1, #entries do ids[i] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
   else
     local behind = completed_before(key, cursor ~= '' and tonumber(cursor) or math.huge)
     entries = behind == 0 and {} or redis.call('LRANGE', key, math.max(0, behind - limit), behind - 1)
-    for i = #entries, 1, -1 do ids[#ids + 1] = string.sub(entries[i], END_ENTRY_SIZE + 1) end
   end
-  if #ids < limit then return ids, '' end
-  return ids, string.format('%.0f', (struct.unpack('>I8', entries[is_upward and limit or 1])))
+  for i = 1, #entries do
+    local at = is_upward and i or #entries + 1 - i
+    ids[at], ends[at] = string.sub(entries[i], END_ENTRY_SIZE + 1), (struct.unpack('>I8', entries[i]))
+  end
+  return ids, ends
 end
 
-local function list_final(ctx, suffix, cursor, limit, is_upward)
-  local ids
+-- The same of an index that is a sorted set.
+local function ended_page(key, cursor, limit, is_upward)
+  local found
   if is_upward then
-    ids = redis.call('ZRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '-inf' or '(' .. cursor, '+inf', 'LIMIT', 0, limit)
+    found = redis.call('ZRANGEBYSCORE', key, cursor == '' and '-inf' or '(' .. cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
   else
-    ids = redis.call('ZREVRANGEBYSCORE', ctx.base .. suffix, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'LIMIT', 0, limit)
+    found = redis.call('ZREVRANGEBYSCORE', key, cursor == '' and '+inf' or '(' .. cursor, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
   end
+  local ids, ends = {}, {}
+  for i = 1, #found, 2 do ids[#ids + 1], ends[#ends + 1] = found[i], tonumber(found[i + 1]) end
+  return ids, ends
+end
+
+-- Two pages as one.
+local function merged(ids, ends, other_ids, other_ends, limit, is_upward)
+  local all_ids, all_ends, a, b = {}, {}, 1, 1
+  while #all_ids < limit and (ids[a] or other_ids[b]) do
+    if ids[a] and (not other_ids[b] or (ends[a] < other_ends[b]) == is_upward) then
+      all_ids[#all_ids + 1], all_ends[#all_ends + 1], a = ids[a], ends[a], a + 1
+    else
+      all_ids[#all_ids + 1], all_ends[#all_ends + 1], b = other_ids[b], other_ends[b], b + 1
+    end
+  end
+  return all_ids, all_ends
+end
+
+-- Jobs of a final state, by when they ended.
+local ENDED = { c = STATE.COMPLETED, f = STATE.FAILED, x = STATE.CANCELLED, e = STATE.EXPIRED }
+local function list_ended(ctx, suffix, cursor, limit, is_upward)
+  local ids, ends
+  if suffix == 'c' then
+    ids, ends = completed_page(ctx, cursor, limit, is_upward)
+  else
+    ids, ends = ended_page(ctx.base .. suffix, cursor, limit, is_upward)
+  end
+  local own_ids, own_ends = ended_page(retention.key(ctx, ENDED[suffix]), cursor, limit, is_upward)
+  if #own_ids > 0 then ids, ends = merged(ids, ends, own_ids, own_ends, limit, is_upward) end
   if #ids < limit then return ids, '' end
-  return ids, string.format('%.0f', tonumber(redis.call('ZSCORE', ctx.base .. suffix, ids[limit])))
+  return ids, string.format('%.0f', ends[limit])
 end
 
 -- The FAILED jobs of one fingerprint, in `D` or, resolved ones alone, in `R`. The cursor is the last member of a page.
@@ -175,12 +194,10 @@ local function list(keys, argv)
     ids, next_cursor = list_lines(ctx, cursor, limit)
   elseif suffix == 'a' then
     ids, next_cursor = list_active(ctx, cursor, limit)
-  elseif suffix == 'c' then
-    ids, next_cursor = list_completed(ctx, cursor, limit, is_upward)
   elseif suffix == 'D' or suffix == 'R' then
     ids, next_cursor = list_alike(ctx, suffix, string.sub(argv[1], 2), cursor, limit, is_upward)
   else
-    ids, next_cursor = list_final(ctx, suffix, cursor, limit, is_upward)
+    ids, next_cursor = list_ended(ctx, suffix, cursor, limit, is_upward)
   end
   local out = briefs(ctx, ids)
   table.insert(out, 1, next_cursor)
@@ -196,7 +213,8 @@ local function stats(keys)
   ctx.lw = tonumber(meta[6]) or 0
   local time = redis.call('TIME')
   local rate_in, rate_out = rules.rates(meta[9] or '', tonumber(meta[7]) or 0, tonumber(meta[8]) or 0, time[1] * 1000 + math.floor(time[2] / 1000))
-  return { waiting_count(ctx), card('a'), card('d'), redis.call('LLEN', ctx.base .. 'c'), card('f'), card('x'), card('e'), tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
+  local completed, failed, cancelled, expired = redis.call('LLEN', ctx.base .. 'c') + card('K5'), card('f') + card('K6'), card('x') + card('K7'), card('e') + card('K8')
+  return { waiting_count(ctx), card('a'), card('d'), completed, failed, cancelled, expired, tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
     tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '', rate_in, rate_out }
 end
 

@@ -1,6 +1,6 @@
---- What people do to single jobs: cancel, retry, promote, delete, resolve.
+--- What people do to single jobs: cancel, retry, redrive, promote, update, delete, resolve.
 -- KEYS[1]  the queue's meta hash
--- ARGV     cancel: grace in ms, then ids; resolve: note, then ids; the others: ids
+-- ARGV     cancel: grace in ms, then ids; resolve: note, then ids; redrive: payload as a section, then ids; update: id, then pairs (update_job); the others: ids
 -- Returns  per id { OK | WRONG_STATE | NOT_FOUND | KEY_HELD <id>, state, record without payload after the call ('' when gone) }
 -- KEY_HELD: another job holds the unique key of the job that is to be retried.
 
@@ -49,6 +49,38 @@ local function retry_job(ctx, j)
   return 'OK'
 end
 
+-- Change what a waiting job carries. What a worker that was lost with it says of the job that it had, is said of another now.
+local function edit(ctx, j, changes, priority)
+  depart(ctx, j)
+  if changes[TAG_PAYLOAD] and j.token > 0 and j.ended == END.NONE then j.ended = END.CANCEL end
+  contents.set(ctx, j, contents.changed(contents.tail(ctx, j), changes, priority))
+  touch(ctx, j)
+end
+
+-- Retry with another payload.
+local function redrive_job(ctx, j, payload)
+  local word = retry_job(ctx, j)
+  if word ~= 'OK' then return word end
+  edit(ctx, j, { [TAG_PAYLOAD] = payload })
+  return 'OK'
+end
+
+-- Changes of a job, from ARGV: pairs of what and to what. due: a date in ms, 0 for now; payload and labels: a section, '' for none.
+local function update_job(ctx, j, argv)
+  if j.state ~= STATE.WAITING and j.state ~= STATE.DELAYED then return 'WRONG_STATE' end
+  local given, changes = {}, {}
+  for i = 2, #argv, 2 do given[argv[i]] = argv[i + 1] end
+  changes[TAG_PAYLOAD], changes[TAG.LABELS] = given.payload, given.labels
+  edit(ctx, j, changes, tonumber(given.priority))
+  local due_ms = tonumber(given.due)
+  if due_ms and due_ms > ctx.now_ms then
+    j.state, j.order = STATE.DELAYED, due_ms * 1000
+  elseif due_ms and j.state == STATE.DELAYED then
+    j.state, j.order = STATE.WAITING, next_number(ctx)
+  end
+  return 'OK'
+end
+
 local function promote_job(ctx, j)
   if j.state == STATE.WAITING then return 'OK' end
   if j.state ~= STATE.DELAYED then return 'WRONG_STATE' end
@@ -93,6 +125,13 @@ local function each_id(verb, argv_first)
   end
 end
 
+local function update(keys, argv)
+  local ctx = open(keys[1])
+  local answer = answer_one(ctx, update_job, argv[1], argv)
+  close(ctx)
+  return { answer }
+end
+
 -- Whether a job is as it was when the last number given was `newest`. What a worker says of its progress is no change.
 local function is_as_it_was(j, newest)
   if j.state == STATE.ACTIVE then return j.token <= newest and not has_flag(j, FLAG_CANCEL_REQUESTED) end
@@ -134,3 +173,6 @@ register('retry', each_id(retry_job, 1), { 'allow-oom' })
 register('promote', each_id(promote_job, 1), { 'allow-oom' })
 register('delete', each_id(delete_job, 1), { 'allow-oom' })
 register('resolve', each_id(resolve_job, 2), { 'allow-oom' })
+-- What may make a job larger is refused by a full store.
+register('redrive', each_id(redrive_job, 2), {})
+register('update', update, {})

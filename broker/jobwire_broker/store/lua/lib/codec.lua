@@ -24,12 +24,10 @@ local STATE_REMOVED = 9
 local FLAG_CANCEL_REQUESTED, FLAG_CANCEL_DELIVERED, FLAG_ALONE, FLAG_APART, FLAG_LOST, FLAG_COUNTED, FLAG_TIMED, FLAG_KEPT = 1, 2, 4, 8, 16, 32, 64, 128
 local NO_PROGRESS = 65535
 local TAG_PAYLOAD, TAG_BACKOFF, TAG_STATE_FIRST, TAG_PROGRESS, TAG_RESULT, TAG_FAILURE = 1, 2, 64, 64, 65, 66
--- Original: a digest of what the job was enqueued with, once it carries something else.
-local TAG_IDENTITY, TAG_RETENTION, TAG_ORIGINAL = 11, 12, 73
 -- Those that a job has only when it uses their rule; store/codec.py says what is in each.
 local TAG = {
   GROUP = 4, LABELS = 5, REQUIRED_LABELS = 6, UNITS = 7, EXPIRY = 8, TIMEOUT = 9, TOTAL_TIMEOUT = 10, IDENTITY = 11, RETENTION = 12, DELAYS = 13, PERMANENT = 14,
-  ATTEMPTS = 67, CHECKPOINT = 68, RESOLUTION = 69, CANCEL = 70, FIRST_START = 71, FINGERPRINT = 72,
+  ATTEMPTS = 67, CHECKPOINT = 68, RESOLUTION = 69, CANCEL = 70, FIRST_START = 71, FINGERPRINT = 72, ORIGINAL = 73,
 }
 -- Only in events: what the event had no room for is to be read; log lines.
 local TAG_TRUNCATED, TAG_LOG = 126, 127

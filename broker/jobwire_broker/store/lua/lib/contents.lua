@@ -2,16 +2,14 @@
 --
 -- `tail` is the form in which a producer's call brings it: attempts (2) priority (4) body, the payload last. A record keeps it behind its header, without the
 -- payload when that is kept apart.
-local APART_OVER = 512
-local TAIL_HEAD = 6
-local contents = {}
+local contents = { APART_OVER = 512, TAIL_HEAD = 6 }
 
 -- A tail with a long payload taken out of it, and that payload; else the tail, and nil. A record is copied twice in a life: above this length that costs more than
 -- a key of its own does.
 function contents.part(tail)
-  if #tail <= APART_OVER then return tail, nil end
-  local payload = section(string.sub(tail, TAIL_HEAD + 1), TAG_PAYLOAD)
-  if not payload or #payload <= APART_OVER / 2 then return tail, nil end
+  if #tail <= contents.APART_OVER then return tail, nil end
+  local payload = section(string.sub(tail, contents.TAIL_HEAD + 1), TAG_PAYLOAD)
+  if not payload or #payload <= contents.APART_OVER / 2 then return tail, nil end
   return string.sub(tail, 1, #tail - #payload - 5), payload
 end
 
@@ -22,24 +20,24 @@ function contents.tail(ctx, j)
 end
 
 -- What the tail of a changed job is known by: a call that is repeated must find its job although the job was changed meanwhile.
-local function digest(tail)
+function contents.digest(tail)
   return string.sub(redis.sha1hex(tail), 1, 20)
 end
 
 -- Whether a job was made by a call with this tail.
 function contents.is_same(ctx, j, tail)
-  local original = section(j.body, TAG_ORIGINAL)
-  if original then return original == digest(tail) end
+  local original = section(j.body, TAG.ORIGINAL)
+  if original then return original == contents.digest(tail) end
   return contents.tail(ctx, j) == tail
 end
 
 -- Give a job another tail. Whoever calls it has seen to its place, and touches it. The payload's key is written at once: one job may change twice in a call.
 function contents.set(ctx, j, tail)
-  local original = section(j.body, TAG_ORIGINAL) or digest(contents.tail(ctx, j))
+  local original = section(j.body, TAG.ORIGINAL) or contents.digest(contents.tail(ctx, j))
   local happened, payload = filtered(j.body, function(tag) return tag >= TAG_STATE_FIRST end), nil
   tail, payload = contents.part(tail)
   j.attempts, j.priority = struct.unpack('>I2i4', tail)
-  j.body = string.sub(tail, TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG_ORIGINAL, original), sections_start(happened))
+  j.body = string.sub(tail, contents.TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG.ORIGINAL, original), sections_start(happened))
   times.mark(j)
   lines.mark(j)
   if payload then
@@ -49,4 +47,17 @@ function contents.set(ctx, j, tail)
     redis.call('UNLINK', ctx.payload_key .. j.id)
     clear_flag(j, FLAG_APART)
   end
+end
+
+-- A tail with other sections: `changes` are whole sections by tag, empty for none. They stand in the order of their tags, the payload last.
+function contents.changed(tail, changes, priority)
+  local body = string.sub(tail, contents.TAIL_HEAD + 1)
+  local all, tags = {}, {}
+  each_section(body, function(tag, first, last) all[tag] = string.sub(body, first, last) end)
+  for tag, bytes in pairs(changes) do all[tag] = bytes ~= '' and bytes or nil end
+  for tag in pairs(all) do tags[#tags + 1] = tag end
+  table.sort(tags, function(a, b) return (a == TAG_PAYLOAD and 256 or a) < (b == TAG_PAYLOAD and 256 or b) end)
+  local parts = { string.sub(tail, 1, 2), priority and struct.pack('>i4', priority) or string.sub(tail, 3, contents.TAIL_HEAD), string.sub(body, 1, sections_start(body) - 1) }
+  for i = 1, #tags do parts[#parts + 1] = all[tags[i]] end
+  return table.concat(parts)
 end

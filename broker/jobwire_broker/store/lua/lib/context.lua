@@ -29,6 +29,7 @@
 --   M           hash: sid (4) -> the labels of a session that has some
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record
+--   K, K5 … K8  zsets, ended jobs with a retention of their own (retention.lua)
 --   i<kind><key>  strings, which job holds a key of identity.lua
 --   h<id>       string, attempts before the last one (history.lua)
 --   L<id>       list, the job's log (lib/kept.lua)

@@ -29,18 +29,18 @@ function identity.ends(ask)
 end
 
 -- The id of the job that holds a key, from the key's value.
-local function holder_of(kind, value)
+function identity.holder_of(kind, value)
   if kind == 'k' then return string.sub(value, 2, byte(value) + 1) end
   return kind == 'd' and string.sub(value, 9) or value
 end
 
 -- The answer that names a job. To the call that made it, it was made.
-local function naming(word, id, holder)
+function identity.naming(word, id, holder)
   return id == holder and 'MADE' or word .. ' ' .. holder
 end
 
 -- Give the waiting job of an earlier call what a later one brings.
-local function replace(ctx, j, tail, delay_ms, latest_ms)
+function identity.replace(ctx, j, tail, delay_ms, latest_ms)
   depart(ctx, j)
   local due_ms = math.min(ctx.now_ms + delay_ms, latest_ms)
   if due_ms > ctx.now_ms then
@@ -52,15 +52,22 @@ local function replace(ctx, j, tail, delay_ms, latest_ms)
   touch(ctx, j)
 end
 
-local function debounce(ctx, id, tail, value, delay_ms, most_ms)
-  local holder = holder_of('d', value)
+-- A call that replaced what another was to do: in the ring its id stands for that job, so that a repetition of the call does not replace it again. Such an entry
+-- names no state, and goes on with the id of the job.
+function identity.alias(ctx, id, other)
+  note_date(ctx, id)
+  gather(ctx, ring_slot(ctx), id, NO_TOKEN .. NO_TOKEN .. '\0\0\1' .. other)
+end
+
+function identity.debounce(ctx, id, tail, value, delay_ms, most_ms)
+  local holder = identity.holder_of('d', value)
   -- It may be of this very call, and not written yet.
   send_gathered(ctx)
   local j = find(ctx, holder)
   if not j or (j.state ~= STATE.WAITING and j.state ~= STATE.DELAYED) or j.token > 0 then return nil end
-  replace(ctx, j, tail, delay_ms, most_ms > 0 and struct.unpack('>I8', value) + most_ms or math.huge)
-  if id ~= holder then ring_alias(ctx, id, holder) end
-  return naming('REPLACED', id, holder)
+  identity.replace(ctx, j, tail, delay_ms, most_ms > 0 and struct.unpack('>I8', value) + most_ms or math.huge)
+  if id ~= holder then identity.alias(ctx, id, holder) end
+  return identity.naming('REPLACED', id, holder)
 end
 
 -- The answer to a call that asks for a job with an identity; nil when the job is to be made. What differs from an idempotency key's first call is for the caller
@@ -69,9 +76,14 @@ function identity.answer(ctx, id, tail, ask, signature)
   local kind, key, first, second = identity.read(ctx, ask)
   local value = redis.call('GET', key)
   if not value then return nil end
-  if kind == 'd' then return debounce(ctx, id, tail, value, first, second) end
+  if kind == 'd' then return identity.debounce(ctx, id, tail, value, first, second) end
   if kind == 'k' and string.sub(value, byte(value) + 2) ~= signature then return 'CONFLICT ' .. value end
-  return naming('FOUND', id, holder_of(kind, value))
+  return identity.naming('FOUND', id, identity.holder_of(kind, value))
+end
+
+-- The same without touching anything: nil also where a job would have to be changed.
+function identity.answer_without_change(ctx, id, ask, signature)
+  return string.sub(ask, 1, 1) ~= 'd' and identity.answer(ctx, id, '', ask, signature) or nil
 end
 
 -- Let a job that was just made hold its key.
@@ -90,16 +102,16 @@ end
 
 -- Free the key that ends with a job.
 function identity.free(ctx, j)
-  local ask = section(j.body, TAG_IDENTITY)
+  local ask = section(j.body, TAG.IDENTITY)
   if not ask or not identity.ends(ask) then return end
   local kind, key = identity.read(ctx, ask)
   local value = redis.call('GET', key)
-  if value and holder_of(kind, value) == j.id then redis.call('UNLINK', key) end
+  if value and identity.holder_of(kind, value) == j.id then redis.call('UNLINK', key) end
 end
 
 -- Let a job that had ended hold its unique key again. The id of another that holds it now; nil when there is none.
 function identity.retake(ctx, j)
-  local ask = section(j.body, TAG_IDENTITY)
+  local ask = section(j.body, TAG.IDENTITY)
   if not ask or string.sub(ask, 1, 1) ~= 'u' then return nil end
   local _, key = identity.read(ctx, ask)
   local holder = redis.call('GET', key)

@@ -50,10 +50,14 @@ local function depart(ctx, j)
     lines.depart(ctx, j)
   elseif j.state == STATE.DELAYED then
     gather(ctx, 'ZREM d', place(j, j.id))
-  elseif j.state == STATE.COMPLETED then
-    redis.call('LREM', ctx.base .. 'c', 1, end_entry(j, j.id))
   else
-    gather(ctx, FINAL_REMOVE[j.state], j.id)
+    if retention.own(j) then
+      retention.leave(ctx, j)
+    elseif j.state == STATE.COMPLETED then
+      redis.call('LREM', ctx.base .. 'c', 1, end_entry(j, j.id))
+    else
+      gather(ctx, FINAL_REMOVE[j.state], j.id)
+    end
     if j.state == STATE.FAILED then failures.leave(ctx, j) end
   end
 end
@@ -74,11 +78,14 @@ local function enter(ctx, j)
     lines.enter(ctx, j)
   elseif j.state == STATE.DELAYED then
     gather(ctx, 'ZADD d', j.order / 1000, place(j, j.id))
-  elseif j.state == STATE.COMPLETED then
-    -- move_to_final has put it into the list, which is in the order of ends and not in that in which the jobs of a call were touched first.
-    return
   else
-    gather(ctx, FINAL_ADD[j.state], j.revision, j.id)
+    local own_ms = retention.own(j)
+    if own_ms then
+      retention.enter(ctx, j, own_ms)
+    elseif j.state ~= STATE.COMPLETED then
+      -- A completed one was put into its list by move_to_final, in the order of ends and not in that in which the jobs of a call were touched first.
+      gather(ctx, FINAL_ADD[j.state], j.revision, j.id)
+    end
     if j.state == STATE.FAILED then failures.enter(ctx, j) end
     ctx.grown[j.state] = true
   end
@@ -103,24 +110,6 @@ local function tell(ctx, id, short)
   ctx.events[#ctx.events + 1] = struct.pack('>I2', #id) .. id .. struct.pack('>I4', #short) .. short
 end
 
--- Write all that was changed. The tables of jobs that were read before are good no longer.
-local function flush(ctx)
-  local dirty = ctx.dirty
-  for i = 1, #dirty do
-    local j = dirty[i]
-    local record = encode(j)
-    gather(ctx, 'MSET', ctx.record_key .. j.id, record)
-    if j.departed then
-      enter(ctx, j)
-      times.place(ctx, j)
-    end
-    if is_watched(ctx) then tell(ctx, j.id, brief(record)) end
-  end
-  ctx.dirty, ctx.jobs, ctx.records = {}, {}, {}
-  send_gathered(ctx)
-  if ctx.touched or ctx.touched_names then limits.settle(ctx) end
-end
-
 -- The keys of a job with FLAG_KEPT go with it.
 local function unlink_kept(ctx, id)
   gather(ctx, 'UNLINK', ctx.base .. 'h' .. id)
@@ -135,6 +124,42 @@ local function erase(ctx, j)
   if has_flag(j, FLAG_KEPT) then unlink_kept(ctx, j.id) end
   times.forget(ctx, j)
   ctx.jobs[j.id] = false
+end
+
+-- Write all that was changed. The tables of jobs that were read before are good no longer.
+local function flush(ctx)
+  local dirty = ctx.dirty
+  for i = 1, #dirty do
+    local j = dirty[i]
+    local record = encode(j)
+    if j.departed and FINAL_KEY[j.state] and retention.own(j) == 0 then
+      -- What this call has gathered for its keys must not come after they are gone.
+      send_gathered(ctx)
+      erase(ctx, j)
+    else
+      gather(ctx, 'MSET', ctx.record_key .. j.id, record)
+      if j.departed then
+        enter(ctx, j)
+        times.place(ctx, j)
+      end
+    end
+    if is_watched(ctx) then tell(ctx, j.id, brief(record)) end
+  end
+  ctx.dirty, ctx.jobs, ctx.records = {}, {}, {}
+  send_gathered(ctx)
+  if ctx.touched or ctx.touched_names then limits.settle(ctx) end
+end
+
+-- The rank in a sorted set from which (score, member) and what sorts before it are passed: a binary search, since the member itself may be gone.
+local function rank_after(key, score, member)
+  local low, high = 0, redis.call('ZCARD', key)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local at = redis.call('ZRANGE', key, middle, middle, 'WITHSCORES')
+    local s = tonumber(at[2])
+    if s < score or (s == score and at[1] <= member) then low = middle + 1 else high = middle end
+  end
+  return low
 end
 
 local function waiting_count(ctx)

@@ -1,12 +1,4 @@
 --- Moves between states. Each changes a job's table; flush writes it.
--- How many ended jobs a queue keeps, and for how long (DESIGN 4, Retention).
-local KEEP = {
-  [STATE.COMPLETED] = { count = 1000, age_ms = DAY_MS },
-  [STATE.FAILED] = { count = 10000, age_ms = 30 * DAY_MS },
-  [STATE.CANCELLED] = { count = 1000, age_ms = DAY_MS },
-  [STATE.EXPIRED] = { count = 1000, age_ms = DAY_MS },
-}
-
 -- A jobwire.v1.Failure that Jobwire itself gives: fields 1, 2 and 4, each shorter than 128 bytes.
 local function own_failure(kind, message)
   return '\10' .. string.char(#kind) .. kind .. '\18' .. string.char(#message) .. message .. '\34' .. string.char(#kind) .. kind
@@ -44,7 +36,7 @@ local function move_to_final(ctx, j, state)
   touch(ctx, j)
   if state == STATE.COMPLETED then
     j.progress = 10000
-    gather(ctx, 'RPUSH c', end_entry(j, j.id))
+    if not retention.own(j) then gather(ctx, 'RPUSH c', end_entry(j, j.id)) end
     ctx.completions = ctx.completions + 1
     return
   end
@@ -119,16 +111,56 @@ local function forget(ctx, state, ids)
   end
 end
 
+-- Forget ended jobs that say for themselves how long they are kept.
+function retention.forget_own(ctx, ids)
+  fetch(ctx, ids)
+  for i = 1, #ids do
+    local j = find(ctx, ids[i])
+    if j then
+      depart(ctx, j)
+      erase(ctx, j)
+    end
+  end
+end
+
+-- The ends of the oldest jobs of a state, at most `count`.
+function retention.oldest_ends(ctx, state, count)
+  local ends = {}
+  if state == STATE.COMPLETED then
+    local entries = redis.call('LRANGE', ctx.base .. 'c', 0, count - 1)
+    for i = 1, #entries do ends[i] = struct.unpack('>I8', entries[i]) end
+    return ends
+  end
+  local found = redis.call('ZRANGE', ctx.base .. FINAL_KEY[state], 0, count - 1, 'WITHSCORES')
+  for i = 2, #found, 2 do ends[i / 2] = tonumber(found[i]) end
+  return ends
+end
+
+-- Forget the oldest jobs of a final state.
+function retention.forget_oldest(ctx, state, count, own)
+  local from_own = own > 0 and retention.share(ctx, state, count, retention.oldest_ends(ctx, state, count)) or 0
+  if from_own > 0 then retention.forget_own(ctx, redis.call('ZRANGE', retention.key(ctx, state), 0, from_own - 1)) end
+  count = count - from_own
+  if count == 0 then return end
+  if state == STATE.COMPLETED then return forget_completed(ctx, count) end
+  forget(ctx, state, redis.call('ZRANGE', ctx.base .. FINAL_KEY[state], 0, count - 1))
+end
+
+-- Keep a final state within its count, by one step. True when there may be more to do.
+function retention.keep_count(ctx, state)
+  local own = redis.call('ZCARD', retention.key(ctx, state))
+  local kept = own + redis.call(state == STATE.COMPLETED and 'LLEN' or 'ZCARD', ctx.base .. FINAL_KEY[state])
+  local over = kept - retention.bounds(ctx, state)
+  if over <= 0 then return false end
+  retention.forget_oldest(ctx, state, math.min(over, retention.STEP), own)
+  return over > retention.STEP
+end
+
 -- After a flush: keep each final state that grew within its count.
 local function trim(ctx)
-  if ctx.completions > 0 then
-    local over = redis.call('LLEN', ctx.base .. 'c') - KEEP[STATE.COMPLETED].count
-    if over > 0 then forget_completed(ctx, math.min(over, 256)) end
-  end
+  if ctx.completions > 0 then retention.keep_count(ctx, STATE.COMPLETED) end
   for state in pairs(ctx.grown) do
-    local key = ctx.base .. FINAL_KEY[state]
-    local over = redis.call('ZCARD', key) - KEEP[state].count
-    if over > 0 then forget(ctx, state, redis.call('ZRANGE', key, 0, math.min(over, 256) - 1)) end
+    if state ~= STATE.COMPLETED then retention.keep_count(ctx, state) end
   end
   ctx.grown = {}
 end

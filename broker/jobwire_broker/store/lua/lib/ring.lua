@@ -3,7 +3,6 @@
 -- Five hashes take turns, half a minute each; the one whose turn comes again is emptied first, off the main thread.
 local YOUNG_US = 120000000
 local DAY_MS = 86400000
-local RING_ENTRY_SIZE = 19
 
 local function ring_turn(ctx)
   local bucket = math.floor(ctx.now_ms / 1000 / RING_SLOT_S)
@@ -39,13 +38,6 @@ local function ring_add(ctx, id, numbers, ended, state, created)
   gather(ctx, ring_slot(ctx), id, numbers .. string.char(ended, state, ctx.now_us - created < YOUNG_US and 1 or 0))
 end
 
--- A call that replaced what another was to do: its id stands for that job, so that a repetition of the call does not replace it again. Such an entry names no
--- state, and goes on with the id of the job.
-local function ring_alias(ctx, id, other)
-  note_date(ctx, id)
-  gather(ctx, ring_slot(ctx), id, NO_TOKEN .. NO_TOKEN .. '\0\0\1' .. other)
-end
-
 -- state, ended, revision, token of a removed job; nil when nothing is known.
 local function ring_get(ctx, id)
   for slot = 0, RING_SLOTS - 1 do
@@ -66,7 +58,7 @@ local function ring_known(ctx, ids, oldest, latest)
   for slot = 0, RING_SLOTS - 1 do
     local found = redis.call('HMGET', ctx.base .. 'g' .. slot, unpack(ids))
     for i = 1, #ids do
-      if found[i] and string.byte(found[i], 19) ~= 0 then known[ids[i]] = #found[i] > RING_ENTRY_SIZE and string.sub(found[i], RING_ENTRY_SIZE + 1) or true end
+      if found[i] and string.byte(found[i], 19) ~= 0 then known[ids[i]] = #found[i] > 19 and string.sub(found[i], 20) or true end
     end
   end
   return known
