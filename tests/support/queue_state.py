@@ -160,8 +160,8 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
     completed, *strings = rest[len(_SORTED_SETS) + 5 :]
     by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
-    logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L*")}
-    checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y*")}
+    logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L?*")}
+    checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y?*")}
     known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
     unknown = [key for key in keys if key[0] not in "jphiBlnqLy" and key not in known]
     assert unknown == [], unknown

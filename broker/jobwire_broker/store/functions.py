@@ -26,21 +26,8 @@ CLOSED_FILES: Mapping[str, tuple[str, ...]] = {
     "finishes": ("item_ids", "settle_all", "fail"),
 }
 VERB_FILES = (
-    "enqueue",
-    "turn",
-    "attach",
-    "detach",
-    "pulse",
-    "verbs",
-    "clean",
-    "purge",
-    "pause",
-    "policy",
-    "group_rules",
-    "reads",
-    "logs",
-    "dead_letters",
-    "explain",
+    *("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "purge", "pause", "policy"),
+    *("group_rules", "reads", "logs", "dead_letters", "explain"),
 )
 
 
