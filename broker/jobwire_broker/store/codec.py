@@ -247,7 +247,6 @@ def job_from_record(queue: str, raw_id: bytes, record: bytes) -> job_pb2.Job:
         cancel_requested=bool(flags & FLAG_CANCEL_REQUESTED),
         cancel_delivered=bool(flags & FLAG_CANCEL_DELIVERED),
         losses=losses,
-        units=1,
     )
     found = sections(record, start)
     if progress != NO_PROGRESS:

@@ -62,9 +62,9 @@ def test_labels_in_any_order_have_the_same_bytes() -> None:
     assert codec.encode_labels({"b": "1", "a": ""}) == codec.encode_labels({"a": "", "b": "1"}) == b"\1a\0\1b\1" + b"1"
 
 
-def test_a_job_of_no_group_counts_once() -> None:
+def test_a_job_that_uses_no_rule_says_nothing_of_them() -> None:
     job = codec.job_from_record("q", b"a", header() + codec.encode_body("work", b"", None, 0))
-    assert (job.group, dict(job.labels), dict(job.required_labels), job.units) == ("", {}, {}, 1)
+    assert (job.group, dict(job.labels), dict(job.required_labels), job.units) == ("", {}, {}, 0)
 
 
 @settings(deadline=None)

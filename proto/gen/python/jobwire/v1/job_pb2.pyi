@@ -825,7 +825,7 @@ class Job(_message.Message):
     group: _builtins.str
     """Whose job it is; empty: no group's."""
     units: _builtins.int
-    """How much it counts in limits."""
+    """How much it counts in limits. 0 stands for 1."""
     cancel_stage: Global___CancelStage.ValueType
     """How far its cancel is, or how it went."""
     fingerprint: _builtins.str

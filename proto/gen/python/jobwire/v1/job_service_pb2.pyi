@@ -607,7 +607,7 @@ class JobFilter(_message.Message):
     fingerprint: _builtins.str
     """Failed with this fingerprint."""
     resolved: _builtins.bool
-    """Whether a note was left with ResolveJob."""
+    """Whether a note was left with ResolveJob. Of failed jobs alone, as `fingerprint` is."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """Any of these states. Empty: any. ListJobs has its own."""
@@ -1251,7 +1251,7 @@ class BulkJobsRequest(_message.Message):
     """With RESOLVE: the note. At most 1,024 bytes."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
-        """Which jobs."""
+        """Which jobs. Without states: all that the verb fits. A fingerprint, and `resolved`, stand for FAILED."""
 
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
@@ -1291,9 +1291,9 @@ class BulkJobsResponse(_message.Message):
     token: _builtins.str
     """For the run. Only in the answer to a dry run."""
     done: _builtins.int
-    """How many were acted on so far."""
+    """How many were acted on so far, by all runs with this token."""
     skipped: _builtins.int
-    """How many had changed meanwhile, or were gone, so far."""
+    """How many had changed meanwhile, or were gone, so far. At the end `done` and `skipped` make `matched`."""
     finished: _builtins.bool
     """Whether this is the last message."""
     def __init__(

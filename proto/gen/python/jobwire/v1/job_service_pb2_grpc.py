@@ -280,8 +280,8 @@ class JobServiceServicer(object):
 
     def BulkJobs(self, request, context):
         """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
-        back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
-        after the step that is under way; the same token goes on from there, for an hour.
+        back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
+        Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
         Errors:
         INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.

@@ -135,8 +135,8 @@ class JobServiceStub:
     """
     BulkJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
-    back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
-    after the step that is under way; the same token goes on from there, for an hour.
+    back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
+    Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
     Errors:
       INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
@@ -271,8 +271,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     BulkJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
-    back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
-    after the step that is under way; the same token goes on from there, for an hour.
+    back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
+    Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
     Errors:
       INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
@@ -488,8 +488,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.BulkJobsResponse], _abc.AsyncIterator[_job_service_pb2.BulkJobsResponse]]:
         """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
-        back and acts on those that the dry run saw and that have not changed since, in steps of at most 128, with a message after each. Closing the call stops it
-        after the step that is under way; the same token goes on from there, for an hour.
+        back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
+        Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
         Errors:
           INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
