@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Annotated, Any, TextIO
 
 import typer
-from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
+from jobwire_client import Backoff, Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.durations import parse_duration
@@ -34,6 +34,11 @@ def enqueue(
     group: Annotated[str | None, typer.Option(help="Whose job it is, for example a tenant.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only a worker with this label gets it. Repeat it for more.")] = None,
     units: Annotated[int | None, typer.Option(min=1, max=1000, help="How much it counts in limits. Default 1.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long one attempt may take.")] = None,
+    total_timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long all attempts may take, from the first start.")] = None,
+    expires_in: Annotated[str | None, typer.Option(metavar="DURATION", help="If it has not started by then, it expires.")] = None,
+    backoff: Annotated[str | None, typer.Option(metavar="DURATIONS", help="The waits between attempts, for example 10s,1m,10m.")] = None,
+    permanent_error: Annotated[list[str] | None, typer.Option(metavar="TYPE", help="An error that ends it at once. Repeat it for more.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Return when the job is in the store's append-only file on disk.")] = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -53,6 +58,11 @@ def enqueue(
         labels=labels_of(label),
         required_labels=labels_of(require),
         units=units,
+        timeout=None if timeout is None else _duration(timeout),
+        total_timeout=None if total_timeout is None else _duration(total_timeout),
+        expires_in=None if expires_in is None else _duration(expires_in),
+        backoff=None if backoff is None else Backoff(delays=[_duration(wait) for wait in backoff.split(",")]),
+        permanent_errors=permanent_error or (),
     )
     specs = (replace(common, payload=_payload_of(line)) for line in lines)
     durability: Durability = "disk" if disk else "store"

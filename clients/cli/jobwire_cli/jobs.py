@@ -4,7 +4,7 @@ import json
 from typing import Annotated
 
 import typer
-from jobwire_client import Client, Job
+from jobwire_client import Attempt, Client, Job
 from rich.text import Text
 
 from jobwire_cli import bulk, dead_letters, filtering, output, watching
@@ -213,6 +213,11 @@ def _show(job: Job, as_json: bool) -> None:
     ]
     if job.due_time is not None:
         fields.append(("due", job.due_time.isoformat()))
+    if job.expire_time is not None:
+        fields.append(("expires", job.expire_time.isoformat()))
+    fields += [(name, short(bound.total_seconds())) for name, bound in (("timeout", job.timeout), ("total timeout", job.total_timeout)) if bound is not None]
+    if job.cancel_stage:
+        fields.append(("cancel", job.cancel_stage))
     if job.progress is not None:
         fields.append(("progress", _progress(job)))
     if job.start_time is not None and job.finish_time is not None:
@@ -230,7 +235,15 @@ def _show(job: Job, as_json: bool) -> None:
         fields.append(("fingerprint", job.fingerprint))
     if job.resolution is not None:
         fields.append(("resolved", f"{output.age(job.resolution.time)} ago" + (f": {job.resolution.note}" if job.resolution.note else "")))
+    fields += [("attempts" if i == 0 else "", _attempt(attempt)) for i, attempt in enumerate(job.attempts)]
     output.write_fields(fields)
+
+
+def _attempt(attempt: Attempt) -> str:
+    """One line: `2  failed  1.2s  host-17  ValueError: no such file`."""
+    ran = short((attempt.end_time - attempt.start_time).total_seconds()) if attempt.start_time and attempt.end_time else ""
+    failure = "" if attempt.failure is None else ": ".join(filter(None, (attempt.failure.type, attempt.failure.message)))
+    return "  ".join(filter(None, (str(attempt.number), attempt.end or "running", ran, attempt.worker, failure)))
 
 
 def _rules(job: Job) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobwire_client import Change, Enqueued, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
+from jobwire_client import Attempt, Change, Enqueued, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -97,7 +97,15 @@ def job_json(job: Job) -> Members:
         **filled(createTime=date(job.create_time), dueTime=date(job.due_time), startTime=date(job.start_time), finishTime=date(job.finish_time)),
         **filled(worker=job.worker or None, **_rules(job), fingerprint=job.fingerprint or None, resolution=resolution),
         **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
+        **filled(cancelStage=job.cancel_stage or None, cancelTime=date(job.cancel_time), expireTime=date(job.expire_time)),
+        **filled(timeout=seconds(job.timeout), totalTimeout=seconds(job.total_timeout), attempts=[_attempt_json(attempt) for attempt in job.attempts] or None),
     }
+
+
+def _attempt_json(attempt: Attempt) -> Members:
+    failure = attempt.failure and filled(**{name: getattr(attempt.failure, name) or None for name in ("type", "message", "stack", "reason")})
+    times = filled(startTime=date(attempt.start_time), endTime=date(attempt.end_time))
+    return {"number": attempt.number, "token": attempt.token, **times, **filled(worker=attempt.worker or None, end=attempt.end or None, failure=failure)}
 
 
 def _rules(job: Job) -> Members:

@@ -44,7 +44,7 @@ from jobwire_client._logs import followed_lines, kept_lines
 from jobwire_client._many import enqueue_many
 from jobwire_client._payload import payload_message
 from jobwire_client._poller import quiet_poller
-from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules
+from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules, encode_times
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"
@@ -154,6 +154,11 @@ class Client:
         labels: Mapping[str, str] | None = None,
         required_labels: Mapping[str, str] | None = None,
         units: int | None = None,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | float | None = None,
+        permanent_errors: Sequence[str] = (),
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, and return when the store has it.
@@ -175,6 +180,11 @@ class Client:
             labels: for people and filters: at most 16; keys of 1 to 63 of [A-Za-z0-9._/-], values of at most 128 bytes.
             required_labels: only a worker with all of these labels gets it. At most 8.
             units: how much it counts in limits, from 1 to 1,000. Default 1.
+            timeout: how long one attempt may take: then it has failed, whatever its worker does. From 0.1 s to 30 days.
+            total_timeout: how long it may take over all attempts and the waits between them, from its first start. From 0.1 s to 365 days.
+            expires_at: if it has not started by this date, which needs a time zone, it is EXPIRED.
+            expires_in: the same, counted from the enqueue or the due date. From 0.1 s to 365 days.
+            permanent_errors: errors that end it at once, by their type, beside those of the queue. At most 32.
             durability: `store` answers when the store has it in memory; `disk` when it is in the append-only file on disk, up to a second later.
 
         Raises:
@@ -186,6 +196,7 @@ class Client:
         """
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
+        rules += encode_times(timeout, total_timeout, expires_at, expires_in, permanent_errors)
         frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         lane = self._lane(durability)
         if lane.full:

@@ -1,6 +1,6 @@
 """What a caller says of a job that is to be made, and how it travels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -37,7 +37,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """The waits between attempts: run n waits base · factor^(n-2), at most `max_delay`, plus jitter."""
+    """The waits between attempts: run n waits base · factor^(n-2), at most `max_delay`, plus jitter; or the waits of `delays`, plus jitter."""
 
     base: timedelta | float = 2.0
     """The wait before the second run. A number is seconds. 0 retries at once; at most 7 days."""
@@ -47,6 +47,8 @@ class Backoff:
     """No wait is longer. None means 1 day; at most 30 days."""
     jitter: float | None = None
     """The share of the wait that is added at random, from 0 (exact) to 1. None means 0.1."""
+    delays: Sequence[timedelta | float] = ()
+    """The waits one by one, instead of `base`, `factor` and `max_delay`: the last one holds for all later attempts. At most 32, each of at most 30 days."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class JobSpec:
     delay_until: datetime | None = None
     """Do not start before this date. It needs a time zone."""
     attempts: int | None = None
-    """How many times it may run. None means 3."""
+    """How many times it may run. None means as the queue says, 3 by default."""
     backoff: Backoff | None = None
-    """The waits between attempts. None: 2 s, then twice as long each time, plus up to a tenth."""
+    """The waits between attempts. None: as the queue says; by default 2 s, then twice as long each time, plus up to a tenth."""
     group: str | None = None
     """Whose job it is, for example a tenant: fair shares, limits and pauses hold per group. None: nobody's."""
     labels: Mapping[str, str] | None = None
@@ -79,6 +81,16 @@ class JobSpec:
     """Only a worker with all of these labels gets it. At most 8."""
     units: int | None = None
     """How much it counts in limits, from 1 to 1,000. None means 1."""
+    timeout: timedelta | float | None = None
+    """How long one attempt may take: then it has failed, whatever its worker does. From 0.1 s to 30 days. None: as the queue says."""
+    total_timeout: timedelta | float | None = None
+    """How long it may take over all attempts and the waits between them, from its first start. From 0.1 s to 365 days. None: as the queue says."""
+    expires_at: datetime | None = None
+    """If it has not started by then, it is EXPIRED. It needs a time zone."""
+    expires_in: timedelta | float | None = None
+    """The same, counted from the enqueue or the due date. From 0.1 s to 365 days. None: as the queue says."""
+    permanent_errors: Sequence[str] = ()
+    """Errors that end it at once, by their type, beside those of the queue. At most 32."""
 
 
 def encode(
@@ -132,9 +144,50 @@ def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_l
         raise InvalidRequest(f"the job can't be sent: {error}") from error
 
 
+def encode_times(
+    timeout: timedelta | float | None,
+    total_timeout: timedelta | float | None,
+    expires_at: datetime | None,
+    expires_in: timedelta | float | None,
+    permanent_errors: Sequence[str],
+) -> bytes:
+    """Fields 14 to 18 of a JobSpec.
+
+    Raises:
+        InvalidRequest: as `encode` does.
+    """
+    if timeout is None and total_timeout is None and expires_at is None and expires_in is None and not permanent_errors:
+        return b""
+    try:
+        return _times(timeout, total_timeout, expires_at, expires_in, permanent_errors).SerializeToString()
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise InvalidRequest(f"the job can't be sent: {error}") from error
+
+
+def _times(
+    timeout: timedelta | float | None,
+    total_timeout: timedelta | float | None,
+    expires_at: datetime | None,
+    expires_in: timedelta | float | None,
+    permanent_errors: Sequence[str],
+) -> job_pb2.JobSpec:
+    if isinstance(permanent_errors, str):
+        raise TypeError("permanent_errors must be several names, not one text")
+    if expires_at is not None and expires_in is not None:
+        raise ValueError("give expires_at or expires_in, not both")
+    spec = job_pb2.JobSpec(permanent_errors=permanent_errors)
+    for name, value in (("timeout", timeout), ("total_timeout", total_timeout), ("expires_in", expires_in)):
+        if value is not None:
+            getattr(spec, name).CopyFrom(duration(value))
+    if expires_at is not None:
+        spec.expires_at.CopyFrom(_timestamp(expires_at, "expires_at"))
+    return spec
+
+
 def encode_spec(spec: JobSpec, job_id: str) -> bytes:
     """The same for a JobSpec."""
     rules = encode_rules(spec.group, spec.labels, spec.required_labels, spec.units)
+    rules += encode_times(spec.timeout, spec.total_timeout, spec.expires_at, spec.expires_in, spec.permanent_errors)
     return encode(spec.queue, spec.job_name, spec.payload, job_id, spec.priority, spec.delay, spec.delay_until, spec.attempts, spec.backoff, rules)
 
 
@@ -206,17 +259,24 @@ def _set_delay(spec: job_pb2.JobSpec, delay: timedelta | float | None, delay_unt
     if delay is not None:
         spec.delay.CopyFrom(duration(delay))
     if delay_until is not None:
-        if delay_until.tzinfo is None:
-            raise ValueError("delay_until needs a time zone, for example datetime.now(UTC)")
-        due = Timestamp()
-        due.FromDatetime(delay_until.astimezone(UTC))
-        spec.delay_until.CopyFrom(due)
+        spec.delay_until.CopyFrom(_timestamp(delay_until, "delay_until"))
+
+
+def _timestamp(date: datetime, name: str) -> Timestamp:
+    if date.tzinfo is None:
+        raise ValueError(f"{name} needs a time zone, for example datetime.now(UTC)")
+    message = Timestamp()
+    message.FromDatetime(date.astimezone(UTC))
+    return message
 
 
 def _backoff(backoff: Backoff) -> job_pb2.Backoff:
-    message = job_pb2.Backoff(base=duration(backoff.base), factor=backoff.factor)
-    if backoff.max_delay is not None:
-        message.max_delay.CopyFrom(duration(backoff.max_delay))
+    if backoff.delays:
+        message = job_pb2.Backoff(delays=map(duration, backoff.delays))
+    else:
+        message = job_pb2.Backoff(base=duration(backoff.base), factor=backoff.factor)
+        if backoff.max_delay is not None:
+            message.max_delay.CopyFrom(duration(backoff.max_delay))
     if backoff.jitter is not None:
         message.jitter = backoff.jitter
     return message

@@ -21,7 +21,7 @@ from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, Queue, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._poller import quiet_poller
-from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules
+from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client.errors import ClientClosed
 
 T = TypeVar("T")
@@ -85,11 +85,17 @@ class SyncClient:
         labels: Mapping[str, str] | None = None,
         required_labels: Mapping[str, str] | None = None,
         units: int | None = None,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | float | None = None,
+        permanent_errors: Sequence[str] = (),
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, as Client.enqueue does."""
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
+        rules += encode_times(timeout, total_timeout, expires_at, expires_in, permanent_errors)
         frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         return self._started().enqueue(frame, queue, job_id, durability)
 
