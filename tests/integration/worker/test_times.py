@@ -20,10 +20,10 @@ def worker_for(broker: Broker, queue: str, **options: Any) -> Worker:
     return Worker(broker.address, queues=[queue], **{"concurrency": 10, "drain_grace": 2, **options})
 
 
-async def runs_of(broker: Broker, client: Client, queue: str, **options: Any) -> tuple[list[float], str]:
+async def runs_of(each_broker: Broker, client: Client, queue: str, **options: Any) -> tuple[list[float], str]:
     """When a handler that always fails was run, and how the job ended."""
     starts: list[float] = []
-    worker = worker_for(broker, queue)
+    worker = worker_for(each_broker, queue)
 
     @worker.handler("fails")
     async def fails() -> None:
@@ -41,28 +41,28 @@ def gaps(starts: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(starts)]
 
 
-async def test_the_default_waits_are_two_and_four_seconds(broker: Broker, client: Client, queue: str) -> None:
-    starts, state = await runs_of(broker, client, queue)
+async def test_the_default_waits_are_two_and_four_seconds(each_broker: Broker, client: Client, queue: str) -> None:
+    starts, state = await runs_of(each_broker, client, queue)
     assert state == "failed"
     assert [2 <= gaps(starts)[0] <= 2.2 + 0.3, 4 <= gaps(starts)[1] <= 4.4 + 0.3, len(starts)] == [True, True, 3]
 
 
-async def test_waits_double_and_attempts_are_what_was_asked_for(broker: Broker, client: Client, queue: str) -> None:
-    starts, state = await runs_of(broker, client, queue, attempts=5, backoff=Backoff(base=0.2))
+async def test_waits_double_and_attempts_are_what_was_asked_for(each_broker: Broker, client: Client, queue: str) -> None:
+    starts, state = await runs_of(each_broker, client, queue, attempts=5, backoff=Backoff(base=0.2))
     assert state == "failed"
     for gap, wait in zip(gaps(starts), (0.2, 0.4, 0.8, 1.6), strict=True):
         assert wait <= gap <= wait * 1.1 + 0.3
-    assert len((await runs_of(broker, client, queue, attempts=1))[0]) == 1
-    assert len((await runs_of(broker, client, queue, id="permanent"))[0]) == 1
-    assert len((await runs_of(broker, client, queue, permanent_errors=["ValueError"]))[0]) == 1
-    starts, _ = await runs_of(broker, client, queue, backoff=Backoff(delays=[0.3, 0.1], jitter=0))
+    assert len((await runs_of(each_broker, client, queue, attempts=1))[0]) == 1
+    assert len((await runs_of(each_broker, client, queue, id="permanent"))[0]) == 1
+    assert len((await runs_of(each_broker, client, queue, permanent_errors=["ValueError"]))[0]) == 1
+    starts, _ = await runs_of(each_broker, client, queue, backoff=Backoff(delays=[0.3, 0.1], jitter=0))
     assert [0.3 <= gaps(starts)[0] < 0.6, 0.1 <= gaps(starts)[1] < 0.4] == [True, True]
 
 
-async def test_a_stuck_handler_is_ended_by_the_broker_and_told(broker: Broker, client: Client, queue: str) -> None:
+async def test_a_stuck_handler_is_ended_by_the_broker_and_told(each_broker: Broker, client: Client, queue: str) -> None:
     told: list[tuple[CancelReason | None, float]] = []
     release = threading.Event()
-    worker = worker_for(broker, queue, concurrency=2)
+    worker = worker_for(each_broker, queue, concurrency=2)
 
     @worker.handler("stuck")
     def stuck(job: Job) -> None:
@@ -90,8 +90,8 @@ async def test_a_stuck_handler_is_ended_by_the_broker_and_told(broker: Broker, c
     assert first.failure.reason == "TIMEOUT"
 
 
-async def test_a_coroutine_that_gives_way_at_its_timeout_is_charged_once(broker: Broker, client: Client, queue: str) -> None:
-    worker = worker_for(broker, queue)
+async def test_a_coroutine_that_gives_way_at_its_timeout_is_charged_once(each_broker: Broker, client: Client, queue: str) -> None:
+    worker = worker_for(each_broker, queue)
 
     @worker.handler("slow")
     async def slow() -> None:
@@ -104,8 +104,8 @@ async def test_a_coroutine_that_gives_way_at_its_timeout_is_charged_once(broker:
     assert len((await client.get(job)).attempts) == 2
 
 
-async def test_a_job_ends_at_its_total_timeout_while_it_waits_for_another_attempt(broker: Broker, client: Client, queue: str) -> None:
-    worker = worker_for(broker, queue)
+async def test_a_job_ends_at_its_total_timeout_while_it_waits_for_another_attempt(each_broker: Broker, client: Client, queue: str) -> None:
+    worker = worker_for(each_broker, queue)
 
     @worker.handler("fails")
     async def fails() -> None:
@@ -121,7 +121,7 @@ async def test_a_job_ends_at_its_total_timeout_while_it_waits_for_another_attemp
     assert done.failure.reason == "TOTAL_TIMEOUT"
 
 
-async def test_a_job_that_nobody_starts_expires(broker: Broker, client: Client, queue: str) -> None:
+async def test_a_job_that_nobody_starts_expires(each_broker: Broker, client: Client, queue: str) -> None:
     first = await client.enqueue(queue, "late", expires_in=0.3)
     second = await client.enqueue(queue, "late", expires_at=datetime.now(UTC) + timedelta(seconds=0.6), delay=60)
     assert (await client.get(first)).expire_time is not None
@@ -134,8 +134,8 @@ async def test_a_job_that_nobody_starts_expires(broker: Broker, client: Client, 
     assert [job.id async for job in client.list_jobs(queue, "expired")] == [second.id, first.id]
 
 
-async def test_a_cancel_reaches_the_handler_at_once_and_shows_its_stages(broker: Broker, client: Client, queue: str) -> None:
-    worker = worker_for(broker, queue)
+async def test_a_cancel_reaches_the_handler_at_once_and_shows_its_stages(each_broker: Broker, client: Client, queue: str) -> None:
+    worker = worker_for(each_broker, queue)
     started: asyncio.Queue[None] = asyncio.Queue()
     heard: asyncio.Queue[float] = asyncio.Queue()
 
@@ -172,10 +172,10 @@ async def test_what_does_not_run_is_cancelled_with_the_call(client: Client, queu
     assert (done.state, done.cancel_stage, done.cancel_time) == ("cancelled", "done", done.finish_time)
 
 
-async def test_a_handler_that_ignores_its_cancel_is_ended_by_force(broker: Broker, client: Client, queue: str) -> None:
+async def test_a_handler_that_ignores_its_cancel_is_ended_by_force(each_broker: Broker, client: Client, queue: str) -> None:
     release = threading.Event()
     started = threading.Event()
-    worker = worker_for(broker, queue)
+    worker = worker_for(each_broker, queue)
 
     @worker.handler("deaf")
     def deaf() -> None:
