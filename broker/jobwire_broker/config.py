@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
+
+from jobwire.v1 import policy_pb2
 
 from jobwire_broker.auth.config import AuthConfig, TlsConfig
+
+
+class NamedPolicy(NamedTuple):
+    """What a queue is to have. `paused` None: as it is."""
+
+    queue: str
+    rules: policy_pb2.QueuePolicy
+    paused: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,9 @@ class BrokerConfig:
 
     heartbeat_interval: timedelta = timedelta(seconds=2)
     """How often a worker must send some frame, and how often it is pinged. At most a third of `session_time`."""
+
+    queues: Sequence[NamedPolicy] = ()
+    """Policies that queues are to have from the start on. Other queues are left alone."""
 
     drain_grace: timedelta = timedelta(seconds=5)
     """How long a stopping broker waits for streams and calls to end."""

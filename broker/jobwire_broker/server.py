@@ -37,6 +37,7 @@ from jobwire_broker.services.handlers import HandlersInOrder
 from jobwire_broker.services.jobs import JobService, enqueue_handler
 from jobwire_broker.services.metrics import BrokerMetrics
 from jobwire_broker.services.queues import QueueService
+from jobwire_broker.services.queues_file import apply_policies
 from jobwire_broker.services.reflection import add_reflection
 from jobwire_broker.services.workers import WorkerService, work_handler
 from jobwire_broker.store.client import StoreClient, StoreRefused
@@ -63,6 +64,9 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 16384),
 )
 
+#: How long a broker waits at its start for its queues to have their policies; after that it goes on while it serves.
+_APPLY_S = 10.0
+
 
 class AddressTaken(Exception):
     """Raised when the address can't be listened on."""
@@ -86,6 +90,7 @@ class Broker:
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # the module sets it at run time
         self._server: grpc.aio.Server | None = None
         self._health_tasks: set[asyncio.Task[None]] = set()
+        self._queues_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Serve. Raises StoreRefused and AddressTaken; a store that is away is no hindrance."""
@@ -105,8 +110,17 @@ class Broker:
         self._serve_metrics()
         self._registry.start()
         self._authenticator.start()
+        await self._apply_queues()
         await server.start()
         self._server = server
+
+    async def _apply_queues(self) -> None:
+        """Before the first call is served; when the store is away, as soon as it is back."""
+        if not self.config.queues:
+            return
+        self._queues_task = asyncio.create_task(apply_policies(self._registry, self.config.queues))
+        if self._client.available:
+            await asyncio.wait([self._queues_task], timeout=_APPLY_S)
 
     def _serve_metrics(self) -> None:
         if not self.config.metrics:
@@ -162,6 +176,8 @@ class Broker:
             self._server = None
         # What the partitions have gathered is written, then they stop.
         await asyncio.to_thread(self._metrics.stop)
+        if self._queues_task is not None:
+            self._queues_task.cancel()
         await self._registry.stop()
         await self._authenticator.stop()
         await self._shared_tokens.stop()

@@ -19,7 +19,7 @@ ROOTS = {
 
 # What each package may import beside the standard library, the contract and itself.
 OUTSIDE = {
-    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection", "prometheus_client", "jwt", "cryptography"},
+    "jobwire_broker": {"grpc", "google", "redis", "hiredis", "uvloop", "grpc_health", "grpc_reflection", "prometheus_client", "jwt", "cryptography", "yaml"},
     "jobwire_gateway": {"grpc", "google", "starlette", "sse_starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "limits", "websockets"},
     "jobwire_worker": {"grpc", "google"},
     "jobwire_client": {"grpc", "google"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor
@@ -10,9 +11,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import job_pb2, policy_pb2
 from jobwire.v1 import queue_service_pb2 as pb
 
-from jobwire_broker.errors import InvalidField
+from jobwire_broker.errors import InvalidField, StoreFault
 from jobwire_broker.names import check_job_name
+from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.store.policy import policy_from_text, policy_to_text
+from jobwire_broker.store.queue_store import Word
 
 _DAY_MS = 86_400_000
 MAX_ATTEMPTS = 1000
@@ -26,6 +30,8 @@ MAX_BASE_MS, MAX_DELAY_MS = 7 * _DAY_MS, 30 * _DAY_MS
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_DEPTH = 1_000_000_000
 MAX_SLOTS = 10_000
+#: How often in a row another call may come before one that changes a policy.
+_MAX_CHANGES = 100
 
 #: Field, least and most, in ms; 0 is the same as absent.
 _DURATIONS = (
@@ -178,3 +184,24 @@ def update_of(request: pb.UpdateQueueRequest, current: policy_pb2.QueuePolicy, p
     except InvalidField as error:
         raise error.under("queue.policy") from None
     return rules
+
+
+async def change_policy(registry: Registry, name: str, change: Callable[[policy_pb2.QueuePolicy], policy_pb2.QueuePolicy], paused: bool | None = None) -> None:
+    """Give a queue the policy that `change` makes of the one that it has, and stop or start delivery. The queue is made when there is none.
+
+    Raises StoreUnavailable, and what `change` raises: then nothing was done.
+    """
+    for _ in range(_MAX_CHANGES):
+        stats = await registry.store(name).stats()
+        before = policy_from_text(stats.policy)
+        rules = change(before.rules)
+        queue = await registry.register(name)
+        if rules == before.rules and paused in (None, stats.paused):
+            return
+        text = policy_to_text(rules, max(before.version + 1, int(time.time() * 1000)), before)
+        word, now = await queue.store.set_policy(before.version, text, paused)
+        if word == Word.OK:
+            queue.partition.learn_policy(now)
+            queue.partition.wake()
+            return
+    raise StoreFault(f"the policy of {name} was changed {_MAX_CHANGES} times by others while this call tried to")

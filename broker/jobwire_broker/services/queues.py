@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ from jobwire.v1 import queue_service_pb2 as pb
 from jobwire.v1.queue_service_pb2_grpc import QueueServiceServicer
 
 from jobwire_broker.auth.caller import permitted
-from jobwire_broker.errors import InvalidField, StoreFault
+from jobwire_broker.errors import InvalidField
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
@@ -21,14 +20,11 @@ from jobwire_broker.services.answers import queue_not_found, queue_of, unary
 from jobwire_broker.services.classes import check_class, members_by_class, pause_class, stats_of
 from jobwire_broker.services.groups import list_groups, pause_group, update_group
 from jobwire_broker.services.pages import make_token, page_size, read_token
-from jobwire_broker.services.policies import check_mask, update_of
-from jobwire_broker.store.policy import policy_from_text, policy_to_text
-from jobwire_broker.store.queue_store import Word
+from jobwire_broker.services.policies import change_policy, check_mask, update_of
+from jobwire_broker.store.policy import policy_from_text
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-#: How often in a row another call may come before one that changes a policy.
-_MAX_CHANGES = 100
 _MAX_GRACE_MS = 3_650 * 86_400_000
 _ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_EXPIRED)
 
@@ -68,17 +64,8 @@ class QueueService(QueueServiceServicer):
         name = parse_queue(request.queue.name, "queue.name")
         paths = check_mask(request.update_mask)
         paused = request.queue.paused if "paused" in paths else None
-        for _ in range(_MAX_CHANGES):
-            before = policy_from_text((await self._registry.store(name).stats()).policy)
-            rules = update_of(request, before.rules, paths)
-            queue = await self._registry.register(name)
-            text = policy_to_text(rules, max(before.version + 1, int(time.time() * 1000)), before)
-            word, now = await queue.store.set_policy(before.version, text, paused)
-            if word == Word.OK:
-                queue.partition.learn_policy(now)
-                queue.partition.wake()
-                return pb.UpdateQueueResponse(queue=await self._read(name))
-        raise StoreFault(f"the policy of {name} was changed {_MAX_CHANGES} times by others while this call tried to")
+        await change_policy(self._registry, name, lambda current: update_of(request, current, paths), paused)
+        return pb.UpdateQueueResponse(queue=await self._read(name))
 
     @unary
     async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:

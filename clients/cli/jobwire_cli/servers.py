@@ -5,6 +5,7 @@ Their packages are imported when their command runs, because a machine may have 
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,9 @@ AllowEviction = Annotated[
 ]
 Metrics = Annotated[
     str, typer.Option(envvar="JOBWIRE_METRICS", metavar="HOST:PORT", help="Serve metrics to Prometheus here; port 0 picks one. Default: none are served.")
+]
+Queues = Annotated[
+    Path | None, typer.Option("--queues", envvar="JOBWIRE_QUEUES_FILE", metavar="FILE", help="Policies of queues, in YAML; set when the broker starts.")
 ]
 LogStyle = Annotated[LogFormat, typer.Option("--log-format", envvar="JOBWIRE_LOG_FORMAT", help="Lines of the log for people, or as JSON.")]
 SessionTime = Annotated[str, typer.Option(envvar="JOBWIRE_SESSION_TIME", metavar="DURATION", help="How long a silent worker keeps its jobs: 1s to 10m.")]
@@ -53,6 +57,7 @@ def broker(
     tls_cert: auth_options.TlsCert = None,
     tls_key: auth_options.TlsKey = None,
     tls_client_ca: auth_options.TlsClientCa = None,
+    queues: Queues = None,
     metrics: Metrics = "",
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
@@ -67,6 +72,7 @@ def broker(
             grpc=grpc,
             auth=auth_options.auth_config(keys, jwt_jwks, jwt_key, jwt_issuer, jwt_audience),
             tls=auth_options.tls_config(tls_cert, tls_key, tls_client_ca),
+            queues=load_queues(queues),
             metrics=metrics,
             insecure=insecure,
             allow_eviction=allow_eviction,
@@ -155,6 +161,16 @@ def worker(
     except (SpecError, RegistrationError, ValueError) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     raise typer.Exit(code)
+
+
+def load_queues(path: Path | None) -> Any:
+    """The policies of a file, checked. Raises ValueError, which says every mistake with its line."""
+    if path is None:
+        return ()
+    try:
+        return import_module("jobwire_broker.services.queues_file").load_queues_file(path)
+    except ModuleNotFoundError as error:
+        raise _missing(error, "broker") from error
 
 
 def _load(package: str, extra: str) -> tuple[Any, Any]:

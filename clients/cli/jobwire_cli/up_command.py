@@ -33,6 +33,7 @@ def up(
     grpc: Annotated[str, typer.Option(envvar="JOBWIRE_GRPC", metavar="HOST:PORT", help="Where the broker listens; port 0 picks one.")] = "127.0.0.1:7410",
     http: Annotated[str, typer.Option(envvar="JOBWIRE_HTTP", metavar="HOST:PORT", help="Where the gateway listens; port 0 picks one.")] = "127.0.0.1:8080",
     session_time: servers.SessionTime = "10s",
+    queues: servers.Queues = None,
     insecure: servers.Insecure = False,
     allow_eviction: servers.AllowEviction = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where everything is as one line of JSON.")] = False,
@@ -43,12 +44,23 @@ def up(
     once.
     """
     shared = ["--insecure"] if insecure else []
+    try:
+        # The broker reads it again: here it is read so that nothing is started for a file with a mistake.
+        servers.load_queues(queues)
+    except ValueError as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error
     config = UpConfig(
         data_dir=data_dir,
         store=store,
         grpc=grpc,
         http=http,
-        broker_arguments=("--session-time", session_time, *shared, *(["--allow-eviction"] if allow_eviction else [])),
+        broker_arguments=(
+            "--session-time",
+            session_time,
+            *shared,
+            *(["--allow-eviction"] if allow_eviction else []),
+            *(["--queues", str(queues)] if queues else []),
+        ),
         gateway_arguments=tuple(shared),
     )
     try:
