@@ -20,7 +20,7 @@ from jobwire_client import (
 from jobwire_worker import Job as RunningJob
 from jobwire_worker import Permanent, Worker
 
-from tests.support import Broker
+from tests.support import Broker, Store
 
 
 @pytest.fixture
@@ -108,6 +108,22 @@ async def test_a_run_that_is_left_stops_and_goes_on_with_the_same_plan(client: C
     assert later[0].done > first.done
     assert later[-1] == BulkProgress(600, 600, 0, True)
     assert (await client.queue(queue)).counts.total == 0
+
+
+async def test_a_run_goes_on_at_another_broker(shared_store: Store, shared_broker: Broker, queue: str) -> None:
+    async with Broker(shared_store) as other, Client([other.address, shared_broker.address]) as client:
+        # Whichever it asks now; the run must be at the one that is killed.
+        while not (await client.server_info()).broker_id.startswith(f"{other.pid}-"):
+            client._connections.move_on(client._connections._current)
+        await client.enqueue_many(JobSpec(queue, "h") for _ in range(3_000))
+        plan = await client.plan_bulk(queue, "delete")
+        steps = []
+        async for step in client.run_bulk(plan):
+            steps.append(step)
+            if len(steps) == 2:
+                await other.kill()
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1] == BulkProgress(3_000, 3_000, 0, True)
 
 
 async def test_what_a_bulk_verb_is_refused_for(client: Client, queue: str) -> None:

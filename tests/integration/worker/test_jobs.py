@@ -46,6 +46,21 @@ async def test_a_typed_payload_goes_in_and_a_result_comes_out(each_broker: Broke
     assert (done[1].progress.percent, done[1].progress.message, done[1].progress.data) == (100, "half", {"read": 2})
 
 
+async def test_a_handler_reads_the_group_and_the_labels_of_its_job(each_broker: Broker, client: Client, queue: str) -> None:
+    worker = worker_for(each_broker, queue)
+
+    @worker.handler("whose")
+    async def whose(job: Job) -> list[object]:
+        return [job.group, job.labels, job.payload]
+
+    async with worker:
+        # The second has its payload kept apart from its record.
+        made = [await client.enqueue(queue, "whose", payload, group="acme", labels={"plan": "ü"}) for payload in ("x", "x" * 2000)]
+        made.append(await client.enqueue(queue, "whose"))
+        done = [(await client.wait(job, timeout=10)).result for job in made]
+    assert done == [["acme", {"plan": "ü"}, "x"], ["acme", {"plan": "ü"}, "x" * 2000], ["", {}, None]]
+
+
 async def test_a_payload_that_does_not_fit_fails_for_good_and_says_where(each_broker: Broker, client: Client, queue: str) -> None:
     worker = worker_for(each_broker, queue)
 
