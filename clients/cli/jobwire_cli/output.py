@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobwire_client import Attempt, Change, Enqueued, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
+from jobwire_client import Attempt, Change, Enqueued, Group, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -134,6 +134,26 @@ def queue_json(queue: Queue) -> Members:
         **filled(oldestWaitingAge=seconds(queue.oldest_waiting_age), oldestActiveAge=seconds(queue.oldest_active_age), moreWorkersHelp=queue.more_workers_help),
         "counts": {_camel(name): getattr(queue.counts, name) for name in QueueCounts.__dataclass_fields__},
     }
+
+
+def group_json(queue: str, group: Group) -> Members:
+    """A group's members."""
+    members: Members = {
+        "name": f"queues/{queue}/groups/{group.name}",
+        "group": group.name,
+        "waiting": group.waiting,
+        "activeUnits": group.active_units,
+        "paused": group.paused,
+        "weight": group.weight,
+        "express": group.express,
+    }
+    if group.limit is not None:
+        rate = group.limit.rate
+        members["limit"] = filled(
+            concurrency=group.limit.concurrency,
+            rate=None if rate is None else {"count": rate.count, "period": seconds(rate.period), "burst": rate.burst},
+        )
+    return members | filled(limitedUntil=date(group.limited_until))
 
 
 def worker_json(worker: WorkerSession) -> Members:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from jobwire_client import Client, Queue, WorkerSession
 
-from jobwire_cli import output
+from jobwire_cli import groups, output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
@@ -20,6 +20,7 @@ QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
 def register(parent: typer.Typer) -> None:
     """Add the commands."""
+    app.add_typer(groups.app, name="groups")
     parent.add_typer(app, name="queues")
     parent.command()(workers)
     parent.command()(version)

@@ -29,6 +29,7 @@ from jobwire_client._job import (
     WatchToken,
     WorkerSession,
 )
+from jobwire_client._limits import Group, Limit, RateLimit
 from jobwire_client._spec import Backoff, Durability, JobSpec, Priority
 from jobwire_client._sync import SyncClient
 from jobwire_client.errors import (
@@ -80,6 +81,7 @@ __all__ = [
     "Failure",
     "FailureGroup",
     "FieldViolation",
+    "Group",
     "Hold",
     "Holder",
     "IdempotencyConflict",
@@ -90,6 +92,7 @@ __all__ = [
     "JobNotFound",
     "JobSpec",
     "JobwireError",
+    "Limit",
     "LogLine",
     "Named",
     "NotFound",
@@ -103,6 +106,7 @@ __all__ = [
     "QueueFull",
     "QueueNotFound",
     "QueueUnavailable",
+    "RateLimit",
     "Resolution",
     "ServerError",
     "ServerInfo",

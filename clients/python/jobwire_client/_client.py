@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import Future as ThreadFuture
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.message import Message
 from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
@@ -40,6 +40,7 @@ from jobwire_client._job import (
     state_number,
     worker_from,
 )
+from jobwire_client._limits import Group, Limit, group_from, group_update
 from jobwire_client._logs import followed_lines, kept_lines
 from jobwire_client._many import enqueue_many
 from jobwire_client._payload import payload_message
@@ -69,6 +70,10 @@ _FAILURES = Method(_JOBS + "ListFailures", job_service_pb2.ListFailuresResponse.
 _WAIT = Method(_JOBS + "WaitJob", job_service_pb2.WaitJobResponse.FromString)
 _LIST_QUEUES = Method(_QUEUES + "ListQueues", queue_service_pb2.ListQueuesResponse.FromString)
 _GET_QUEUE = Method(_QUEUES + "GetQueue", queue_service_pb2.GetQueueResponse.FromString)
+_LIST_GROUPS = Method(_QUEUES + "ListGroups", queue_service_pb2.ListGroupsResponse.FromString)
+_PAUSE_GROUP = Method(_QUEUES + "PauseGroup", queue_service_pb2.PauseGroupResponse.FromString)
+_RESUME_GROUP = Method(_QUEUES + "ResumeGroup", queue_service_pb2.ResumeGroupResponse.FromString)
+_UPDATE_GROUP = Method(_QUEUES + "UpdateGroup", queue_service_pb2.UpdateGroupResponse.FromString)
 _PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.FromString)
 _RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
 _CLEAN = Method(_QUEUES + "CleanQueue", queue_service_pb2.CleanQueueResponse.FromString)
@@ -478,6 +483,46 @@ class Client:
         """
         request = queue_service_pb2.CleanQueueRequest(name=f"queues/{queue}", state=state_number(state), grace=duration(grace))
         return (await self._call(_CLEAN, request)).deleted
+
+    async def groups(self, queue: str) -> list[Group]:
+        """The groups of a queue that have jobs or a rule of their own, by name."""
+        found: list[Group] = []
+        token = ""
+        while True:
+            request = queue_service_pb2.ListGroupsRequest(parent=f"queues/{queue}", page_size=_MAX_PAGE, page_token=token)
+            page = await self._call(_LIST_GROUPS, request)
+            found += map(group_from, page.groups)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def pause_group(self, queue: str, group: str) -> Group:
+        """Stop the delivery of a group's jobs; what runs goes on."""
+        request = queue_service_pb2.PauseGroupRequest(name=f"queues/{queue}/groups/{group}")
+        return group_from((await self._call(_PAUSE_GROUP, request)).group)
+
+    async def resume_group(self, queue: str, group: str) -> Group:
+        """Start it again, also when a worker had said that the group is limited."""
+        request = queue_service_pb2.ResumeGroupRequest(name=f"queues/{queue}/groups/{group}")
+        return group_from((await self._call(_RESUME_GROUP, request)).group)
+
+    async def update_group(
+        self, queue: str, group: str, *, weight: float | None = None, express: bool | None = None, limit: Limit | Literal["default"] | None = None
+    ) -> Group:
+        """Change rules of a group: those that are given.
+
+        Args:
+            queue: Its name.
+            group: Its name.
+            weight: its share beside other groups', from 0.01 to 1,000.
+            express: whether it goes before all groups that are not, and takes the next free slot.
+            limit: what it may do; `"default"` is what all groups of the queue may.
+
+        Raises:
+            InvalidRequest: nothing was given, or a value is out of its bounds.
+        """
+        request = group_update(f"queues/{queue}/groups/{group}", {"weight": weight, "express": express, "limit": limit})
+        return group_from((await self._call(_UPDATE_GROUP, request)).group)
 
     async def workers(self) -> list[WorkerSession]:
         """All worker processes that any broker knows of."""

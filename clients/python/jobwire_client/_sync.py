@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
 from jobwire_client._client import Client
@@ -20,6 +20,7 @@ from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, Queue, ServerInfo, WatchToken, WorkerSession
+from jobwire_client._limits import Group, Limit
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client.errors import ClientClosed
@@ -182,6 +183,24 @@ class SyncClient:
     def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
         """Delete jobs that have ended; how many those were."""
         return self._run(lambda client: client.clean_queue(queue, state=state, grace=grace))
+
+    def groups(self, queue: str) -> list[Group]:
+        """The groups of a queue."""
+        return self._run(lambda client: client.groups(queue))
+
+    def pause_group(self, queue: str, group: str) -> Group:
+        """Stop the delivery of a group's jobs."""
+        return self._run(lambda client: client.pause_group(queue, group))
+
+    def resume_group(self, queue: str, group: str) -> Group:
+        """Start it again."""
+        return self._run(lambda client: client.resume_group(queue, group))
+
+    def update_group(
+        self, queue: str, group: str, *, weight: float | None = None, express: bool | None = None, limit: Limit | Literal["default"] | None = None
+    ) -> Group:
+        """Change rules of a group."""
+        return self._run(lambda client: client.update_group(queue, group, weight=weight, express=express, limit=limit))
 
     def workers(self) -> list[WorkerSession]:
         """All worker processes."""

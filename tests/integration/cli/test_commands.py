@@ -226,3 +226,15 @@ def test_ctrl_c_ends_a_watch_with_code_130_and_no_traceback(jobwire: Jobwire, qu
         watching.send_signal(signal.SIGINT)
         assert watching.wait(10) == Exit.INTERRUPTED
         assert watching.stderr.read() == "jobwire: interrupted\n"
+
+
+def test_groups_are_listed_paused_and_given_rules(jobwire: Jobwire, queue: str) -> None:
+    jobwire("enqueue", queue, "steps", "1", "--group", "acme")
+    assert jobwire("queues", "groups", "pause", queue, "acme") == "acme: paused, weight 1, limit -"
+    assert jobwire("queues", "groups", "resume", queue, "acme") == "acme: open, weight 1, limit -"
+    changed = jobwire("queues", "groups", "set", queue, "acme", "--weight", "2", "--express", "--concurrency", "3", "--rate", "100/1m")
+    assert changed == "acme: express, weight 2, limit 3 at once, 100/1m 0s"
+    (group,) = jobwire.lines("queues", "groups", "list", queue)
+    assert (group["waiting"], group["express"], group["limit"]) == (1, True, {"concurrency": 3, "rate": {"count": 100, "period": "60s", "burst": 1}})
+    jobwire("queues", "groups", "set", queue, "acme", "--rate", "fast")
+    assert jobwire.code == Exit.USAGE

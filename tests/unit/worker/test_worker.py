@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from jobwire.v1 import worker_service_pb2 as pb
-from jobwire_worker import CancelReason, Job, Permanent, QueueClass, RegistrationError, Retry, Snooze, Worker, _runner
+from jobwire_worker import CancelReason, Job, Limited, Permanent, QueueClass, RegistrationError, Retry, Snooze, Worker, _runner
 
 from tests.unit.worker.scripted_broker import ScriptedBroker, WorkStream, scripted_broker
 from tests.unit.worker.scripts import seconds
@@ -84,6 +84,10 @@ async def raise_snooze(job: Job) -> None:
     raise Snooze(90)
 
 
+async def raise_limited(job: Job) -> None:
+    raise Limited(30)
+
+
 def raise_value_error(job: Job) -> None:
     raise ValueError("bad value")
 
@@ -134,6 +138,13 @@ async def test_an_error_arrives_with_its_message_and_stack(broker: ScriptedBroke
         failure = (await stream.run("n")).fail.failure
     assert failure.message == "bad value"
     assert "in raise_value_error" in failure.stack
+
+
+async def test_a_limit_of_the_group_is_no_failure(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker)
+    worker.handler("n")(raise_limited)
+    async with running(worker, broker) as stream:
+        assert (await stream.run("n")).limit_group.delay == seconds(30)
 
 
 async def test_a_snooze_is_no_failure(broker: ScriptedBroker) -> None:

@@ -18,7 +18,7 @@ from ._job import Job
 from ._reserves import QueueClass
 from ._spec import run_from_spec
 from ._worker import Worker, WorkerOptions
-from .errors import Cancelled, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
+from .errors import Cancelled, Limited, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
 
 __all__ = [
     "CancelReason",
@@ -26,6 +26,7 @@ __all__ = [
     "Cancelled",
     "Credentials",
     "Job",
+    "Limited",
     "Outcome",
     "PayloadError",
     "Permanent",

@@ -98,6 +98,20 @@ class Snoozed:
         finish.snooze.delay.FromNanoseconds(round(self.delay_s * 1e9))
 
 
+class GroupLimited:
+    """What the job's group needs has had enough for now."""
+
+    __slots__ = ("delay_s", "result_bytes", "size_bytes")
+
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self.result_bytes = 0
+        self.size_bytes = _ENVELOPE_BYTES
+
+    def write(self, finish: pb.Finish) -> None:
+        finish.limit_group.delay.FromNanoseconds(round(self.delay_s * 1e9))
+
+
 class Released:
     """The job was not run, or not to its end, and goes back to its place."""
 

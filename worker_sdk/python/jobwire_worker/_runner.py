@@ -21,10 +21,10 @@ from ._effects import Effect, GiveUp, Lease, LeasesUncertain, Reason, Start, Wel
 from ._handlers import Handler, Registry
 from ._hooks import Hooks, finish_hooks
 from ._job import Job
-from ._outcomes import DRAINING, NO_HANDLER, Failed, Outcome, Snoozed, result_too_large
+from ._outcomes import DRAINING, NO_HANDLER, Failed, GroupLimited, Outcome, Snoozed, result_too_large
 from ._payloads import encode_result
 from ._threads import Threads
-from .errors import Cancelled, PayloadError, Permanent, ResultError, Retry, Snooze
+from .errors import Cancelled, Limited, PayloadError, Permanent, ResultError, Retry, Snooze
 
 log = logging.getLogger("jobwire.worker")
 
@@ -213,6 +213,8 @@ class Runner:
             return self._outcome_of_cancel(run)
         if isinstance(error, Snooze):
             return Snoozed(error.after.total_seconds())
+        if isinstance(error, Limited):
+            return GroupLimited(error.after.total_seconds())
         name, message = type(error).__name__, str(error) or type(error).__name__
         if isinstance(error, Retry):
             log.info("job.retry job=%s attempt=%d after=%s message=%s", job.name, job.attempt, error.after, message)

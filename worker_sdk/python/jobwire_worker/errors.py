@@ -9,6 +9,7 @@
     Outcome                   raised by a handler, on purpose
     ├── Retry                 run this job again
     ├── Permanent             fail this job for good
+    ├── Limited               what the job's group needs has had enough for now; the attempt is not counted
     ├── Snooze                run this job later; the attempt is not counted
     └── Cancelled             the handler gave up because it was told to
 
@@ -19,9 +20,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-__all__ = ["Cancelled", "Outcome", "PayloadError", "Permanent", "RegistrationError", "ResultError", "Retry", "Snooze", "SpecError", "WorkerError"]
+__all__ = ["Cancelled", "Limited", "Outcome", "PayloadError", "Permanent", "RegistrationError", "ResultError", "Retry", "Snooze", "SpecError", "WorkerError"]
 
 MAX_RETRY_AFTER = timedelta(days=30)
+MAX_LIMITED = timedelta(days=1)
 MAX_SNOOZE = timedelta(days=365)
 
 
@@ -62,6 +64,18 @@ class Retry(Outcome):
 
 class Permanent(Outcome):
     """Raised by a handler to fail the job for good, whatever attempts are left."""
+
+
+class Limited(Outcome):
+    """Raised by a handler when what the job's group needs has had enough for now, for example an address that answered 429.
+
+    The job goes back to its place, the attempt is not counted, and nothing of its group starts before `after` is over, at any worker. A job of no group is put
+    off alone. `after` is a timedelta or seconds, at most 1 day.
+    """
+
+    def __init__(self, after: timedelta | float) -> None:
+        self.after = _bounded(after, MAX_LIMITED, "Limited(after)")
+        super().__init__(f"limited for {self.after}")
 
 
 class Snooze(Outcome):

@@ -2,10 +2,10 @@
 --
 -- A rate of `count` units per `period` keeps one date, `tat`: units are worth `step` µs each, `tat` moves on by them, and a start is allowed from `tat` less a
 -- tolerance on. step = (period + slack) / (count − burst + 1) and tolerance = (burst − 1)·step + slack let no window of `period`, wherever it is laid, hold more
--- than `count`. The slack, at most 10 ms and a hundredth of the period, lets calls that come late catch up. GUARD covers the numbers that one call gives out.
+-- than `count`. The slack, at most 40 ms and a twenty-fifth of the period, lets calls that come late catch up. GUARD covers the numbers that one call gives out.
 -- Nothing is given back: a job that is handed back at once has started all the same.
 local GUARD = 300
-local SLACK_MAX = 10000
+local SLACK_MAX, SLACK_SHARE = 40000, 25
 local STATE_FIELDS = { 'vt', 'fw', 'vx', 'tat', 'extra' }
 
 -- What is kept for choosing: virtual time, the tag of those without a group, virtual time of express groups; the date of the queue's rate; the units of its leases
@@ -32,7 +32,7 @@ end
 
 local function pace(rate)
   local period, burst = rate.period * 1000, rate.burst or 1
-  local slack = math.min(SLACK_MAX, period / 100)
+  local slack = math.min(SLACK_MAX, period / SLACK_SHARE)
   local step = math.ceil((period + slack + GUARD) / (rate.count - burst + 1))
   return step, (burst - 1) * step + slack
 end
