@@ -81,7 +81,7 @@ BUGS = (
     Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
     Bug(
         name="a repeated enqueue makes the job anew",
-        lua=[("if #ids == 0 or (redis.call('EXISTS', unpack(keys)) == 0 and not has_twice) then return nil end", "if true then return nil end")],
+        lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")],
     ),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")]),
     Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")]),

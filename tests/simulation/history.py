@@ -73,8 +73,12 @@ class JobStory:
     runs: list[Run] = field(default_factory=list)
     verbs: list[tuple[str, float, float | None, str]] = field(default_factory=list)
     """verb, when it was tried, when answered, the answer."""
-    losses: int = 0
-    """How often a worker that had it was killed, or kept from saying so."""
+    alias: str = ""
+    """The id that the call was answered with, when it was another's."""
+    timeout_s: float = 0.0
+    """How long an attempt may take; 0: for ever."""
+    is_timed: bool = False
+    """The broker may end its attempts."""
 
     def had(self, *verbs: str) -> bool:
         """Whether one of these was ever tried."""
@@ -124,6 +128,9 @@ class History:
     def _check_second_start(self, story: JobStory, before: Run, run: Run) -> None:
         if before.token == run.token:
             self.blame(REPEATED, f"{run.job} was started twice under one token", run.job)
+        if story.is_timed and before.token > run.token:
+            # The delivery took longer than the attempt may: another had its turn meanwhile.
+            return
         if before.outcome == "complete" and before.verdict == "OK":
             self.blame(REPEATED, f"{run.job} runs again, and was completed", run.job)
         if before.token > run.token:
@@ -131,13 +138,15 @@ class History:
             return
         if before.is_given_up or before.outcome not in ("", "complete") or story.had("cancel", "retry", "delete"):
             return
+        if story.timeout_s and run.started_s - before.started_s >= story.timeout_s:
+            return
         if before.worker.was_sure_since(before.started_s):
             what = "still runs it" if not before.outcome else "has completed it"
             self.blame(REPEATED, f"{run.worker.name} starts {run.job}, and {before.worker.name} {what} and is sure of its lease", run.job)
 
     def _check_charge(self, story: JobStory, run: Run) -> None:
         """Only failures count as attempts."""
-        if story.had("retry"):
+        if story.had("retry") or story.is_timed:
             return
         failed = sum(1 for before in story.runs if before.outcome == "fail")
         sure = sum(1 for before in story.runs if before.outcome == "fail" and before.verdict == "OK")
@@ -153,7 +162,8 @@ class History:
 
     def give_up(self, run: Run, why: str) -> None:
         """A worker is told to end a run."""
-        if why == "stale_lease" and not self.story(run.job).verbs and run.worker.was_sure_since(run.started_s):
+        story = self.story(run.job)
+        if why == "stale_lease" and not story.verbs and not story.is_timed and run.worker.was_sure_since(run.started_s):
             self.blame(REPEATED, f"{run.worker.name} is told that {run.job} is not its own, and had every right to hold it", run.job)
         run.is_given_up = True
         self.tell(f"{run.worker.name} is to give up attempt {run.attempt}: {why}", run.job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, WRONG, JobStory
+from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, REPEATED, WRONG, JobStory
 from tests.simulation.plan import JobPlan
 from tests.support.queue_state import QueueState, read_state
 
@@ -49,6 +49,9 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         if end or story.runs:
             blame(WRONG, f"{job.id} was never enqueued, and ended as {end}", job.id)
         return
+    if story.alias:
+        _judge_alias(world, job, story, view is not None)
+        return
     if story.acknowledged_s is not None and not end:
         blame(LOST, f"{job.id} was acknowledged, and the store knows nothing of it", job.id)
         return
@@ -62,9 +65,29 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         _judge_failed(world, job, story, view)
     if end == "CANCELLED" and not story.had("cancel", "delete"):
         blame(LOST, f"{job.id} is cancelled, and nobody asked for it", job.id)
-    if not story.verbs and end != job.expected() and not _was_poisoned(view):
-        blame(WRONG, f"{job.id} ended as {end}, and should have as {job.expected()}", job.id)
+    if end == "EXPIRED":
+        _judge_expired(world, job, story, view)
+    elif not (story.verbs or job.is_timed or _was_poisoned(view)):
+        expected = {job.expected(attempts) for attempts in ([job.attempts] if job.attempts else world.attempts[job.queue])}
+        if end not in expected:
+            blame(WRONG, f"{job.id} ended as {end}, and should have as {expected}", job.id)
     _judge_waits(world, job, story)
+
+
+def _judge_alias(world: World, job: JobPlan, story: JobStory, is_there: bool) -> None:
+    """Its call was answered with the id of another."""
+    other = world.by_id.get(story.alias)
+    if other is None or (other.queue, other.identity, other.key) != (job.queue, job.identity, job.key):
+        world.history.blame(WRONG, f"{job.id} was answered with {story.alias}, which is another", job.id)
+    if is_there or any(lease.job == job.id for lease in world.watch.leases):
+        world.history.blame(REPEATED, f"{job.id} was answered with {story.alias}, and was made all the same", job.id)
+
+
+def _judge_expired(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
+    if not job.expires_s:
+        world.history.blame(LOST, f"{job.id} has expired, and was to wait for ever", job.id)
+    elif not story.verbs and any(lease.job == job.id for lease in world.watch.leases):
+        world.history.blame(LOST, f"{job.id} has expired, and had been leased before", job.id)
 
 
 def _was_poisoned(view: Any) -> bool:
@@ -73,13 +96,18 @@ def _was_poisoned(view: Any) -> bool:
 
 def _judge_failed(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
     if _was_poisoned(view):
-        lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK")
+        lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK" or run.outcome == "drain")
         if lost < 3:
             world.history.blame(WRONG, f"{job.id} is poison, and was lost {lost} times", job.id)
         return
-    failed = sum(1 for run in story.runs if run.outcome == "fail")
-    if failed < job.attempts and not any(run.outcome == "permanent" for run in story.runs):
-        world.history.blame(LOST, f"{job.id} has failed for good after {failed} failures of {job.attempts}", job.id)
+    needed = job.attempts or min(world.attempts[job.queue])
+    if job.is_timed:
+        # An attempt may time out before its worker has heard of it.
+        failed = needed if view is None or b"TIMEOUT" in view.sections.get("failure", b"") else sum(lease.job == job.id for lease in world.watch.leases)
+    else:
+        failed = sum(run.outcome == "fail" for run in story.runs)
+    if failed < needed and not any(run.outcome == "permanent" for run in story.runs):
+        world.history.blame(LOST, f"{job.id} has failed for good after {failed} failures of {needed}", job.id)
 
 
 def _judge_waits(world: World, job: JobPlan, story: JobStory) -> None:
@@ -89,8 +117,16 @@ def _judge_waits(world: World, job: JobPlan, story: JobStory) -> None:
     leases = [lease for lease in world.watch.leases if lease.job == job.id]
     if leases and story.tried_s is not None and leases[0].at_s < story.tried_s + job.delay_s - _EARLY_S:
         world.history.blame(OUT_OF_ORDER, f"{job.id} was leased before its delay was over", job.id)
+    if (
+        leases
+        and job.expires_s
+        and job.identity != "debounce"
+        and story.acknowledged_s is not None
+        and leases[0].at_s > story.acknowledged_s + job.delay_s + job.expires_s + _EARLY_S
+    ):
+        world.history.blame(OUT_OF_ORDER, f"{job.id} was leased after it had expired", job.id)
     for run in story.runs:
-        if run.verdict != "OK" or run.ended_s is None or run.outcome not in ("fail", "snooze"):
+        if not job.attempts or run.verdict != "OK" or run.ended_s is None or run.outcome not in ("fail", "snooze"):
             continue
         wait_s = run.wait_s if run.wait_s is not None else job.base_s * 2 ** (run.attempt - 1)
         after = next((lease for lease in leases if lease.token > run.token), None)
@@ -103,7 +139,7 @@ def _judge_order(world: World) -> None:
     first: dict[str, int] = {}
     for lease in world.watch.leases:
         first.setdefault(lease.job, lease.token)
-    plain = [job for job in world.plan.jobs if not job.delay_s and job.id in first and not world.history.story(job.id).verbs]
+    plain = [job for job in world.plan.jobs if not job.delay_s and job.identity != "debounce" and job.id in first and not world.history.story(job.id).verbs]
     for job in plain:
         acknowledged_s = world.history.story(job.id).acknowledged_s
         for other in plain:

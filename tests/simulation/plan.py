@@ -27,10 +27,25 @@ class JobPlan:
     """By attempt."""
     snoozes: int = 0
     """So many runs snooze first."""
+    timeout_s: float = 0.0
+    total_s: float = 0.0
+    expires_s: float = 0.0
+    identity: str = ""
+    """idempotency, unique, debounce, throttle."""
+    key: str = ""
+    """Jobs with the same key have the same content."""
+    window_s: float = 0.0
+    """Time to live, delay or period of the identity."""
+    content: int = 0
 
-    def expected(self) -> str:
+    @property
+    def is_timed(self) -> bool:
+        """Whether its attempts may be ended by the broker."""
+        return bool(self.timeout_s or self.total_s)
+
+    def expected(self, attempts: int) -> str:
         """How it ends when nothing is done to it and no worker dies."""
-        for step in self.steps[: self.attempts]:
+        for step in self.steps[:attempts]:
             if step.outcome in ("complete", "result"):
                 return "COMPLETED"
             if step.outcome == "permanent":
@@ -87,9 +102,12 @@ class _Planner:
         workers = tuple((rng.choice((1, 2, 3, 5)), queues if rng.random() < 0.8 else (rng.choice(queues),)) for _ in range(rng.choice((1, 2, 3, 4))))
         if not all(any(queue in taken for _, taken in workers) for queue in queues):
             workers = (*workers, (2, queues))
-        jobs = tuple(self._job(number, queues) for number in range(rng.randint(12, 45)))
+        rules = frozenset(rng.sample(RULES, rng.choice((0, 0, 1, 1, 2, 3))))
+        jobs = self._jobs(queues, rules)
         for job in jobs:
             self._add(rng.random() ** 2 * BUSY_S * 0.8, "enqueue", job.number)
+        if "policy" in rules:
+            self._policies(queues)
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
@@ -113,7 +131,49 @@ class _Planner:
             rng.choice((0.0, 0.1, 0.5, 2.0)),
             steps,
             rng.choice((0, 0, 0, 0, 0, 0, 1, 2)),
+            content=number,
         )
+
+    def _jobs(self, queues: Sequence[str], rules: frozenset[str]) -> tuple[JobPlan, ...]:
+        rng = self.rng
+        jobs = [self._job(number, queues) for number in range(rng.randint(12, 45))]
+        if "times" in rules:
+            jobs = [self._timed(job) for job in jobs]
+        if "policy" in rules:
+            jobs = [replace(job, attempts=0, steps=tuple(self._step() for _ in range(6))) if rng.random() < 0.6 else job for job in jobs]
+        if "identity" in rules:
+            jobs = self._identical(jobs)
+        return tuple(jobs)
+
+    def _timed(self, job: JobPlan) -> JobPlan:
+        rng = self.rng
+        if rng.random() < 0.4:
+            job = replace(job, timeout_s=rng.choice((0.3, 1.0, 2.0)))
+        if rng.random() < 0.15:
+            job = replace(job, total_s=rng.choice((1.0, 4.0)))
+        if rng.random() < 0.3:
+            job = replace(job, expires_s=rng.choice((0.2, 1.0, 5.0)))
+        return job
+
+    def _identical(self, jobs: Sequence[JobPlan]) -> list[JobPlan]:
+        """Let some of the jobs be asked for by several calls: each has an id of its own, and all else of the first."""
+        rng = self.rng
+        made: list[JobPlan] = []
+        firsts: dict[str, JobPlan] = {}
+        for job in jobs:
+            key = f"key{rng.randrange(4)}" if rng.random() < 0.6 else ""
+            if key not in firsts:
+                kind = rng.choice(("idempotency", "unique", "debounce", "throttle"))
+                firsts[key] = replace(job, identity=kind, key=key, delay_s=0.0, snoozes=0, window_s=rng.choice((1.0, 3.0, 60.0)) if kind != "debounce" else 0.5)
+            made.append(replace(firsts[key], number=job.number, id=job.id) if key else job)
+        return made
+
+    def _policies(self, queues: Sequence[str]) -> None:
+        """Rules of the queues that change while jobs run."""
+        rng = self.rng
+        for queue in queues:
+            for _ in range(rng.choice((1, 2, 3))):
+                self._add(rng.random() * BUSY_S * 0.7, "set_policy", queue, rng.choice((1, 2, 3, 5)), rng.choice((0.1, 1.0)))
 
     def _step(self) -> Step:
         rng = self.rng
@@ -148,6 +208,8 @@ class _Planner:
                     self._add(at_s, kind, target[what], round(for_s, 3))
 
 
+#: Of these a plan has some.
+RULES = ("times", "policy", "identity")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

@@ -1,7 +1,7 @@
-"""A real store under virtual time: its process, one blocking connection, and the library with three things replaced.
+"""A real store under virtual time: its process, one blocking connection, and the library with four things replaced.
 
-`TIME` answers what the simulation says, `PUBLISH` hands its message to the caller, who decides who hears of it and when, and `PUBSUB NUMSUB` answers who
-listens in the simulation. All else is the library as brokers load it.
+`TIME` answers what the simulation says; keys that `SET` gives a time to live go when that time is over there; `PUBLISH` hands its message to the caller, who
+decides who hears of it and when; and `PUBSUB NUMSUB` answers who listens in the simulation. All else is the library as brokers load it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,26 @@ local function sim_publish(channel, message)
   sim_mail[#sim_mail + 1] = message
 end
 local function sim_numsub(channel) return {{ channel, sim_heard[channel] or 0 }} end
+local sim_expiring = false
+local function sim_set(key, value, px, ms)
+  redis.call('SET', key, value)
+  redis.call('ZREM', 'sim:expiring', key)
+  if ms then
+    sim_expiring = true
+    redis.call('ZADD', 'sim:expiring', sim_us / 1000 + ms, key)
+    redis.call('PEXPIRE', key, 3000000)
+  end
+end
+local function sim_expire()
+  local late = redis.call('ZRANGEBYSCORE', 'sim:expiring', '-inf', sim_us / 1000)
+  for i = 1, #late do redis.call('UNLINK', late[i]) end
+  redis.call('ZREMRANGEBYSCORE', 'sim:expiring', '-inf', sim_us / 1000)
+end
 local function register(name, callback, flags)
+  local reads = flags[1] == 'no-writes'
   redis.register_function{{ function_name = 'jobwire_{version}_' .. name, flags = flags, callback = function(keys, argv)
     sim_mail = {{}}
+    if sim_expiring and not reads then sim_expire() end
     local answer = callback(keys, argv)
     return {{ answer, sim_mail }}
   end }}
@@ -46,7 +63,12 @@ end }}
 local function load_library()
 """
 _END = "end\nload_library()\n"
-_REPLACED = {"redis.call('TIME')": "sim_time()", "redis.call('PUBLISH', ": "sim_publish(", "redis.call('PUBSUB', 'NUMSUB', ": "sim_numsub("}
+_REPLACED = {
+    "redis.call('TIME')": "sim_time()",
+    "redis.call('PUBLISH', ": "sim_publish(",
+    "redis.call('PUBSUB', 'NUMSUB', ": "sim_numsub(",
+    "redis.call('SET', ": "sim_set(",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ class StoreWatch:
     def _check_place(self, leased: Leased) -> None:
         """A job that only came back regains its place."""
         before, kind = self._last.get(leased.job), self._ended.pop(leased.job, "")
-        came_back = before is not None and kind == "" and leased.header.losses < 2 and not self._history.story(leased.job).verbs
+        story = self._history.story(leased.job)
+        came_back = before is not None and kind == "" and leased.header.losses < 2 and not story.verbs and not story.is_timed
         if before is not None and came_back and before.header.order != leased.header.order:
             self._history.blame(OUT_OF_ORDER, f"{leased.job} came back, and has lost its place", leased.job)
         self._last[leased.job] = leased

@@ -88,6 +88,8 @@ class World:
         """Faults that last now."""
         self.well_since_s = 0.0
         self.paused: dict[str, str] = {}
+        self.attempts: dict[str, set[int]] = {queue: {3} for queue in plan.queues}
+        """What a queue's jobs may have for attempts when they say nothing."""
         self._open_calls = 0
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
@@ -181,14 +183,9 @@ class World:
 
     def do_enqueue(self, number: int) -> None:
         job = self.plan.jobs[number]
-        spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name="work", priority=job.priority, attempts=job.attempts)
-        spec.payload.json = f'{{"number":{number}}}' if number % 5 else '"' + "x" * 700 + '"'
-        spec.backoff.base.CopyFrom(_duration(job.base_s))
-        spec.backoff.jitter = 0.1
-        if job.delay_s:
-            spec.delay.CopyFrom(_duration(job.delay_s))
-        self.history.story(job.id).tried_s = self.loop.time()
-        self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec)))
+        story = self.history.story(job.id)
+        story.tried_s, story.timeout_s, story.is_timed = self.loop.time(), job.timeout_s, job.is_timed
+        self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec_of(job))))
 
     async def _enqueue(self, job: JobPlan, request: jobs_pb.EnqueueRequest) -> None:
         answer = await self._persist("Enqueue", request)
@@ -196,9 +193,23 @@ class World:
         if isinstance(answer, Refused):
             story.refused = str(answer)
             self.history.blame(WRONG, f"a good job was refused: {answer}", job.id)
-        else:
-            story.acknowledged_s = self.loop.time()
-            self.history.tell("enqueued", job.id)
+            return
+        story.acknowledged_s = self.loop.time()
+        story.alias = answer.id if answer.id != job.id else ""
+        self.history.tell(f"enqueued{f', as {answer.id}' if story.alias else ''}", job.id)
+
+    def do_set_policy(self, queue: str, attempts: int, base_s: float) -> None:
+        self.attempts[queue].add(attempts)
+        request = queue_service_pb2.UpdateQueueRequest(queue=queue_service_pb2.Queue(name=f"queues/{queue}"))
+        request.queue.policy.attempts = attempts
+        request.queue.policy.backoff.base.CopyFrom(_duration(base_s))
+        request.update_mask.paths.extend(("policy.attempts", "policy.backoff"))
+        self.loop.create_task(self._update_queue(request))
+
+    async def _update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
+        answer = await self._persist("UpdateQueue", request)
+        if isinstance(answer, Refused):
+            self.history.blame(WRONG, f"a good policy was refused: {answer}")
 
     async def _persist(self, method: str, request: Any) -> Any:
         """Repeat a call until it is answered. The answer, or what it was refused with."""
@@ -384,6 +395,25 @@ class World:
     def _set_network(self, for_s: float, name: str, value: float) -> None:
         with self._trouble(for_s, lambda: setattr(self.network, name, 0.0)):
             setattr(self.network, name, value)
+
+
+def spec_of(job: JobPlan) -> job_pb2.JobSpec:
+    """The job as its caller sends it."""
+    spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name="work", priority=job.priority, attempts=job.attempts)
+    spec.payload.json = f'{{"number":{job.content}}}' if job.content % 5 else '"' + "x" * 700 + '"'
+    if job.attempts:
+        spec.backoff.base.CopyFrom(_duration(job.base_s))
+        spec.backoff.jitter = 0.1
+    for name, seconds in (("delay", job.delay_s), ("timeout", job.timeout_s), ("total_timeout", job.total_s), ("expires_in", job.expires_s)):
+        if seconds:
+            getattr(spec, name).CopyFrom(_duration(seconds))
+    if job.identity:
+        identity: Any = getattr(spec, job.identity)
+        identity.key = job.key
+        field = {"idempotency": "ttl", "debounce": "delay", "throttle": "period"}.get(job.identity)
+        if field is not None:
+            getattr(identity, field).CopyFrom(_duration(job.window_s))
+    return spec
 
 
 def _duration(seconds: float) -> Duration:

@@ -16,6 +16,10 @@ def view(state: str, identity: bytes, flags: frozenset[str] = KEPT, **fields: in
     return JobView(state, flags=flags, sections={"identity": identity}, **fields)  # type: ignore[arg-type]  # numbers alone
 
 
+#: What is kept of a call for job b that was answered with another.
+FOUND_B = {"b": ("UNSPECIFIED", "")}
+
+
 # Unique -----------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -23,7 +27,7 @@ async def test_a_unique_job_holds_its_key_while_it_waits(q: QueueLab) -> None:
     assert await q.make(item("a", identity=unique("k"))) == ["MADE"]
     assert await q.make(item("b", identity=unique("k"), payload=b"other"), item("c", identity=unique("l"))) == ["FOUND a", "MADE"]
     assert await q.state() == QueueState(
-        jobs={"a": view("WAITING", unique("k")), "c": view("WAITING", unique("l"))}, waiting=["a", "c"], identities={"u k": "a", "u l": "c"}
+        jobs={"a": view("WAITING", unique("k")), "c": view("WAITING", unique("l"))}, waiting=["a", "c"], identities={"u k": "a", "u l": "c"}, ring=FOUND_B
     )
 
 
@@ -61,8 +65,16 @@ async def test_the_end_of_a_unique_job_frees_its_key(q: QueueLab, end: str) -> N
             await q.lose(f"lost{losses}")
             await q.come_due("a")
     assert (await q.state(dates_moved=True)).identities == {}
-    assert await q.make(item("b", identity=unique("k"))) == ["MADE"]
-    assert (await q.state(dates_moved=True)).identities == {"u k": "b"}
+    assert await q.make(item("c", identity=unique("k"))) == ["MADE"]
+    assert (await q.state(dates_moved=True)).identities == {"u k": "c"}
+
+
+async def test_a_call_that_was_answered_with_a_job_makes_none_when_it_is_repeated_after_that_jobs_end(q: QueueLab) -> None:
+    await q.make(item("a", identity=unique("k")))
+    assert await q.make(item("b", identity=unique("k"))) == ["FOUND a"]
+    await q.store.cancel(b"a", 0)
+    assert await q.make(item("b", identity=unique("k")), item("c", identity=unique("k"))) == ["FOUND a", "MADE"]
+    assert (await q.state()).identities == {"u k": "c"}
 
 
 async def test_a_unique_job_that_waits_for_its_next_attempt_holds_its_key(q: QueueLab) -> None:
@@ -108,7 +120,7 @@ async def test_a_long_payload_and_a_key_go_together(q: QueueLab) -> None:
 async def test_the_same_key_and_content_finds_the_job_whatever_has_become_of_it(q: QueueLab) -> None:
     first, again = item("a", identity=idempotent("k"), payload=b"x"), item("b", identity=idempotent("k"), payload=b"x")
     assert await q.make(first, again) == ["MADE", "FOUND a"]
-    assert await q.state() == QueueState(jobs={"a": view("WAITING", idempotent("k"), frozenset())}, waiting=["a"], identities={"k k": "a"})
+    assert await q.state() == QueueState(jobs={"a": view("WAITING", idempotent("k"), frozenset())}, waiting=["a"], identities={"k k": "a"}, ring=FOUND_B)
     await q.attach("s")
     await q.complete("a", (await q.lease("s", 1))["a"])
     assert [await q.make(again), await q.make(first)] == [["FOUND a"], ["MADE"]]

@@ -208,6 +208,17 @@ async def test_what_a_lost_worker_was_not_told_is_forgotten_with_it(q: QueueLab)
     assert (await q.state()).untold == {}
 
 
+async def test_a_worker_that_comes_back_with_an_attempt_that_has_timed_out_does_not_hear_that_its_finish_counts(q: QueueLab) -> None:
+    await q.make(timed("a", timeout=500), timed("b", timeout=500, attempts=1))
+    await q.attach("s")
+    tokens = await q.lease("s", 2)
+    await q.tick()
+    held = list(tokens.items())
+    assert [settled.word for settled in await q.attach("s", 2, held) or []] == ["ALREADY_FINISHED", "ALREADY_FINISHED"]
+    await q.store.delete(b"b")
+    assert [settled.word for settled in await q.attach("s", 3, held) or []] == ["ALREADY_FINISHED", "ALREADY_FINISHED"]
+
+
 async def test_a_timeout_is_charged_and_the_last_one_ends_the_job(q: QueueLab) -> None:
     await q.make(timed("a", timeout=500, attempts=1))
     await q.attach("s")

@@ -17,13 +17,20 @@ local function adopt(ctx, j, sid)
   touch(ctx, j)
 end
 
+-- What to say of a lease that has ended. OK stands for a finish whose ack was lost, which was none when the lease was ended without its worker.
+local function ended_word(ended)
+  if ended == END.CANCEL then return 'CANCELLED' end
+  if ended == END.NONE then return 'STALE_LEASE' end
+  return ended == END.TIMEOUT and 'ALREADY_FINISHED' or 'OK'
+end
+
 local function check_held(ctx, sid, id, token)
   local j = find(ctx, id)
   if not j then
     local state, ended, _, last_token = ring_get(ctx, id)
     if not state then return 'NOT_FOUND', 0 end
     if token ~= last_token then return 'STALE_LEASE', state end
-    return ended == END.CANCEL and 'CANCELLED' or 'OK', state
+    return ended_word(ended), state
   end
   if j.token ~= token or token < 1 then return 'STALE_LEASE', j.state end
   if j.state == STATE.ACTIVE and j.sid == sid then return 'HELD', j.state end
@@ -31,8 +38,7 @@ local function check_held(ctx, sid, id, token)
     adopt(ctx, j, sid)
     return 'HELD', STATE.ACTIVE
   end
-  if j.ended == END.CANCEL then return 'CANCELLED', j.state end
-  return j.state == STATE.ACTIVE and 'STALE_LEASE' or 'OK', j.state
+  return j.state == STATE.ACTIVE and 'STALE_LEASE' or ended_word(j.ended), j.state
 end
 
 -- The number of the last call of the session's epoch. One with a lower number was late on its way: what it lists is older than what was leased meanwhile.

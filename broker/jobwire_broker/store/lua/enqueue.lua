@@ -127,10 +127,10 @@ local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, r
     if records[id] then
       words[i] = is_same(ctx, id, records[id], tail, priority) and 'MADE' or 'EXISTS'
     elseif known[id] then
-      words[i] = known[id] == true and 'MADE' or 'REPLACED ' .. known[id]
+      words[i] = known[id]
     elseif asks[i] then
       words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], flags[i] or 0, refused)
-      if string.sub(words[i], 1, 9) == 'REPLACED ' then known[id] = string.sub(words[i], 10) end
+      if string.find(words[i], ' ', 1, true) then known[id] = words[i] end
     elseif refused then
       words[i] = refused
     else
@@ -229,7 +229,7 @@ end
 -- What `enqueue` would say of the item, when it need not make anything for that; else STORE_FULL.
 local function word_of(ctx, id, priority, tail, ask, known, record)
   if record then return is_same(ctx, id, record, tail, priority) and 'MADE' or 'EXISTS' end
-  if known then return known == true and 'MADE' or 'REPLACED ' .. known end
+  if known then return known end
   return ask and ask.identity ~= '' and identity.answer_without_change(ctx, id, ask.identity, ask.signature) or 'STORE_FULL'
 end
 

@@ -34,9 +34,18 @@ function identity.holder_of(kind, value)
   return kind == 'd' and string.sub(value, 9) or value
 end
 
+-- A call that was answered with another job: in the ring its id stands for that one, so that a repetition of the call neither replaces it again nor makes a job of
+-- its own when that one has ended meanwhile. Such an entry names no state, and goes on with the id of the job.
+function identity.alias(ctx, word, id, other)
+  note_date(ctx, id)
+  gather(ctx, ring_slot(ctx), id, NO_TOKEN .. NO_TOKEN .. '\0\0' .. (word == 'FOUND' and '\2' or '\1') .. other)
+end
+
 -- The answer that names a job. To the call that made it, it was made.
-function identity.naming(word, id, holder)
-  return id == holder and 'MADE' or word .. ' ' .. holder
+function identity.naming(ctx, word, id, holder)
+  if id == holder then return 'MADE' end
+  if not ctx.only_reads then identity.alias(ctx, word, id, holder) end
+  return word .. ' ' .. holder
 end
 
 -- Give the waiting job of an earlier call what a later one brings.
@@ -52,13 +61,6 @@ function identity.replace(ctx, j, tail, delay_ms, latest_ms)
   touch(ctx, j)
 end
 
--- A call that replaced what another was to do: in the ring its id stands for that job, so that a repetition of the call does not replace it again. Such an entry
--- names no state, and goes on with the id of the job.
-function identity.alias(ctx, id, other)
-  note_date(ctx, id)
-  gather(ctx, ring_slot(ctx), id, NO_TOKEN .. NO_TOKEN .. '\0\0\1' .. other)
-end
-
 function identity.debounce(ctx, id, tail, value, delay_ms, most_ms)
   local holder = identity.holder_of('d', value)
   -- It may be of this very call, and not written yet.
@@ -66,8 +68,7 @@ function identity.debounce(ctx, id, tail, value, delay_ms, most_ms)
   local j = find(ctx, holder)
   if not j or (j.state ~= STATE.WAITING and j.state ~= STATE.DELAYED) or j.token > 0 then return nil end
   identity.replace(ctx, j, tail, delay_ms, most_ms > 0 and struct.unpack('>I8', value) + most_ms or math.huge)
-  if id ~= holder then identity.alias(ctx, id, holder) end
-  return identity.naming('REPLACED', id, holder)
+  return identity.naming(ctx, 'REPLACED', id, holder)
 end
 
 -- The answer to a call that asks for a job with an identity; nil when the job is to be made. What differs from an idempotency key's first call is for the caller
@@ -78,11 +79,12 @@ function identity.answer(ctx, id, tail, ask, signature)
   if not value then return nil end
   if kind == 'd' then return identity.debounce(ctx, id, tail, value, first, second) end
   if kind == 'k' and string.sub(value, byte(value) + 2) ~= signature then return 'CONFLICT ' .. value end
-  return identity.naming('FOUND', id, identity.holder_of(kind, value))
+  return identity.naming(ctx, 'FOUND', id, identity.holder_of(kind, value))
 end
 
 -- The same without touching anything: nil also where a job would have to be changed.
 function identity.answer_without_change(ctx, id, ask, signature)
+  ctx.only_reads = true
   return string.sub(ask, 1, 1) ~= 'd' and identity.answer(ctx, id, '', ask, signature) or nil
 end
 

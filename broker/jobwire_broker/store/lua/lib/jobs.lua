@@ -174,7 +174,7 @@ local function close(ctx)
   if ctx.fair then limits.save(ctx) end
   if ctx.lw ~= ctx.lw_before then set_meta(ctx, 'lw', ctx.lw) end
   -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
-  if not ctx.changed and not ctx.wake and #ctx.set == 0 and ctx.added == 0 then return end
+  if not ctx.changed and not ctx.wake and not ctx.newer and #ctx.set == 0 and ctx.added == 0 then return end
   set_meta(ctx, 'n', ctx.n)
   if ctx.made > 0 then set_meta(ctx, 'made_total', ctx.made_total + ctx.made) end
   if ctx.completions + ctx.other_ends > 0 then set_meta(ctx, 'ended_total', ctx.ended_total + ctx.completions + ctx.other_ends) end

@@ -58,7 +58,11 @@ local function ring_known(ctx, ids, oldest, latest)
   for slot = 0, RING_SLOTS - 1 do
     local found = redis.call('HMGET', ctx.base .. 'g' .. slot, unpack(ids))
     for i = 1, #ids do
-      if found[i] and string.byte(found[i], 19) ~= 0 then known[ids[i]] = #found[i] > 19 and string.sub(found[i], 20) or true end
+      local mark = found[i] and string.byte(found[i], 19)
+      if mark and mark ~= 0 then
+        local other = string.sub(found[i], 20)
+        known[ids[i]] = other == '' and 'MADE' or (mark == 2 and 'FOUND ' or 'REPLACED ') .. other
+      end
     end
   end
   return known
