@@ -1,11 +1,13 @@
 """A worker for the fault tests: it does what the payload says, and tells the test through the event pipe what it began and what it did.
 
 Run as `python -m tests.support.worker_main TARGET QUEUE CONCURRENCY EVENTS`. The payload is JSON: `ms` is how long the handler awaits, `block_ms` how long it
-blocks its event loop before. The target may name several brokers with commas.
+blocks its event loop before, and `kill` takes the whole process down. The target may name several brokers with commas.
 """
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import time
 
@@ -20,6 +22,8 @@ def build(target: str, queue: str, concurrency: int, events: EventSink) -> Worke
     @worker.handler("work")
     async def work(job: Job[dict[str, float]]) -> None:
         events.write("start", job.id, job.token, job.attempt)
+        if "kill" in job.payload:
+            os.kill(os.getpid(), signal.SIGKILL)
         try:
             time.sleep(job.payload.get("block_ms", 0) / 1000)
             await asyncio.sleep(job.payload.get("ms", 0) / 1000)

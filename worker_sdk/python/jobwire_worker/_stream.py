@@ -289,7 +289,9 @@ class Stream:
                 )
             elif isinstance(effect, Refused):
                 lease = effect.lease
-                log.warning("job.finish_refused job=queues/%s/jobs/%s verdict=%s", lease.queue, lease.id, pb.Verdict.Name(effect.verdict))
+                # Whoever gave way to a cancel did what it was told.
+                level = logging.INFO if effect.verdict == pb.VERDICT_CANCELLED else logging.WARNING
+                log.log(level, "job.finish_refused job=queues/%s/jobs/%s verdict=%s", lease.queue, lease.id, pb.Verdict.Name(effect.verdict))
         self._deliver(effects)
 
     def _take(self, items: list[Any]) -> None:
