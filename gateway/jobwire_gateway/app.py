@@ -23,6 +23,7 @@ from jobwire_gateway.config import GatewayConfig
 from jobwire_gateway.docs_page import page as docs_page
 from jobwire_gateway.feed import Feed
 from jobwire_gateway.health import Health
+from jobwire_gateway.logs import Logs
 from jobwire_gateway.mailbox import Bounds
 from jobwire_gateway.openapi import document
 from jobwire_gateway.operations import Operation, verbs_of
@@ -123,6 +124,7 @@ def table(gateway: Gateway) -> Sequence[Operation]:
         Stats(brokers, gateway.topics, gateway.streams),
         Health(brokers, gateway.feed, gateway.streams),
         Bulk(brokers, gateway.streams, 5 * config.call_timeout.total_seconds()),
+        Logs(brokers, gateway.topics, gateway.streams),
         job_events=EventsEndpoint(gateway.topics, gateway.streams, watch_job, ends=True),
         queue_events=EventsEndpoint(gateway.topics, gateway.streams, watch_queue, ends=False),
         many_events=ManyEventsEndpoint(gateway.topics, gateway.streams, config.max_topics),

@@ -100,14 +100,17 @@ class Brokers:
         *,
         timeout_s: float | None = None,
         credentials: str | None = None,
+        as_itself: bool = False,
     ) -> Answer:
         """Make one call, at the next broker when one cannot be reached or does not answer. Every call of the gateway may be made twice without harm.
+
+        `as_itself`: it is the gateway that asks, for what it has found its caller may see.
 
         Raises:
             Problem: the broker's answer is an error, or none answers in time.
         """
         deadline = time.monotonic() + (timeout_s or self._call_timeout_s)
-        metadata = self.metadata(credentials)
+        metadata = self.own_metadata() if as_itself else self.metadata(credentials)
         for left in reversed(range(len(self._brokers))):
             broker = self.current
             try:

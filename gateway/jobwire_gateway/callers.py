@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from jobwire_gateway.problems import Problem
 
@@ -19,17 +20,18 @@ class Identity:
     name: str
     tenant: str = ""
     scopes: tuple[str, ...] = ()
-    """`VERB:QUEUE`, `VERB:PREFIX*`, `VERB:QUEUE/JOB_ID`."""
+    """`VERB:QUEUE`, `VERB:PREFIX*`, `VERB:QUEUE/JOB_ID`, `VERB:QUEUE/groups/GROUP`, `VERB:QUEUE/labels/KEY=VALUE`."""
     expires_at: float | None = None
     """Seconds since 1970; None for never."""
 
     def may_watch(self, topic: str) -> bool:
-        """Whether it may follow `queues`, `queues/{queue}` or `queues/{queue}/jobs/{id}`."""
+        """Whether it may follow `queues`, `queues/{queue}`, or a job, group or label in one."""
         _, _, rest = topic.partition("queues")
-        queue, _, job_id = rest.removeprefix("/").partition("/jobs/")
+        queue, _, part = rest.removeprefix("/").partition("/")
         if self.tenant and not queue.startswith(f"{self.tenant}."):
             return False
-        return any(_covers(scope, queue, job_id) for scope in self.scopes)
+        part = _in_scopes(part)
+        return any(_covers(scope, queue, part) for scope in self.scopes)
 
     def has_expired(self) -> bool:
         """Whether its time is over."""
@@ -64,7 +66,15 @@ def allow_watch(topics: Iterable[str]) -> None:
             raise Problem(403, f"These credentials may not watch {topic}.", reason="NOT_PERMITTED", code="permission_denied", metadata={"verb": "watch"})
 
 
-def _covers(scope: str, queue: str, job_id: str) -> bool:
+def _in_scopes(part: str) -> str:
+    """A part of a queue as scopes write it: a job by its id alone, a label's value percent-encoded."""
+    if part.startswith("labels/"):
+        key, _, value = part.partition("=")
+        return f"{key}={quote(value, safe='')}"
+    return part.removeprefix("jobs/")
+
+
+def _covers(scope: str, queue: str, part: str) -> bool:
     verb, _, target = scope.partition(":")
     if verb not in ("watch", "*"):
         return False
@@ -72,5 +82,5 @@ def _covers(scope: str, queue: str, job_id: str) -> bool:
         return True
     if target.endswith("*") and "/" not in target:
         return bool(queue) and queue.startswith(target[:-1])
-    of_queue, _, of_job = target.partition("/")
-    return bool(queue) and queue == of_queue and of_job in ("", job_id)
+    of_queue, _, of_part = target.partition("/")
+    return bool(queue) and queue == of_queue and of_part in ("", part)

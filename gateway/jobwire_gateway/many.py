@@ -1,8 +1,10 @@
 """A reader of many topics, with one mailbox for all of them. Topics may come and go.
 
-A job that is watched by name, and whose queue is watched, too, is shown once: by name, as long as it has not ended.
+A job that is watched by name, and whose queue is watched, too, is shown once: by name, as long as it has not ended. So is one of a queue, a group and a label
+that are all watched: by the first of them that hears of a change.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
@@ -15,6 +17,9 @@ from jobwire_gateway.problems import Problem
 from jobwire_gateway.readers import cut_off
 from jobwire_gateway.topics import Topics
 from jobwire_gateway.watches import JobWatch, QueueWatch
+
+_RECENT = 1024
+"""Jobs whose last change is remembered, so that no overlapping topic shows it again."""
 
 
 def _nothing() -> None:
@@ -29,6 +34,9 @@ class Subscriptions:
         self.watches: dict[str, JobWatch | QueueWatch] = {}
         self._topics = topics
         self._on_over = on_over
+        # What was shown last of jobs, where topics of many jobs may overlap.
+        self._many = 0
+        self._shown: OrderedDict[str, str] = OrderedDict()
 
     def add(self, topic: str, cursor: Cursor | None, on_heard: Callable[[], None] | None = None) -> None:
         """Watch one more, after what `cursor` says has been seen. One that is watched already goes on as it is."""
@@ -39,6 +47,7 @@ class Subscriptions:
             watch = JobWatch(topic, cursor, self, self._topics.heartbeat_ms, on_heard)
         else:
             watch = QueueWatch(topic, self, self._topics.heartbeat_ms, resuming=cursor is not None)
+            self._many += 1
         self.watches[topic] = watch
         self._topics.join(watch)
 
@@ -48,6 +57,7 @@ class Subscriptions:
         if watch is None:
             return False
         self._topics.leave(watch)
+        self._many -= isinstance(watch, QueueWatch)
         self.mailbox.forget(topic)
         return True
 
@@ -59,8 +69,20 @@ class Subscriptions:
         self.watches.clear()
 
     def put(self, topic: str, frame: Frame) -> None:
-        if frame.name == topic or frame.name not in self.watches:
+        if frame.name == topic or (frame.name not in self.watches and not self._is_known(frame)):
             self.mailbox.put(topic, frame)
+
+    def _is_known(self, frame: Frame) -> bool:
+        """Whether another topic has shown it already."""
+        if self._many < 2 or not frame.id:
+            return False
+        if self._shown.get(frame.name) == frame.id:
+            return True
+        self._shown[frame.name] = frame.id
+        self._shown.move_to_end(frame.name)
+        if len(self._shown) > _RECENT:
+            self._shown.popitem(last=False)
+        return False
 
     def over(self, topic: str) -> None:
         watch = self.watches.pop(topic, None)

@@ -17,6 +17,8 @@ JOB_NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:/@+=-]{0,127}"
 GROUP_PATTERN = JOB_ID_PATTERN
 LABEL_PATTERN = "[A-Za-z0-9._/-]{1,63}"
 
+_LABEL_KEY = re.compile(LABEL_PATTERN, re.ASCII)
+_MAX_LABEL_BYTES = 128
 _QUEUE = re.compile(QUEUE_PATTERN, re.ASCII)
 _JOB_ID = re.compile(JOB_ID_PATTERN, re.ASCII)
 
@@ -56,9 +58,22 @@ def group_name(queue: str, group: str) -> str:
     return f"{parent}/groups/{group}"
 
 
+def label_name(queue: str, label: str) -> str:
+    """Give `queues/{queue}/labels/{key}={value}`.
+
+    Raises:
+        Problem: 400, one of them is out of its bounds.
+    """
+    parent = queue_name(queue)
+    key, is_pair, value = label.partition("=")
+    if not (is_pair and _LABEL_KEY.fullmatch(key) and len(value.encode(errors="replace")) <= _MAX_LABEL_BYTES):
+        raise _bad_name("label", label, "KEY=VALUE, the key 1 to 63 of A-Z a-z 0-9 . _ / -, the value at most 128 bytes")
+    return f"{parent}/labels/{label}"
+
+
 def is_job(topic: str) -> bool:
     """Whether a topic is one job."""
-    return "/jobs/" in topic
+    return topic.split("/", 3)[2:3] == ["jobs"]
 
 
 def queue_of(topic: str) -> str:

@@ -1,6 +1,7 @@
 """The calls that do more than hand one request on to the broker: they enqueue, wait, compare revisions. The others stand in `table.py` alone."""
 
 import importlib.metadata
+import zlib
 
 from jobwire.v1.admin_service_pb2 import GetServerInfoRequest, ListWorkersRequest
 from jobwire.v1.job_pb2 import Durability, Job, JobSpec, JobState
@@ -89,7 +90,7 @@ class Rest:
         job = None if wait_s is None else await self._ended(asked.request, asked.job, wait_s)
         if job is None:
             job = (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=asked.job))).job
-        headers["ETag"] = f'W/"{job.revision}"'
+        headers["ETag"] = _etag(job)
         if _matches(asked.request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return JSONResponse(job_json(job), headers=headers)
@@ -179,6 +180,14 @@ def _state(word: str) -> JobState.ValueType:
     if state is None:
         raise invalid("state", f"must be one of {', '.join(STATES)}")
     return state
+
+
+def _etag(job: Job) -> str:
+    """Its revision; and what it keeps beside its record, which changes without one."""
+    if not (job.log_lines or job.HasField("checkpoint")):
+        return f'W/"{job.revision}"'
+    kept = zlib.crc32(job.checkpoint.SerializeToString(), job.log_lines)
+    return f'W/"{job.revision}-{kept:08x}"'
 
 
 def _matches(header: str, etag: str) -> bool:

@@ -8,6 +8,7 @@ from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.bulk import Bulk
 from jobwire_gateway.contract import shown
 from jobwire_gateway.jobs import class_json, job_json, line_json, queue_json
+from jobwire_gateway.logs import Logs
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, relay
 from jobwire_gateway.requests import JSON, NDJSON
 from jobwire_gateway.rest import page_json
@@ -48,6 +49,13 @@ FILTERS = (
     Parameter(name="fingerprint", description="Only jobs that failed with this fingerprint.", schema={"type": "string", "pattern": "^[0-9a-f]{16}$"}),
     Parameter(name="resolved", description="Only failed jobs with a note, or only those without.", schema={"type": "boolean"}),
 )
+_AFTER = Parameter(
+    name="after", description="Lines after this `cursor`; `nextAfter` of the page before.", schema={"type": "integer", "minimum": 0, "maximum": 2**53}
+)
+CURSOR = (
+    Parameter(name="last_event_id", description="The last event that was seen, for who cannot set the header `Last-Event-ID`."),
+    Parameter(name="lastEventId", description="The same under the name that some libraries use."),
+)
 _PATCHES = "A member that is there is changed, null takes it away, what is not there stays."
 _NO_JOB = "There is no such job, or it is gone: `metadata.state` then says how it ended."
 _WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`); `metadata.state` says which it is."
@@ -63,7 +71,7 @@ def _mask(*names: str) -> Parameter:
     )
 
 
-def job_operations(brokers: Brokers, bulk: Bulk) -> list[Operation]:
+def job_operations(brokers: Brokers, bulk: Bulk, logs: Logs) -> list[Operation]:
     """The calls that change jobs by rules."""
     return [
         Operation(
@@ -89,15 +97,26 @@ def job_operations(brokers: Brokers, bulk: Bulk) -> list[Operation]:
             summary="Read what the handlers of a job logged, the oldest line first",
             handler=relay(brokers, lambda broker: broker.jobs.ListLogs, rules.logs_request, _logs_page),
             parameters=(
-                Parameter(
-                    name="after",
-                    description="Lines after this `cursor`; `nextAfter` of the page before.",
-                    schema={"type": "integer", "minimum": 0, "maximum": 2**53},
-                ),
+                _AFTER,
                 _PAGE_SIZE,
             ),
             returns={200: Returns(description="A page.", schema=ref("Logs"))},
             fails={404: _NO_JOB},
+        ),
+        Operation(
+            method="GET",
+            path=f"{_JOB}/logs/stream",
+            id="watchLogs",
+            tag="Streams",
+            summary="Follow what the handlers of a job log, to the job's end",
+            description="First the lines that are kept, then each as it comes. The id of an event is the cursor of its last line.",
+            handler=logs.stream,
+            parameters=(_AFTER, *CURSOR),
+            returns={
+                200: Returns(description="Server-sent events: `id` and `data` lines.", schema={"type": "string"}, media_type="text/event-stream"),
+                204: Returns(description="After the end: there is nothing more to come."),
+            },
+            fails={404: "There is no such job. An EventSource gets 200 and an `error` frame instead."},
         ),
         Operation(
             method="POST",

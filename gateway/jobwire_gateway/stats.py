@@ -110,12 +110,12 @@ class Stats:
         query_of(request.scope, ("last_event_id", "lastEventId"))
         allow_watch([QUEUES])
         if request.method == "HEAD":
-            return _event_source(_once(b""))
+            return event_source(_once(b""))
         if refusal := self._streams.refusal():
             if not wants_events(request.headers):
                 raise no_room(refusal)
-            return _event_source(_once(self._streams.come_back_line()))
-        return _event_source(OverviewStream(self._topics, self._streams).chunks())
+            return event_source(_once(self._streams.come_back_line()))
+        return event_source(OverviewStream(self._topics, self._streams).chunks())
 
 
 async def all_queues(brokers: Brokers, *, timeout_s: float | None = None) -> list[Queue]:
@@ -132,7 +132,8 @@ async def all_queues(brokers: Brokers, *, timeout_s: float | None = None) -> lis
     return queues
 
 
-def _event_source(chunks: AsyncIterator[bytes]) -> Response:
+def event_source(chunks: AsyncIterator[bytes]) -> Response:
+    """The answer of a stream that is written in chunks."""
     # Its own pings are off: the heartbeats come from the wheel, as for all streams.
     response = EventSourceResponse(chunks, ping=0, headers={"Cache-Control": "no-store, no-transform"})
     # It is the server's to say, and HTTP/2 has none.

@@ -12,10 +12,11 @@ from jobwire_gateway.bulk import Bulk
 from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.health import Health
 from jobwire_gateway.jobs import STATES, counts_json, job_json, queue_json, worker_json
+from jobwire_gateway.logs import Logs
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, of_request, relay
 from jobwire_gateway.requests import JSON, NDJSON
 from jobwire_gateway.rest import Rest, cancel_request, clean_request, list_request, page_json, queues_request, workers_request
-from jobwire_gateway.rule_table import FILTERS, PAGE, job_operations, queue_operations
+from jobwire_gateway.rule_table import CURSOR, FILTERS, PAGE, job_operations, queue_operations
 from jobwire_gateway.rules import retry_request
 from jobwire_gateway.schema_parts import ref
 from jobwire_gateway.schemas import CANCEL, CLEAN, CLEANED, NO_MEMBERS, RETRY, TOPICS
@@ -47,13 +48,9 @@ _DURABILITY = Parameter(
     schema={"type": "string", "enum": ["store", "disk"]},
 )
 _IF_NONE_MATCH = Parameter(name="If-None-Match", where="header", description="The `ETag` of an answer before: if the job is still the same, the answer is 304.")
-_CURSOR = (
-    Parameter(name="last_event_id", description="The last event that was seen, for who cannot set the header `Last-Event-ID`."),
-    Parameter(name="lastEventId", description="The same under the name that some libraries use."),
-)
 _TOPIC = Parameter(
     name="topic",
-    description="`queues/QUEUE` or `queues/QUEUE/jobs/ID`; may be there up to 100 times.",
+    description="`queues/QUEUE`, or behind that `/jobs/ID`, `/groups/GROUP` or `/labels/KEY=VALUE`; may be there up to 100 times.",
     schema={"type": "array", "items": {"type": "string", "examples": ["queues/thumbnails"]}, "minItems": 1, "maxItems": 100},
     required=True,
 )
@@ -68,10 +65,10 @@ _WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`); `metadata.sta
 
 
 def operations(
-    brokers: Brokers, rest: Rest, stats: Stats, health: Health, bulk: Bulk, *, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp
+    brokers: Brokers, rest: Rest, stats: Stats, health: Health, bulk: Bulk, logs: Logs, *, job_events: ASGIApp, queue_events: ASGIApp, many_events: ASGIApp
 ) -> Sequence[Operation]:
     """All of them."""
-    calls = [*_jobs(brokers, rest), *job_operations(brokers, bulk), *_queues(brokers), *queue_operations(brokers)]
+    calls = [*_jobs(brokers, rest), *job_operations(brokers, bulk, logs), *_queues(brokers), *queue_operations(brokers)]
     return [*calls, *_streams(stats, job_events, queue_events, many_events), *_system(brokers, rest, stats, health)]
 
 
@@ -281,7 +278,7 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             tag=STREAMS,
             summary="Follow a job to its end",
             app=job_events,
-            parameters=_CURSOR,
+            parameters=CURSOR,
             returns={**frames, 204: Returns(description="After the end: there is nothing more to come.")},
             fails={404: "There is no such job. An EventSource gets 200 and an `error` frame instead."},
         ),
@@ -292,7 +289,7 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             tag=STREAMS,
             summary="Follow all jobs of a queue",
             app=queue_events,
-            parameters=_CURSOR,
+            parameters=CURSOR,
             returns=frames,
         ),
         Operation(
@@ -303,7 +300,7 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             summary="Follow many jobs and queues on one stream",
             description="Each topic begins with a `connected` of its own. The stream ends when it is of jobs alone, and all of them have ended.",
             app=many_events,
-            parameters=(_TOPIC, *_CURSOR),
+            parameters=(_TOPIC, *CURSOR),
             returns={**frames, 204: Returns(description="After the end: there is nothing more to come.")},
         ),
         Operation(
@@ -313,7 +310,7 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             tag=STREAMS,
             summary="The same for lists of topics that no address can hold",
             app=many_events,
-            parameters=_CURSOR,
+            parameters=CURSOR,
             reads=Reads.OBJECT,
             body={JSON: TOPICS},
             example={"topics": ["queues/thumbnails", "queues/mail/jobs/welcome-17"]},
@@ -326,7 +323,7 @@ def _streams(stats: Stats, job_events: ASGIApp, queue_events: ASGIApp, many_even
             tag=STREAMS,
             summary="Follow the counts of all queues",
             handler=of_request(stats.stream),
-            parameters=_CURSOR,
+            parameters=CURSOR,
             returns=frames,
         ),
     ]

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from jobwire_gateway.access import COOKIE
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.contract import duration
-from jobwire_gateway.names import JOB_ID_PATTERN, QUEUE_PATTERN
+from jobwire_gateway.names import GROUP_PATTERN, JOB_ID_PATTERN, LABEL_PATTERN, QUEUE_PATTERN
 from jobwire_gateway.operations import NO_STORE, Asked, Handler, Operation, Reads, Returns, relay
 from jobwire_gateway.requests import JSON, invalid
 from jobwire_gateway.schema_parts import closed, given, length, text
@@ -24,7 +24,8 @@ from jobwire_gateway.schemas import NO_MEMBERS
 ACCESS = "Access"
 
 _MAX_NAMES = 20
-_TOPIC = f"^queues(/{QUEUE_PATTERN}(/jobs/{JOB_ID_PATTERN})?)?$"
+_PART = f"jobs/{JOB_ID_PATTERN}|groups/{GROUP_PATTERN}|labels/{LABEL_PATTERN}=[ -~]{{0,128}}"
+_TOPIC = f"^queues(/{QUEUE_PATTERN}(/({_PART}))?)?$"
 _ONE_HOUR = r"^([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2})(\.[0-9]{1,9})?s$"
 _WATCH = closed(
     {
@@ -33,7 +34,7 @@ _WATCH = closed(
             "items": {"type": "string", "pattern": _TOPIC, "examples": ["queues/thumbnails"]},
             "minItems": 1,
             "maxItems": _MAX_NAMES,
-            "description": "`queues/QUEUE`, `queues/QUEUE/jobs/ID`, or `queues` for all.",
+            "description": "`queues/QUEUE`, behind that `/jobs/ID`, `/groups/GROUP` or `/labels/KEY=VALUE`, or `queues` for all.",
         },
         "ttl": length("How long it is good: 1 s to 1 h, default 5 min. A ticket lives for 60 s at most, whatever is said here; default 30 s.", _ONE_HOUR),
         "singleUse": {"type": "boolean", "description": "Make a ticket: it opens one stream, once."},

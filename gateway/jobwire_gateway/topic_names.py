@@ -1,9 +1,9 @@
 """Which topics a request asks for, and what they may be.
 
-    queues/{queue}/jobs/{id}    one job, to its end
-    queues/{queue}              all changes of jobs in one queue
-
-Topics by label and by group have their place in the grammar, and are refused by name as long as the broker has none.
+queues/{queue}/jobs/{id}    one job, to its end
+queues/{queue}              all changes of jobs in one queue
+queues/{queue}/groups/{group}         those of one group
+queues/{queue}/labels/{key}={value}   those with one label
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from jobwire_gateway.names import QUEUES, job_name, queue_name
+from jobwire_gateway.names import QUEUES, group_name, job_name, label_name, queue_name
 from jobwire_gateway.problems import Problem, Violation
 from jobwire_gateway.requests import invalid
 
@@ -32,12 +32,14 @@ def topic_name(text: str) -> str:
             return queue_name(queue)
         case ["queues", queue, "jobs", job_id]:
             return job_name(queue, job_id)
-        case ["labels", *_] | ["queues", _, "groups", *_] | ["groups", *_]:
-            raise _refused("topics by label and by group are not served; name the queue or the jobs")
+        case ["queues", queue, "groups", group]:
+            return group_name(queue, group)
+        case ["queues", queue, "labels", *label]:
+            return label_name(queue, "/".join(label))
         case [one] if one == QUEUES:
             raise _refused("the counts of all queues have a stream of their own: GET /v1/stats/stream")
         case _:
-            raise _refused(f"{_shown(text)} is no topic; one is queues/QUEUE or queues/QUEUE/jobs/ID")
+            raise _refused(f"{_shown(text)} is no topic; one is queues/QUEUE, or behind that /jobs/ID, /groups/GROUP or /labels/KEY=VALUE")
 
 
 def topic_names(texts: Sequence[object], limit: int) -> list[str]:

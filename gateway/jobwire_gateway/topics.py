@@ -102,7 +102,7 @@ class JobTopic:
 
 
 class QueueTopic:
-    """All changes of jobs in one queue, and all who watch them."""
+    """All changes of jobs in one queue, in one of its groups, or with one label, and all who watch them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -188,6 +188,8 @@ class Topics:
         self._asked: set[str] = set()
         self._unconfirmed: set[str] = set()
         self._changed: set[str] = set()
+        # Topics of groups and labels, among all.
+        self._parts: set[str] = set()
 
     def join(self, watch: AnyWatch) -> None:
         """Begin to watch."""
@@ -212,7 +214,7 @@ class Topics:
         if topic.name in self._asked:
             self._change(topic.name)
         else:
-            del self._topics[topic.name]
+            self._drop(topic.name)
 
     def demand(self) -> tuple[list[str], list[str]]:
         """What to add and what to remove on the open feed, since the last call."""
@@ -221,7 +223,7 @@ class Topics:
         for name in changed:
             topic = self._topics.get(name)
             if topic is not None and not topic.watches and name not in self._unconfirmed:
-                del self._topics[name]
+                self._drop(name)
                 topic = None
             if topic is not None and name not in self._asked:
                 add.append(name)
@@ -245,7 +247,7 @@ class Topics:
         for topic in list(self._topics.values()):
             topic.unplug()
             if not topic.watches:
-                del self._topics[topic.name]
+                self._drop(topic.name)
         yield from self._say_trouble(reason)
 
     def apply(self, response: SubscribeResponse) -> Iterator[None]:
@@ -270,19 +272,35 @@ class Topics:
 
     def _apply_change(self, change: JobChange) -> Iterator[None]:
         job = change.job
-        queue_topic = self._listening(f"queues/{job.queue}" if job.queue else f"queues/{queue_of(job.name)}")
+        queue = job.queue or queue_of(job.name)
         if change.type == ChangeType.CHANGE_TYPE_GAP:
-            if isinstance(queue_topic, QueueTopic):
-                yield from queue_topic.gap()
+            for of_many in self._of_many(f"queues/{queue}"):
+                yield from of_many.gap()
             return
         job_topic = self._listening(job.name)
         if isinstance(job_topic, JobTopic):
             job_topic.fill(job)
         seen = Seen(job)
-        if isinstance(queue_topic, QueueTopic) and change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL):
-            yield from queue_topic.apply(seen)
+        if change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL):
+            for name in self._many_names(queue, job):
+                if isinstance(topic := self._listening(name), QueueTopic):
+                    yield from topic.apply(seen)
         if isinstance(job_topic, JobTopic):
             yield from job_topic.apply(change, seen)
+
+    def _many_names(self, queue: str, job: Job) -> Iterator[str]:
+        """The topics of many jobs that a change of a job belongs to. Those that nobody in this process watches are not looked for."""
+        yield f"queues/{queue}"
+        if self._parts:
+            if job.group:
+                yield f"queues/{queue}/groups/{job.group}"
+            for key, value in job.labels.items():
+                yield f"queues/{queue}/labels/{key}={value}"
+
+    def _of_many(self, name: str) -> list[QueueTopic]:
+        """The topic of a queue, and those of the groups and labels in it."""
+        found = [name, *(part for part in self._parts if part.startswith(f"{name}/"))]
+        return [topic for part in found if isinstance(topic := self._listening(part), QueueTopic)]
 
     def _confirm(self, name: str) -> AnyTopic | None:
         self._unconfirmed.discard(name)
@@ -301,8 +319,14 @@ class Topics:
 
     def _new(self, topic: _Topic) -> _Topic:
         self._topics[topic.name] = topic
+        if isinstance(topic, QueueTopic) and topic.name.count("/") > 1:
+            self._parts.add(topic.name)
         self._change(topic.name)
         return topic
+
+    def _drop(self, name: str) -> None:
+        del self._topics[name]
+        self._parts.discard(name)
 
     def _change(self, name: str) -> None:
         self._changed.add(name)

@@ -1,6 +1,7 @@
 """Identities, and the scopes that say what they may do.
 
-A scope is `VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`. The only wildcard is one star at the end, so matching is linear and nobody has to think about
+A scope is `VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`; to watch, `VERB:QUEUE/groups/GROUP` and `VERB:QUEUE/labels/KEY=VALUE` as well, with the value
+percent-encoded. The only wildcard is one star at the end, so matching is linear and nobody has to think about
 patterns. VERB is one of VERBS, or `*` for all of them. An identity with a tenant reaches only queues whose names begin with the tenant and a dot, whatever its
 scopes say.
 """
@@ -20,11 +21,12 @@ VERBS = ("admin", "control", "enqueue", "manage", "read", "watch", "work")
 MAX_SCOPES = 200
 _TENANT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_REMEMBERED = 1000
+_PART = re.compile(rf"groups/{ID_PATTERN.pattern}|labels/[A-Za-z0-9._/-]{{1,63}}=[A-Za-z0-9._~%-]{{0,384}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One verb on one queue, on all queues with a prefix, or on one job. `*` stands for all verbs."""
+    """One verb on one queue, on all queues with a prefix, or on one job or other part of a queue (`job_id`). `*` stands for all verbs."""
 
     verb: str
     queue: str
@@ -42,8 +44,8 @@ class Scope:
         queue = queue.removesuffix("*") if is_prefix else queue
         if not (is_prefix and not queue) and not QUEUE_PATTERN.fullmatch(queue):
             raise ValueError(f"the scope {text[:80]!r} must name a queue, a prefix with a star behind it, or * for all queues")
-        if slash and not ID_PATTERN.fullmatch(job_id):
-            raise ValueError(f"the scope {text[:80]!r} must name a job behind its slash")
+        if slash and not (ID_PATTERN.fullmatch(job_id) or _PART.fullmatch(job_id)):
+            raise ValueError(f"the scope {text[:80]!r} must name a job behind its slash, or groups/GROUP, or labels/KEY=VALUE")
         return cls(verb, queue, is_prefix, job_id)
 
     def covers(self, verb: str, queue: str, job_id: str = "") -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
@@ -20,12 +21,28 @@ from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.store import codec
 from jobwire_broker.store.listener import Listener
 from jobwire_broker.store.queue_store import MAX_ITEMS, Found, QueueStore
+from jobwire_broker.topics import Topic
 
 log = logging.getLogger(__name__)
 
 #: How long the pulse may be ahead of the events before what is watched is read again.
 LAG_S = 0.25
 _RETRY_S = 0.1
+
+
+class Part(NamedTuple):
+    """Some of the jobs of a queue: one group's, those with one label, or all of them."""
+
+    group: str = ""
+    label: tuple[str, str] | None = None
+
+
+ALL = Part()
+
+
+def part_of(topic: Topic) -> Part:
+    """The jobs of a queue that a topic is about, when it is not one job."""
+    return Part(topic.group, topic.label)
 
 
 def decode_events(message: bytes) -> tuple[int, int, list[tuple[bytes, bytes]]]:
@@ -49,7 +66,7 @@ class Feed:
         self._store = store
         self._listener = listener
         self._jobs: dict[bytes, set[Mailbox]] = {}
-        self._all: set[Mailbox] = set()
+        self._many: dict[Part, set[Mailbox]] = {}
         self._counters: set[Callable[[], None]] = set()
         self._seq = 0
         self._is_listening = False
@@ -61,7 +78,7 @@ class Feed:
     @property
     def is_watched(self) -> bool:
         """Whether anybody watches."""
-        return bool(self._jobs or self._all or self._counters)
+        return bool(self._jobs or self._many or self._counters)
 
     # Watchers -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -88,15 +105,27 @@ class Feed:
                 del self._jobs[raw_id]
         await self._unlisten()
 
+    async def watch_many(self, part: Part, mailbox: Mailbox) -> None:
+        """Follow all changes of the jobs in the queue, in one of its groups, or with one label."""
+        self._many.setdefault(part, set()).add(mailbox)
+        await self._listen()
+
+    async def leave_many(self, part: Part, mailbox: Mailbox) -> None:
+        """Follow them no more."""
+        watchers = self._many.get(part)
+        if watchers is not None:
+            watchers.discard(mailbox)
+            if not watchers:
+                del self._many[part]
+        await self._unlisten()
+
     async def watch_all(self, mailbox: Mailbox) -> None:
         """Follow all changes of jobs in the queue."""
-        self._all.add(mailbox)
-        await self._listen()
+        await self.watch_many(ALL, mailbox)
 
     async def leave_all(self, mailbox: Mailbox) -> None:
         """Follow them no more."""
-        self._all.discard(mailbox)
-        await self._unlisten()
+        await self.leave_many(ALL, mailbox)
 
     async def watch_counts(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever anything in the queue has."""
@@ -132,7 +161,7 @@ class Feed:
         if self._seq and before != self._seq:
             self.read_again()
         self._seq = max(seq, self._seq) if before >= self._seq else seq
-        if self._jobs or self._all:
+        if self._jobs or self._many:
             for raw_id, record in entries:
                 self._tell(raw_id, record)
         for changed in self._counters:
@@ -140,14 +169,22 @@ class Feed:
 
     def _tell(self, raw_id: bytes, record: bytes) -> None:
         watchers = self._jobs.get(raw_id)
-        if not watchers and not self._all:
+        if not watchers and not self._many:
             return
         change = change_of(self._store.queue, raw_id, record)
         if change is None:
             self._want([raw_id])
             return
-        for mailbox in self._all.union(watchers or ()):
+        for mailbox in self._watchers_of(raw_id, change.job):
             mailbox.put(change)
+
+    def _watchers_of(self, raw_id: bytes, job: job_pb2.Job) -> set[Mailbox]:
+        """Whom a change of a job is told."""
+        told = set(self._jobs.get(raw_id, ()))
+        if self._many:
+            for part in (ALL, *([Part(group=job.group)] if job.group else []), *(Part(label=pair) for pair in job.labels.items())):
+                told |= self._many.get(part, set())
+        return told
 
     def pulse_saw(self, seq: int) -> None:
         """The store's events are at `seq`. When ours don't get there in LAG_S, some were lost."""
@@ -165,10 +202,10 @@ class Feed:
     def read_again(self) -> None:
         """Events may have been missed: read all watched jobs, and tell those who watch the whole queue."""
         self._want(list(self._jobs))
-        if self._all:
+        if self._many:
             gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
             gap.job.queue, gap.job.name = self._store.queue, f"queues/{self._store.queue}"
-            for mailbox in self._all:
+            for mailbox in set().union(*self._many.values()):
                 mailbox.put(gap)
 
     def _want(self, raw_ids: Sequence[bytes]) -> None:
@@ -199,7 +236,7 @@ class Feed:
             # It was there when the watch began.
             change.type = pb.CHANGE_TYPE_FINAL
             change.job.state = job_pb2.JOB_STATE_REMOVED
-        for mailbox in self._all.union(self._jobs.get(raw_id, ())):
+        for mailbox in self._watchers_of(raw_id, change.job):
             mailbox.put(change)
 
 

@@ -12,10 +12,11 @@ from jobwire.v1 import event_service_pb2 as pb
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer
 
 from jobwire_broker.errors import BrokerError, ShuttingDown, StoreUnavailable, TooManyTopics
-from jobwire_broker.names import parse_job, parse_queue
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Queue, Registry
+from jobwire_broker.rules.watching import part_of
 from jobwire_broker.services.answers import abort, end_tasks, queue_of
+from jobwire_broker.topics import parse_topic
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -85,8 +86,7 @@ class Subscription:
         """Add a topic; it is confirmed when it is live. Raises InvalidField."""
         if self._topics.total() >= MAX_TOPICS:
             raise TooManyTopics(f"{field}: a stream may have {MAX_TOPICS} topics: open another", field=field)
-        if topic != "queues":
-            parse_queue(topic, field) if topic.count("/") == 1 else parse_job(topic, field)
+        parse_topic(topic, field)
         self._topics[topic] += 1
         task = asyncio.create_task(self._open(topic))
         self._openings.add(task)
@@ -141,28 +141,29 @@ class Subscription:
         if topic == "queues":
             self._counts = self._counts or Counts(self._registry, self.mailbox)
             await self._counts.snapshot()
-        elif topic.count("/") == 1:
-            queue = self._registry.get(parse_queue(topic))
-            await queue.feed.watch_all(self.mailbox)
-            queue.watched()
+            return
+        wanted = parse_topic(topic, "topic")
+        queue = self._registry.get(wanted.queue)
+        if wanted.raw_id:
+            await queue.feed.watch_job(wanted.raw_id, self.mailbox)
         else:
-            name, raw_id = parse_job(topic)
-            queue = self._registry.get(name)
-            await queue.feed.watch_job(raw_id, self.mailbox)
-            queue.watched()
+            await queue.feed.watch_many(part_of(wanted), self.mailbox)
+        queue.watched()
 
     async def _close(self, topic: str) -> None:
         if topic == "queues":
             if self._counts:
                 await self._counts.close()
                 self._counts = None
-        elif topic.count("/") == 1:
-            await self._registry.get(parse_queue(topic)).feed.leave_all(self.mailbox)
-        else:
-            name, raw_id = parse_job(topic)
+            return
+        left = parse_topic(topic, "topic")
+        feed = self._registry.get(left.queue).feed
+        if left.raw_id:
             # Before anything is awaited: the topic may be added again meanwhile.
             self.mailbox.forget(topic)
-            await self._registry.get(name).feed.leave_job(raw_id, self.mailbox)
+            await feed.leave_job(left.raw_id, self.mailbox)
+        else:
+            await feed.leave_many(part_of(left), self.mailbox)
 
     def _store_changed(self, available: bool) -> None:
         self._store_available = available

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from jobwire_broker.names import id_to_text, parse_job, parse_queue
+from jobwire_broker.topics import parse_topic
 
 
 class Reach(Enum):
@@ -21,7 +22,7 @@ class Reach(Enum):
 
 
 class Target(NamedTuple):
-    """A queue, or a job of it. An empty queue stands for all of them."""
+    """A queue, or a part of it: a job's id, or what else `Topic.part` says. An empty queue stands for all of them."""
 
     queue: str
     job_id: str = ""
@@ -65,9 +66,8 @@ def _group_of(request: Any) -> Iterator[Target]:
 
 
 def _topic(name: str, field: str) -> Target:
-    if name == "queues":
-        return ALL
-    return Target(parse_queue(name, field)) if name.count("/") == 1 else _job(name, field)
+    topic = parse_topic(name, field)
+    return Target(topic.queue, topic.part)
 
 
 def _topics(field: str) -> Callable[[Any], Iterator[Target]]:

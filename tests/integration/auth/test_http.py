@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -191,6 +192,23 @@ async def test_a_watch_token_opens_its_stream_from_the_query_and_no_other(strict
         assert (await http.get(f"/v1/queues/{mail}/jobs/{job['id']}?token={token}")).status_code == 403
         assert (await http.post("/v1/tokens:watch", json={"topics": [f"queues/{mail}"]}, headers=said(token))).status_code == 403
     assert token not in strict_gateway.tail(2_000)
+
+
+@pytest.mark.parametrize("part", ["groups/acme", "labels/customer=a b/c"])
+async def test_a_watch_token_may_be_bound_to_a_group_or_a_label(strict_gateway: Gateway, keys: Keys, queue: str, part: str) -> None:
+    mail = f"mail-{queue}"
+    topic = f"queues/{mail}/{part}"
+    async with client(strict_gateway) as http:
+        answer = await http.post("/v1/tokens:watch", json={"topics": [topic], "ttl": "60s"}, headers=said(keys.of["only_watch"]))
+        token = answer.json()["token"]
+        async with reading(http, f"/v1/events?topic={quote(topic)}&token={token}") as reader:
+            await reader.until("connected")
+            body = {"jobName": "work", "group": "acme", "labels": {"customer": "a b/c"}}
+            job = (await http.post(f"/v1/queues/{mail}/jobs", json=body, headers=said(keys.of["mail"]))).json()
+            assert (await reader.until("update"))["name"] == job["name"]
+        for other in (f"queues/{mail}", job["name"], f"{topic}x", f"queues/other/{part}"):
+            assert (await http.get(f"/v1/events?topic={quote(other)}&token={token}")).status_code == 403
+        assert (await http.get(f"{job['eventsUrl']}?token={token}")).status_code == 403
 
 
 async def test_a_ticket_opens_one_stream_once(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:

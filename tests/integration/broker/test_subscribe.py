@@ -193,6 +193,28 @@ async def test_the_topic_of_a_queue_has_no_snapshot_and_tells_all_changes_in_it(
         assert (made.type, made.job.id, made.job.state) == (UPDATE, "after", State.JOB_STATE_WAITING)
 
 
+async def test_the_topics_of_a_group_and_of_a_label_tell_the_changes_of_their_jobs_alone(api: Api, other_api: Api, queue: str) -> None:
+    group, label, odd = f"queues/{queue}/groups/acme", f"queues/{queue}/labels/order=17", f"queues/{queue}/labels/a/b=/jobs/x y=ü"
+    async with subscribed(api, group, label, odd) as subscription:
+        await enqueue(other_api, queue, "none")
+        await enqueue(other_api, queue, "other", group="other", labels={"order": "18"})
+        await enqueue(other_api, queue, "grouped", group="acme", labels={"order": "17"})
+        await enqueue(other_api, queue, "labelled", labels={"order": "17", "more": ""})
+        await enqueue(other_api, queue, "odd", labels={"a/b": "/jobs/x y=ü"})
+        seen = [await subscription.change() for _ in range(3)]
+        assert [(change.job.id, change.job.group, dict(change.job.labels)) for change in seen] == [
+            ("grouped", "acme", {"order": "17"}),
+            ("labelled", "", {"order": "17", "more": ""}),
+            ("odd", "", {"a/b": "/jobs/x y=ü"}),
+        ]
+        await subscription.send(remove=(group, odd))
+        await subscription.fence(queue)
+        for job in ("odd", "labelled", "grouped"):
+            await api.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=job_name_of(queue, job)))
+        removed = [await subscription.change() for _ in range(2)]
+        assert [(change.job.id, change.job.state) for change in removed] == [("labelled", State.JOB_STATE_REMOVED), ("grouped", State.JOB_STATE_REMOVED)]
+
+
 async def test_a_deleted_job_is_told_as_removed(api: Api, queue: str) -> None:
     name = await enqueue(api, queue, "one")
     async with subscribed(api, name) as stream:
@@ -241,7 +263,7 @@ async def test_a_new_queue_of_another_broker_appears_in_the_topic_queues(api: Ap
         assert (await stream.queue(f"{queue}.new", 1)).counts.total == 1
 
 
-@pytest.mark.parametrize("topic", ["", "queue", "queues/", "queues/a/jobs", "queues/a/jobs/", "queues/ä", "queues/a/jobs/b/c", "queues/a/groups/b"])
+@pytest.mark.parametrize("topic", ["", "queue", "queues/", "queues/a/jobs", "queues/a/jobs/", "queues/ä", "queues/a/jobs/b/c", "queues/a/states/b"])
 async def test_a_topic_that_is_none_ends_the_stream_and_says_which_whatever_is_being_written(api: Api, queue: str, topic: str) -> None:
     stream = Subscription(api)
     await stream.send(add=tuple(job_name_of(queue, f"none{i}") for i in range(100)))

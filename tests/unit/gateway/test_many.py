@@ -246,8 +246,58 @@ def test_topics_come_and_go() -> None:
     assert house.topics.demand() == ([], [B])
 
 
+def test_topics_that_overlap_show_a_change_once() -> None:
+    house = House()
+    group, label = "queues/q/groups/acme", "queues/q/labels/a/b=c=d"
+    topics = Subscriptions(house.topics, lambda: None)
+    for topic in (group, label, Q):
+        topics.add(topic, None)
+    add, _ = house.topics.demand()
+    list(house.topics.apply(SubscribeResponse(added=add)))
+    topics.mailbox.take()
+    both, ended, other = a(1), a(2, COMPLETED), b(2)
+    for of in (both, ended):
+        of.MergeFrom(Job(group="acme", labels={"a/b": "c=d"}))
+    house.say(both, b(1), ended)
+    assert [(frame.kind, frame.name) for frame in topics.mailbox.take()] == [("update", A), ("update", B), ("final", A)]
+    assert topics.remove(Q)
+    other.labels["a/b"] = "c=d"
+    house.say(a(3), other)
+    assert [(frame.kind, frame.name) for frame in topics.mailbox.take()] == [("update", B)]
+
+
+def test_a_gap_in_a_queue_is_told_to_its_groups_and_labels() -> None:
+    house = House()
+    topics = Subscriptions(house.topics, lambda: None)
+    names = ["queues/q/groups/acme", "queues/q/labels/a=b", "queues/r/groups/acme", Q]
+    for topic in names:
+        topics.add(topic, None)
+    add, _ = house.topics.demand()
+    list(house.topics.apply(SubscribeResponse(added=add)))
+    topics.mailbox.take()
+    list(house.topics.apply(SubscribeResponse(changes=[JobChange(type=ChangeType.CHANGE_TYPE_GAP, job=Job(name=Q, queue="q"))])))
+    told = [frame.json.decode() for frame in topics.mailbox.take()]
+    assert len(told) == 3
+    assert all('"type":"gap"' in text and "queues/r" not in text for text in told)
+    topics.leave()
+    assert sorted(house.topics.demand()[1]) == sorted(names)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "jobs/a", "queues/", "queues/a b", "queues/q/jobs/", "queues/q/jobs/x/y", "queues/q\n", "queues/ä", "labels/user=7", "queues/q/groups/g"]
+    "text",
+    [
+        "",
+        "jobs/a",
+        "queues/",
+        "queues/a b",
+        "queues/q/jobs/",
+        "queues/q/jobs/x/y",
+        "queues/q\n",
+        "queues/ä",
+        "labels/user=7",
+        "queues/q/groups/.g",
+        "queues/q/labels/a",
+    ],
 )
 def test_what_is_no_topic_is_refused(text: str) -> None:
     with pytest.raises(Problem) as caught:

@@ -311,7 +311,7 @@ class GetIdentityResponse(_message.Message):
     """They were a ticket, which this call has spent."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`. VERB is one of enqueue, read, watch, control, work, manage, admin, or `*` for all of them."""
+        """`VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`; with watch also `VERB:QUEUE/groups/GROUP` and `VERB:QUEUE/labels/KEY=VALUE`. VERB is one of enqueue, read, watch, control, work, manage, admin, or `*` for all of them."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -348,7 +348,9 @@ class CreateWatchTokenRequest(_message.Message):
     """Make a ticket: it opens one stream, once."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 20 names: `queues/{queue}/jobs/{id}`, `queues/{queue}`, or `queues` for all queues. They all stand in the token: name a queue instead of many jobs."""
+        """1 to 20 topics, as EventService has them: `queues/{queue}`, behind that `/jobs/{id}`, `/groups/{group}` or `/labels/{key}={value}`, or `queues` for all queues.
+        They all stand in the token: name a queue or a label instead of many jobs.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:

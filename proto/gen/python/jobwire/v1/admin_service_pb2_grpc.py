@@ -130,7 +130,7 @@ class AdminServiceServicer(object):
         A token never outlives the credentials that made it.
 
         Errors:
-        INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+        INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
         PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
         UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
         """

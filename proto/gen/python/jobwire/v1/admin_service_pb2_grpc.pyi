@@ -67,7 +67,7 @@ class AdminServiceStub:
     A token never outlives the credentials that made it.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+      INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
       PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
       UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
     """
@@ -119,7 +119,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     A token never outlives the credentials that made it.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+      INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
       PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
       UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
     """
@@ -204,7 +204,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         A token never outlives the credentials that made it.
 
         Errors:
-          INVALID_ARGUMENT: no name, more than 100, one that is none of a job or queue, or a lifetime out of bounds.
+          INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
           PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
           UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
         """
