@@ -134,7 +134,7 @@ def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
 
 def item_error(error: BrokerError) -> pb.ItemError:
     """Why one job of several was refused."""
-    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message)
+    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message, metadata=error.metadata)
 
 
 def say_verdict(answer: pb.EnqueueBatchResponse.Item | pb.EnqueueStreamResponse.Item, place: int, ids: Mapping[int, str], outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from jobwire_client import Backoff, Client, Durability, Enqueued, JobSpec, Jobwi
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.identities import identity_fields
 from jobwire_cli.output import enqueued_json, write_json, write_line
 
 _LINES_AT_ONCE = 10_000
@@ -39,6 +40,13 @@ def enqueue(
     expires_in: Annotated[str | None, typer.Option(metavar="DURATION", help="If it has not started by then, it expires.")] = None,
     backoff: Annotated[str | None, typer.Option(metavar="DURATIONS", help="The waits between attempts, for example 10s,1m,10m.")] = None,
     permanent_error: Annotated[list[str] | None, typer.Option(metavar="TYPE", help="An error that ends it at once. Repeat it for more.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(metavar="KEY", help="The same key with the same content finds the job.")] = None,
+    ttl: Annotated[str | None, typer.Option(metavar="DURATION", help="How long the idempotency key is known. Default 1d.")] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="One job of this name and payload at a time.")] = False,
+    unique_key: Annotated[str | None, typer.Option(metavar="KEY", help="One job with this key at a time.")] = None,
+    debounce: Annotated[str | None, typer.Option(metavar="KEY:DELAY[:MOST]", help="Replace the job of this key that waits still: cart-7:5s:1m.")] = None,
+    throttle: Annotated[str | None, typer.Option(metavar="KEY:PERIOD", help="Only the first of this key in a period: report:1h.")] = None,
+    retention: Annotated[str | None, typer.Option(metavar="DURATION", help="How long its end is kept; 0 removes it at once.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Return when the job is in the store's append-only file on disk.")] = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -63,6 +71,8 @@ def enqueue(
         expires_in=None if expires_in is None else _duration(expires_in),
         backoff=None if backoff is None else Backoff(delays=[_duration(wait) for wait in backoff.split(",")]),
         permanent_errors=permanent_error or (),
+        retention=None if retention is None else _duration(retention),
+        **identity_fields(idempotency_key, ttl, unique, unique_key, debounce, throttle),
     )
     specs = (replace(common, payload=_payload_of(line)) for line in lines)
     durability: Durability = "disk" if disk else "store"

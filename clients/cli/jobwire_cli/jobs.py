@@ -1,14 +1,14 @@
 """`jobwire jobs …`: look at jobs and act on them."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from jobwire_client import Attempt, Client, Job
 from rich.text import Text
 
 from jobwire_cli import bulk, dead_letters, filtering, output, watching
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, guarded, job_name, parsed
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
@@ -163,6 +163,36 @@ def retry(
 
     async def question(client: Client) -> None:
         _say(await client.retry(job_name(job, queue), payload=edited), as_json)
+
+    ask(target, question)
+
+
+@app.command()
+def update(
+    job: JobArgument,
+    queue: QueueOfJob = None,
+    payload: Annotated[str | None, typer.Option("--payload", metavar="JSON", help="What it shall carry from now on.")] = None,
+    priority: Annotated[str | None, typer.Option(help="A number, lower first, or critical, high, normal, low, batch.")] = None,
+    delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Do not start before this much time from now; 0 lets it run.")] = None,
+    label: Labels = None,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Change a job that waits or is delayed. What is not given stays as it is; labels are replaced together."""
+    changes: dict[str, Any] = {}
+    if payload is not None:
+        changes["payload"] = parsed(payload)
+    if priority is not None:
+        changes["priority"] = int(priority) if priority.lstrip("-").isdigit() else priority
+    if delay is not None:
+        changes["due"] = _seconds(delay) or None
+    if label is not None:
+        changes["labels"] = labels_of(label)
+    if not changes:
+        raise CommandFailed("say what to change: --payload, --priority, --delay or --label", Exit.USAGE)
+
+    async def question(client: Client) -> None:
+        _say(await client.update(job_name(job, queue), **changes), as_json)
 
     ask(target, question)
 

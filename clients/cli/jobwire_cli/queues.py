@@ -94,6 +94,27 @@ def clean(
     ask(target, question)
 
 
+@app.command()
+def purge(
+    queue: QueueArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the jobs that wait or are delayed. What runs goes on."""
+    if not yes and not typer.confirm(f"Delete all jobs that wait in {queue}?", err=True):
+        raise CommandFailed("nothing was deleted", Exit.USAGE)
+
+    async def question(client: Client) -> None:
+        deleted = await client.purge_queue(queue)
+        if as_json:
+            output.write_json([{"queue": queue, "deleted": deleted}])
+        else:
+            output.write_line(f"{deleted} {'job' if deleted == 1 else 'jobs'} deleted")
+
+    ask(target, question)
+
+
 def workers(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
     """List the worker processes that are connected."""
 

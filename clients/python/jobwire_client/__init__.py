@@ -11,6 +11,7 @@ from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation, Hold, Holder
 from jobwire_client._failures import FailureGroup
 from jobwire_client._filter import JobFilter
+from jobwire_client._identity import Debounce, Throttle
 from jobwire_client._job import (
     Attempt,
     Change,
@@ -73,6 +74,7 @@ __all__ = [
     "Client",
     "ClientClosed",
     "Credentials",
+    "Debounce",
     "Durability",
     "DurabilityUnsupported",
     "EnqueueVerdict",
@@ -113,6 +115,7 @@ __all__ = [
     "StaleLease",
     "StoreFull",
     "SyncClient",
+    "Throttle",
     "Unauthenticated",
     "WaitTimeout",
     "WatchToken",

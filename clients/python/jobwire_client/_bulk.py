@@ -12,7 +12,7 @@ from jobwire.v1 import job_service_pb2
 
 from jobwire_client._connections import Connections, Method
 from jobwire_client._filter import JobFilter
-from jobwire_client._spec import duration
+from jobwire_client._wire import duration
 from jobwire_client.errors import InvalidRequest, QueueUnavailable
 
 BulkVerb = Literal["cancel", "retry", "promote", "delete", "resolve"]

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal
 
 from google.protobuf.message import Message
@@ -22,6 +22,7 @@ from jobwire_client._explain import Explanation, explanation_from
 from jobwire_client._failures import FailureGroup, failure_group_from
 from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation, watch_forks
+from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._ids import new_id
 from jobwire_client._job import (
     Change,
@@ -45,7 +46,9 @@ from jobwire_client._logs import followed_lines, kept_lines
 from jobwire_client._many import enqueue_many
 from jobwire_client._payload import payload_message
 from jobwire_client._poller import quiet_poller
-from jobwire_client._spec import Backoff, Durability, JobSpec, duration, encode, encode_rules, encode_times
+from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
+from jobwire_client._update import Due, update_request
+from jobwire_client._wire import duration
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"
@@ -63,6 +66,7 @@ _LIST = Method(_JOBS + "ListJobs", job_service_pb2.ListJobsResponse.FromString)
 _LOGS = Method(_JOBS + "ListLogs", job_service_pb2.ListLogsResponse.FromString)
 _CANCEL = Method(_JOBS + "CancelJob", job_service_pb2.CancelJobResponse.FromString)
 _RETRY = Method(_JOBS + "RetryJob", job_service_pb2.RetryJobResponse.FromString)
+_UPDATE = Method(_JOBS + "UpdateJob", job_service_pb2.UpdateJobResponse.FromString)
 _PROMOTE = Method(_JOBS + "PromoteJob", job_service_pb2.PromoteJobResponse.FromString)
 _DELETE = Method(_JOBS + "DeleteJob", job_service_pb2.DeleteJobResponse.FromString)
 _RESOLVE = Method(_JOBS + "ResolveJob", job_service_pb2.ResolveJobResponse.FromString)
@@ -76,6 +80,7 @@ _RESUME_GROUP = Method(_QUEUES + "ResumeGroup", queue_service_pb2.ResumeGroupRes
 _UPDATE_GROUP = Method(_QUEUES + "UpdateGroup", queue_service_pb2.UpdateGroupResponse.FromString)
 _PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.FromString)
 _RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
+_PURGE = Method(_QUEUES + "PurgeQueue", queue_service_pb2.PurgeQueueResponse.FromString)
 _CLEAN = Method(_QUEUES + "CleanQueue", queue_service_pb2.CleanQueueResponse.FromString)
 _LIST_WORKERS = Method(_ADMIN + "ListWorkers", admin_service_pb2.ListWorkersResponse.FromString)
 _SERVER_INFO = Method(_ADMIN + "GetServerInfo", admin_service_pb2.GetServerInfoResponse.FromString)
@@ -164,6 +169,12 @@ class Client:
         expires_at: datetime | None = None,
         expires_in: timedelta | float | None = None,
         permanent_errors: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        idempotency_ttl: timedelta | float | None = None,
+        unique: bool | str = False,
+        debounce: Debounce | None = None,
+        throttle: Throttle | None = None,
+        retention: timedelta | float | None = None,
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, and return when the store has it.
@@ -190,18 +201,27 @@ class Client:
             expires_at: if it has not started by this date, which needs a time zone, it is EXPIRED.
             expires_in: the same, counted from the enqueue or the due date. From 0.1 s to 365 days.
             permanent_errors: errors that end it at once, by their type, beside those of the queue. At most 32.
+            idempotency_key: the same key with the same content finds the job (verdict `found`), whatever has become of it.
+            idempotency_ttl: how long that key is known. A number is seconds. Default 1 day.
+            unique: while a job with this key has not ended, it is found. True: a key made of job name and payload.
+            debounce: a later call takes the place of an earlier one that waits still (verdict `replaced`).
+            throttle: the first call in a window wins.
+            retention: how long its end is kept; 0 removes it at once. A number is seconds. Default: as its queue says.
             durability: `store` answers when the store has it in memory; `disk` when it is in the append-only file on disk, up to a second later.
 
         Raises:
             QueueUnavailable: nobody answered in time; `accepted` says whether the job may be there, `id` is its id.
             InvalidRequest: a field is out of its bounds.
             JobExists: the id is taken by a job with other content.
+            IdempotencyConflict: the idempotency key is that of a job with other content.
+            QueueFull: the queue is at its maximum depth.
             StoreFull: the store takes nothing more for now.
             DurabilityUnsupported: `disk` was asked of a store that can't.
         """
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
         rules += encode_times(timeout, total_timeout, expires_at, expires_in, permanent_errors)
+        rules += encode_identity(idempotency_key, idempotency_ttl, unique, debounce, throttle, retention)
         frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         lane = self._lane(durability)
         if lane.full:
@@ -284,6 +304,30 @@ class Client:
             WrongState: it has not failed.
         """
         return job_from((await self._call(_RESOLVE, job_service_pb2.ResolveJobRequest(name=name_of(job), note=note))).job)
+
+    async def update(
+        self,
+        job: str | Named,
+        *,
+        payload: Any = ...,
+        priority: int | str | EllipsisType = ...,
+        due: Due | EllipsisType = ...,
+        labels: Mapping[str, str] | EllipsisType = ...,
+    ) -> Job:
+        """Change a job that waits or is delayed. What is not given stays as it is.
+
+        Args:
+            job: which job.
+            payload: what it shall carry from now on.
+            priority: a number, lower first, or a name of Priority.
+            due: not to start before: a date with its time zone, a time from now (a number is seconds), or None for now.
+            labels: all of its labels.
+
+        Raises:
+            JobNotFound: there is none.
+            WrongState: it runs, or has ended.
+        """
+        return job_from((await self._call(_UPDATE, update_request(name_of(job), payload, priority, due, labels))).job)
 
     async def promote(self, job: str | Named) -> Job:
         """Let a delayed job start now.
@@ -468,6 +512,14 @@ class Client:
     async def resume_queue(self, queue: str) -> Queue:
         """Start delivery again."""
         return queue_from((await self._call(_RESUME, queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))).queue)
+
+    async def purge_queue(self, queue: str) -> int:
+        """Delete the jobs that wait or are delayed, and return how many. What runs goes on. A purge that the timeout cuts off has deleted some: call again.
+
+        Raises:
+            QueueNotFound: nothing was ever enqueued there.
+        """
+        return (await self._call(_PURGE, queue_service_pb2.PurgeQueueRequest(name=f"queues/{queue}"))).deleted
 
     async def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
         """Delete the jobs that had ended in `state` when the call began; how many those were.

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import policy_pb2
 from jobwire.v1 import queue_service_pb2 as pb
 
-from jobwire_client._spec import duration
+from jobwire_client._wire import duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,13 +7,13 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Literal
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 
 from jobwire_client._batches import MAX_BYTES
+from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._payload import encoded
-from jobwire_client._wire import varint
+from jobwire_client._wire import duration, varint
 from jobwire_client.errors import InvalidRequest, PayloadTooLarge
 
 _JOBS = b"\x0a"
@@ -91,6 +91,18 @@ class JobSpec:
     """The same, counted from the enqueue or the due date. From 0.1 s to 365 days. None: as the queue says."""
     permanent_errors: Sequence[str] = ()
     """Errors that end it at once, by their type, beside those of the queue. At most 32."""
+    idempotency_key: str | None = None
+    """The same key with the same content finds the job, for `idempotency_ttl`; with other content it is refused."""
+    idempotency_ttl: timedelta | float | None = None
+    """How long the key is known. A number is seconds. None means 1 day; from 1 s to 30 days."""
+    unique: bool | str = False
+    """While a job with this key has not ended, it is found. True: a key made of job name and payload."""
+    debounce: Debounce | None = None
+    """A later call takes the place of an earlier one that waits still."""
+    throttle: Throttle | None = None
+    """The first call in a window wins."""
+    retention: timedelta | float | None = None
+    """How long its end is kept; 0 removes it at once. None: as its queue says. At most 3,650 days."""
 
 
 def encode(
@@ -188,14 +200,8 @@ def encode_spec(spec: JobSpec, job_id: str) -> bytes:
     """The same for a JobSpec."""
     rules = encode_rules(spec.group, spec.labels, spec.required_labels, spec.units)
     rules += encode_times(spec.timeout, spec.total_timeout, spec.expires_at, spec.expires_in, spec.permanent_errors)
+    rules += encode_identity(spec.idempotency_key, spec.idempotency_ttl, spec.unique, spec.debounce, spec.throttle, spec.retention)
     return encode(spec.queue, spec.job_name, spec.payload, job_id, spec.priority, spec.delay, spec.delay_until, spec.attempts, spec.backoff, rules)
-
-
-def duration(value: timedelta | float) -> Duration:
-    """A Duration from a timedelta or seconds."""
-    message = Duration()
-    message.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
-    return message
 
 
 @lru_cache(maxsize=4096)
@@ -220,7 +226,7 @@ def _options(priority: int | str | None, delay: timedelta | float | None, delay_
     """Fields 5 to 9."""
     spec = job_pb2.JobSpec()
     if priority is not None:
-        spec.priority = priority if type(priority) is int else _priority(priority)
+        spec.priority = priority if type(priority) is int else priority_number(priority)
     if delay is not None or delay_until is not None:
         _set_delay(spec, delay, delay_until)
     if attempts is not None:
@@ -230,7 +236,8 @@ def _options(priority: int | str | None, delay: timedelta | float | None, delay_
     return spec.SerializeToString()
 
 
-def _priority(value: int | str) -> int:
+def priority_number(value: int | str) -> int:
+    """The number of a priority. Raises ValueError and TypeError."""
     if isinstance(value, str):
         try:
             return Priority[value.upper()].value

@@ -52,7 +52,7 @@ def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
     """The error that a refused item of a batch stands for. It is the job's own: the place in a message that it shared says nothing to its caller."""
     kind = BY_REASON.get(item.reason, ServerError)
     message, field = _IN_BATCH.sub("", item.message), _IN_BATCH.sub("", item.field)
-    return kind(message, reason=item.reason, violations=[FieldViolation(field, message)] if field else [])
+    return kind(message, reason=item.reason, violations=[FieldViolation(field, message)] if field else [], metadata=dict(item.metadata))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal, TypeVar
 
 from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
@@ -18,11 +18,13 @@ from jobwire_client._explain import Explanation
 from jobwire_client._failures import FailureGroup
 from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
+from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._ids import new_id
 from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, Queue, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._limits import Group, Limit
 from jobwire_client._poller import quiet_poller
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
+from jobwire_client._update import Due
 from jobwire_client.errors import ClientClosed
 
 T = TypeVar("T")
@@ -91,12 +93,19 @@ class SyncClient:
         expires_at: datetime | None = None,
         expires_in: timedelta | float | None = None,
         permanent_errors: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        idempotency_ttl: timedelta | float | None = None,
+        unique: bool | str = False,
+        debounce: Debounce | None = None,
+        throttle: Throttle | None = None,
+        retention: timedelta | float | None = None,
         durability: Durability = "store",
     ) -> Enqueued:
         """Make one job, as Client.enqueue does."""
         job_id = new_id() if id is None else id
         rules = encode_rules(group, labels, required_labels, units)
         rules += encode_times(timeout, total_timeout, expires_at, expires_in, permanent_errors)
+        rules += encode_identity(idempotency_key, idempotency_ttl, unique, debounce, throttle, retention)
         frame = encode(queue, job_name, payload, job_id, priority, delay, delay_until, attempts, backoff, rules)
         return self._started().enqueue(frame, queue, job_id, durability)
 
@@ -123,6 +132,18 @@ class SyncClient:
     def resolve(self, job: str | Named, note: str = "") -> Job:
         """Note what was decided about a failed job."""
         return self._run(lambda client: client.resolve(job, note))
+
+    def update(
+        self,
+        job: str | Named,
+        *,
+        payload: Any = ...,
+        priority: int | str | EllipsisType = ...,
+        due: Due | EllipsisType = ...,
+        labels: Mapping[str, str] | EllipsisType = ...,
+    ) -> Job:
+        """Change a job that waits or is delayed."""
+        return self._run(lambda client: client.update(job, payload=payload, priority=priority, due=due, labels=labels))
 
     def promote(self, job: str | Named) -> Job:
         """Let a delayed job start now."""
@@ -179,6 +200,10 @@ class SyncClient:
     def resume_queue(self, queue: str) -> Queue:
         """Start delivery again."""
         return self._run(lambda client: client.resume_queue(queue))
+
+    def purge_queue(self, queue: str) -> int:
+        """Delete the jobs that wait or are delayed."""
+        return self._run(lambda client: client.purge_queue(queue))
 
     def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
         """Delete jobs that have ended; how many those were."""

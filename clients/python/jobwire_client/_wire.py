@@ -1,6 +1,9 @@
-"""Numbers and lengths as protobuf writes them."""
+"""Numbers, lengths and durations as protobuf writes them."""
 
+from datetime import timedelta
 from functools import lru_cache
+
+from google.protobuf.duration_pb2 import Duration
 
 
 @lru_cache(maxsize=4096)
@@ -12,3 +15,10 @@ def varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def duration(value: timedelta | float) -> Duration:
+    """A Duration from a timedelta or seconds."""
+    message = Duration()
+    message.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return message
