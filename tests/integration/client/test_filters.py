@@ -86,6 +86,9 @@ async def test_failures_are_grouped_resolved_and_redriven(shared_broker: Broker,
     assert (plan.queue, plan.verb, plan.matched) == (queue, "retry", 1)
     assert [step async for step in client.run_bulk(plan)][-1] == BulkProgress(1, 1, 0, True)
     assert (await client.get(jobs[2])).state == "waiting"
+    edited = await client.retry(jobs[0], payload={"user": 3})
+    assert (edited.state, edited.resolution, edited.fingerprint) == ("waiting", None, "")
+    assert [(await client.get(job)).payload for job in (jobs[0], jobs[2])] == [{"user": 3}, "no user 2"]
     assert [group.count async for group in client.failures(queue, limit=1)] == [1]
 
 
