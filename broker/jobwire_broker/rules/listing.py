@@ -28,9 +28,11 @@ Entries = list[tuple[bytes, bytes]]
 
 
 def indexes_of(state: int, wanted: Filter | None) -> list[bytes]:
-    """Where to look for the jobs of a state. Those of one fingerprint have an index of their own."""
+    """Where to look for the jobs of a state. Those of one fingerprint have an index of their own, and those of one group that wait have a line."""
     if state == job_pb2.JOB_STATE_FAILED and wanted is not None and wanted.fingerprint:
         return [(b"R" if wanted.resolved else b"D") + wanted.fingerprint]
+    if state == job_pb2.JOB_STATE_WAITING and wanted is not None and wanted.group:
+        return [b"o", b"U" + wanted.group]
     return [letter.encode() for letter in INDEXES[state]]
 
 

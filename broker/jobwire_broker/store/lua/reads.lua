@@ -71,9 +71,23 @@ local function list_queued(ctx, suffix, cursor, limit)
   return ids, struct.pack('>d', tonumber(found[#found])) .. found[#found - 1]
 end
 
--- What waits in lines l, n and q, line by line. The cursor is a line, with its length (2) before it, and the place in it; '' there when all of it is passed.
+-- The line after this one, or the first; with a group, the lines of other groups are left out.
 local LINES_MAX = 200
-local function list_lines(ctx, cursor, limit)
+local function line_after(ctx, line, group)
+  local from = line and '(' .. line or '-'
+  if group ~= '' and not line then
+    from = '[l' .. group
+  elseif group ~= '' and string.sub(line, 1, 1) == 'l' then
+    -- The lines of jobs that are parked come after those of all groups.
+    from = '[m'
+  end
+  local found = redis.call('ZRANGEBYLEX', ctx.base .. 'U', from, '+', 'LIMIT', 0, 1)[1]
+  if found and group ~= '' and string.sub(found, 1, 1) == 'l' and found ~= 'l' .. group then return line_after(ctx, found, group) end
+  return found
+end
+
+-- What waits in lines l, n and q, line by line. The cursor is a line, with its length (2) before it, and the place in it; '' there when all of it is passed.
+local function list_lines(ctx, group, cursor, limit)
   local line, at, ids = nil, '', {}
   if cursor ~= '' then
     local size = struct.unpack('>I2', cursor)
@@ -81,7 +95,7 @@ local function list_lines(ctx, cursor, limit)
   end
   for _ = 1, LINES_MAX do
     if at == '' then
-      line = redis.call('ZRANGEBYLEX', ctx.base .. 'U', line and '(' .. line or '-', '+', 'LIMIT', 0, 1)[1]
+      line = line_after(ctx, line, group)
       if not line then return ids, '' end
     end
     local found
@@ -182,7 +196,7 @@ local function list_alike(ctx, suffix, fingerprint, cursor, limit, is_upward)
   return ids, #members == limit and members[limit] or ''
 end
 
--- ARGV suffix of the index ('D' and 'R': with a fingerprint behind it), cursor ('' for the first page), limit, 1 when what has ended is to come oldest first.
+-- ARGV suffix of the index ('D' and 'R': with a fingerprint behind it; 'U': with a group, or none), cursor ('' for the first page), limit, 1 when what has ended is to come oldest first.
 -- Returns { cursor of the next page, id, record, id, record … }.
 local function list(keys, argv)
   local ctx = look(keys[1])
@@ -191,7 +205,7 @@ local function list(keys, argv)
   if suffix == 'w' or suffix == 'd' or suffix == 'o' then
     ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
   elseif suffix == 'U' then
-    ids, next_cursor = list_lines(ctx, cursor, limit)
+    ids, next_cursor = list_lines(ctx, string.sub(argv[1], 2), cursor, limit)
   elseif suffix == 'a' then
     ids, next_cursor = list_active(ctx, cursor, limit)
   elseif suffix == 'D' or suffix == 'R' then
