@@ -70,20 +70,21 @@ local function ungrouped(ctx)
   return w and { suffix = 'w', member = w, score = w_score }
 end
 
-local function of_group(ctx, name)
+local function of_group(ctx, name, at, tag)
   local g = groups.get(ctx, name)
-  groups.locate(ctx, g)
-  local member, score = first_of(ctx, g.line)
-  return { suffix = g.line, member = member, score = score, group = g }
+  groups.found(g, at, tag)
+  -- Two, for what is left decides where the group stands next.
+  local first = redis.call('ZRANGE', ctx.base .. g.line, 0, 1, 'WITHSCORES')
+  return { suffix = g.line, member = first[1], score = tonumber(first[2]), group = g, more = first[3] ~= nil }
 end
 
 -- Who is next: { suffix of the line, member, score, group }, or nil.
 local function pick(ctx)
   local fair = ctx.fair
   if fair.express ~= false then
-    local name = first_of(ctx, 'y')
+    local name, tag = first_of(ctx, 'y')
     fair.express = name and true or false
-    if name then return of_group(ctx, name) end
+    if name then return of_group(ctx, name, 'y', tag) end
   end
   local own = fair.own
   if own == nil then
@@ -92,7 +93,7 @@ local function pick(ctx)
   end
   local name, tag = first_of(ctx, 'r')
   if own and (not name or math.max(fair.vt, fair.fw) <= tag) then return own end
-  return name and of_group(ctx, name)
+  return name and of_group(ctx, name, 'r', tag)
 end
 
 -- Whether the job that is next may be taken by this session: nothing if so; else it is out of the way, or STOP when nothing may be taken.
@@ -146,7 +147,7 @@ local function take(ctx, next_one, ahead)
   limits.count(ctx, j, ahead)
   if g then
     if g.express then fair.vx = g.tag else fair.vt = g.tag end
-    g.tag, g.next_units = g.tag + units / g.weight, nil
+    g.tag, g.next_units, g.waits = g.tag + units / g.weight, nil, next_one.more
     groups.settle_one(ctx, g)
   else
     fair.vt = math.max(fair.vt, fair.fw)

@@ -62,9 +62,15 @@ function groups.locate(ctx, g)
   if g.place and g.place ~= 'b' then g.tag = g.score end
 end
 
+-- A group was found at a place, with this tag.
+function groups.found(g, at, tag)
+  if g.place == nil then g.place, g.placed, g.score, g.tag = at, at, tag, tag end
+end
+
 -- Something of a group has changed: `settle` puts it where it belongs.
 function groups.touch(ctx, name)
   local g = groups.get(ctx, name)
+  g.waits = nil
   ctx.touched = ctx.touched or {}
   ctx.touched[name] = g
   return g
@@ -108,7 +114,8 @@ function groups.settle_one(ctx, g)
   local fair = limits.load(ctx)
   local v = g.express and fair.vx or fair.vt
   local date = groups.opens_at(ctx, g, g.next_units or 1)
-  if redis.call('EXISTS', ctx.base .. g.line) == 0 then
+  if g.waits == nil then g.waits = redis.call('EXISTS', ctx.base .. g.line) == 1 end
+  if not g.waits then
     date = math.max(g.frozen > ctx.now_ms and g.frozen or 0, g.tat > ctx.now_us and g.tat / 1000 or 0)
     if date > 0 then
       put(ctx, g, 'b', date)
