@@ -83,7 +83,7 @@ class Bulk:
         self._streams.add(run)
         try:
             yield _line(bulk_json(first))
-            async for step in call:
+            while isinstance(step := await call.read(), BulkJobsResponse):
                 run.last_write = time.monotonic()
                 yield _line(bulk_json(step))
         except grpc.aio.AioRpcError as error:

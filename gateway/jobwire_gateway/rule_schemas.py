@@ -40,7 +40,7 @@ PRIORITY: dict[str, object] = {
     ],
 }
 CLASSES = words_of(QueueClass.DESCRIPTOR)
-LABEL = text("`KEY=VALUE`.", pattern=f"^{LABEL_PATTERN}=[ -~]{{0,128}}$")
+LABEL = text("`KEY=VALUE`.", pattern=rf"^{LABEL_PATTERN}=[\s\S]{{0,128}}$")
 CLASS = text("The class.", enum=CLASSES)
 GROUP = text("The group's name.", pattern=f"^{GROUP_PATTERN}$", examples=["acme"])
 
@@ -48,7 +48,7 @@ GROUP = text("The group's name.", pattern=f"^{GROUP_PATTERN}$", examples=["acme"
 def labels(description: str, most: int) -> dict[str, object]:
     """Labels, as what is taken."""
     names = {"pattern": f"^{LABEL_PATTERN}$"}
-    values = {"type": "string", "pattern": "^[ -~]{0,128}$"}
+    values = {"type": "string", "maxLength": 128}
     return {"type": "object", "description": description, "propertyNames": names, "additionalProperties": values, "maxProperties": most}
 
 
@@ -59,15 +59,15 @@ def _names(description: str) -> dict[str, object]:
 
 def _backoff(form: Form) -> dict[str, object]:
     delays = {"type": "array", "description": "The waits one by one, instead of `base` and `factor`; the last holds for all later attempts.", "maxItems": 32}
-    return form(
-        {
-            "base": length("The wait before the second run. Default 2 s; 0 retries at once; less than 7 days.", at_least_zero(7 * _DAY)),
-            "factor": number("What each further wait is multiplied by. Default 2; 1 is a fixed wait.", minimum=1, maximum=10),
-            "maxDelay": length("No wait is longer. Default a day; less than 30 days.", at_least_zero(30 * _DAY)),
-            "jitter": number("The share of the wait that is added at random. Default 0.1; 0 is exact.", minimum=0, maximum=1),
-            "delays": {**delays, "items": length("", at_least_zero(30 * _DAY))},
-        }
-    )
+    members: Members = {
+        "base": length("The wait before the second run. Default 2 s; 0 retries at once; less than 7 days.", at_least_zero(7 * _DAY)),
+        "factor": number("What each further wait is multiplied by. Default 2; 1 is a fixed wait.", minimum=1, maximum=10),
+        "maxDelay": length("No wait is longer. Default a day; less than 30 days.", at_least_zero(30 * _DAY)),
+        "jitter": number("The share of the wait that is added at random. Default 0.1; 0 is exact.", minimum=0, maximum=1),
+        "delays": {**delays, "items": length("", at_least_zero(30 * _DAY))},
+    }
+    apart = [{"required": ["delays", other]} for other in ("base", "factor")]
+    return {**form(members), "not": {"anyOf": apart}}
 
 
 BACKOFF = _backoff(closed)
@@ -184,7 +184,7 @@ def _or_null(members: Members) -> Members:
 
 _STATES = ("completed", "failed", "cancelled", "expired")
 _RETENTION_TAKEN: Members = {state: _kept(closed, state) for state in _STATES}
-_POLICY_TAKEN = closed(_or_null({**_policy(closed, _limit(_taken_limit), closed(_or_null(_RETENTION_TAKEN)))}))
+_POLICY_TAKEN = closed(_or_null(_policy(closed, _limit(_taken_limit), closed(_or_null(_RETENTION_TAKEN), minProperties=1))), minProperties=1)
 QUEUE_CHANGE = closed(
     {
         "paused": {"type": "boolean", "description": "Whether delivery is stopped."},
@@ -211,7 +211,7 @@ JOB_CHANGE = closed(
     },
     minProperties=1,
 )
-NOTE = text("For people. At most 1,024 bytes.", pattern="^[ -~]{0,1024}$")
+NOTE = text("For people. At most 1,024 bytes.", maxLength=1024)
 FILTER = closed(
     {
         "states": {"type": "array", "items": {"type": "string", "enum": ["waiting", "delayed", "active", *_STATES]}, "description": "Any of these."},
@@ -230,11 +230,15 @@ BULK = closed(
     {
         "verb": text("What to do.", enum=["cancel", "retry", "promote", "delete", "resolve"]),
         "filter": {**FILTER, "description": "Which jobs. Every member must fit."},
-        "token": text("The token of the dry run of this same request. Without: this is the dry run.", maxLength=4096, minLength=1),
+        "token": text("The token of the dry run of this same request. Without: this is the dry run.", maxLength=4096, format="page-token"),
         "note": {**NOTE, "description": "With `resolve`: the note."},
         "grace": length("With `cancel`: how long running handlers may take to give way. Less than an hour.", at_least_zero(3_600)),
     },
     required=("verb",),
+    allOf=[
+        {"anyOf": [{"not": {"required": ["grace"]}}, {"properties": {"verb": {"const": "cancel"}}}]},
+        {"anyOf": [{"not": {"required": ["note"]}}, {"properties": {"verb": {"const": "resolve"}}}]},
+    ],
 )
 
 _LOG_LINE = given(

@@ -113,7 +113,8 @@ def _queue_changes(body: Mapping[str, object]) -> list[str]:
 def _mask(asked: Asked, paths: Mapping[str, str], changes: Iterable[str]) -> list[str]:
     """The paths of the contract: those that the query names, else those that the body changes."""
     names = [*filter(None, asked.query["updateMask"].split(","))] if "updateMask" in asked.query else list(changes)
-    if not names:
+    policy = asked.body.get("policy")
+    if not (names and asked.body) or policy == {} or (isinstance(policy, dict) and policy.get("retention") == {}):
         raise invalid("body", "must hold something to change")
     if unknown := next((name for name in names if name not in paths), None):
         raise invalid("updateMask" if "updateMask" in asked.query else unknown, f"names nothing that can be changed; there is: {', '.join(paths)}")

@@ -19,12 +19,33 @@ _numbers = itertools.count(1)
 @schemathesis.hook
 def before_call(context: Any, case: Any, **kwargs: Any) -> None:
     """Enqueue under an id that was never there: a repeat within two minutes of a job that was deleted is answered as the first try was, and makes nothing."""
-    if case.operation.definition.raw.get("operationId") != "enqueue":
+    call = case.operation.definition.raw.get("operationId")
+    if call in ("enqueue", "updateQueue", "updateGroup") and isinstance(case.body, dict):
+        _fit(case.body)
+    if call == "bulkJobs" and isinstance(case.body, dict) and isinstance(case.body.get("filter"), dict):
+        # Not every verb fits every state.
+        case.body["filter"].pop("states", None)
+    if call != "enqueue":
         return
     if isinstance(case.body, dict) and _is_good(case.body.get("id"), 100):
         case.body["id"] += f"-{next(_numbers)}"
     if _is_good((case.headers or {}).get("Idempotency-Key"), 200):
         case.headers["Idempotency-Key"] += f"-{next(_numbers)}"
+
+
+def _fit(value: Any) -> None:
+    """Bounds between two members, which a schema cannot say: a burst is at most its count, a longest wait at least its delay."""
+    if isinstance(value, list):
+        for entry in value:
+            _fit(entry)
+    if not isinstance(value, dict):
+        return
+    for entry in value.values():
+        _fit(entry)
+    if isinstance(value.get("burst"), int) and isinstance(value.get("count"), int) and value["burst"] > value["count"] > 0 and "period" in value:
+        value["burst"] = value["count"]
+    if "maxWait" in value and "delay" in value and "key" in value:
+        value["maxWait"] = value["delay"]
 
 
 def _is_good(text: object, most: int) -> bool:
