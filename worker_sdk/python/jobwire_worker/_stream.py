@@ -290,7 +290,7 @@ class Stream:
             elif isinstance(effect, Refused):
                 lease = effect.lease
                 # Whoever gave way to a cancel did what it was told.
-                level = logging.INFO if effect.verdict == pb.VERDICT_CANCELLED else logging.WARNING
+                level = logging.DEBUG if effect.verdict == pb.VERDICT_CANCELLED else logging.WARNING
                 log.log(level, "job.finish_refused job=queues/%s/jobs/%s verdict=%s", lease.queue, lease.id, pb.Verdict.Name(effect.verdict))
         self._deliver(effects)
 
