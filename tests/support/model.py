@@ -17,8 +17,11 @@ TICK_MS = 1_000
 SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE"}
 # What a worker says of a failure, by the wait that it asks for.
 FAILURES = {-1: b"why", -2: b"\x0a\x04Boom\x12\x09no 'a' 17", 0: b"\x0a\x04Boom\x12\x08no 'b' 9"}
-FINAL = ("COMPLETED", "FAILED", "CANCELLED")
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 Answer = tuple[str, str]
+#: Dates at which a job expires: long ago, and never in a test.
+PAST, FUTURE = 1, 9_000_000_000_000
+OVER = {"CANCEL": "CANCELLED", "TIMEOUT": "ALREADY_FINISHED"}
 
 
 class Content(NamedTuple):
@@ -28,6 +31,16 @@ class Content(NamedTuple):
     attempts: int
     payload: bytes
     delay_ms: int
+    timeout_ms: int = 0
+    total_ms: int = 0
+    expires_at: int = 0
+
+    @property
+    def sections(self) -> dict[int, bytes]:
+        """The sections of the rules of time."""
+        own = {9: self.timeout_ms, 10: self.total_ms}
+        found = {tag: ms.to_bytes(8, "big") for tag, ms in own.items() if ms}
+        return {8: b"d" + self.expires_at.to_bytes(8, "big"), **found} if self.expires_at else found
 
 
 @dataclass
@@ -50,6 +63,8 @@ class Job:
     cancel_requested: bool = False
     cancel_delivered: bool = False
     cancel_deadline: int = 0
+    deadline: int | None = 0
+    total_deadline: int = 0
     sections: dict[str, bytes] = field(default_factory=dict)
     note: str | None = None
     log: list[tuple[int, int, str]] = field(default_factory=list)
@@ -63,6 +78,7 @@ class Job:
             "LOST": self.lost,
             "CANCEL_REQUESTED": self.cancel_requested,
             "CANCEL_DELIVERED": self.cancel_delivered,
+            "TIMED": bool(self.content.sections),
         }
         return JobView(
             self.state,
@@ -105,6 +121,8 @@ class Model:
         self.ended: dict[str, list[str]] = {state: [] for state in FINAL}
         self.totals = {"COMPLETED": 0, "FAILED": 0}
         self.runs: dict[str, int] = {}
+        self.untold: dict[tuple[str, int], tuple[str, Session]] = {}
+        """Attempts that were ended at their deadline, by job and token, and whose worker has not been told: its session."""
         self.clock = 0
         self.paused = False
         self.hungry = False
@@ -123,7 +141,11 @@ class Model:
         state.alone = self._waiting(alone=True)
         state.delayed = sorted(self._in("DELAYED"), key=lambda raw_id: (self._order(raw_id), raw_id))
         state.active = {raw_id: self.jobs[raw_id].session for raw_id in self._in("ACTIVE")}
-        state.completed, state.failed, state.cancelled = (list(self.ended[name]) for name in FINAL)
+        state.completed, state.failed, state.cancelled, state.expired = (list(self.ended[name]) for name in FINAL)
+        state.expiring = sorted((raw_id for raw_id in self.jobs if self._may_expire(raw_id)), key=lambda raw_id: (self.jobs[raw_id].content.expires_at, raw_id))
+        for (raw_id, _), (session, row) in self.untold.items():
+            state.untold.setdefault(raw_id, []).append(session if self.sessions.get(session) is row else "")
+            state.untold[raw_id].sort()
         state.sessions = {name: SessionView(session.epoch, session.solo) for name, session in self.sessions.items()}
         state.timers = {f"session {name}": session.deadline - self.clock for name, session in self.sessions.items()}
         for raw_id in self._asked():
@@ -131,6 +153,11 @@ class Model:
             state.timers[f"cancel {raw_id}"] = job.cancel_deadline - self.clock
             if not job.cancel_delivered:
                 state.cancels[raw_id] = job.session
+        for raw_id, job in self.jobs.items():
+            if job.deadline:
+                state.timers[f"attempt {raw_id}"] = job.deadline - self.clock
+            if job.total_deadline:
+                state.timers[f"total {raw_id}"] = job.total_deadline - self.clock
         state.logs = {raw_id: list(job.log) for raw_id, job in self.jobs.items() if job.log}
         state.checkpoints = {raw_id: job.checkpoint for raw_id, job in self.jobs.items() if job.checkpoint}
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
@@ -138,6 +165,14 @@ class Model:
         state.runs = dict(self.runs)
         state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
         return state
+
+    def learn_deadlines(self, timers: dict[str, int]) -> None:
+        """Take over what was left of the time of leases that were adopted, once it is what it may be."""
+        for raw_id, job in self.jobs.items():
+            if job.deadline is None:
+                left = timers[f"attempt {raw_id}"]
+                assert 1_000 <= left <= max(1_000, job.content.timeout_ms)
+                job.deadline = self.clock + left
 
     def learn(self, numbers: dict[str, Numbers], before_ms: int, after_ms: int) -> None:
         """Take over the orders that the store gave in a call between these dates, once they are what they may be."""
@@ -188,6 +223,7 @@ class Model:
         if raw_id in self.removed:
             return "MADE"
         job = self.jobs[raw_id] = Job(content)
+        job.sections = {str(tag): packed for tag, packed in content.sections.items()}
         if content.delay_ms:
             job.state, job.wait_ms = "DELAYED", (content.delay_ms, content.delay_ms)
             job.sections["delay"] = content.delay_ms.to_bytes(8, "big")
@@ -215,9 +251,15 @@ class Model:
             if self.solo in ("", session) or self.solo not in self.sessions:
                 self.solo = session
                 return "OK", []
-        chosen = self._waiting(alone=False)[:count]
-        for raw_id in chosen:
-            self._lease(raw_id, session)
+        chosen: list[str] = []
+        for raw_id in self._waiting(alone=False):
+            if len(chosen) == count:
+                break
+            if self._has_expired(raw_id):
+                self._end(raw_id, "EXPIRED")
+            else:
+                chosen.append(raw_id)
+                self._lease(raw_id, session)
         if len(chosen) < count:
             self.hungry = True
         return "OK", chosen
@@ -233,7 +275,18 @@ class Model:
         job.lost = False
         job.attempt += 1
         job.sections.pop("progress", None)
+        if job.content.timeout_ms:
+            job.deadline = self.clock + job.content.timeout_ms
+        if job.content.total_ms and not job.total_deadline:
+            job.total_deadline = self.clock + job.content.total_ms
         self.touched.add(raw_id)
+
+    def _may_expire(self, raw_id: str) -> bool:
+        job = self.jobs[raw_id]
+        return bool(job.content.expires_at) and job.state in ("WAITING", "DELAYED") and not job.token and not job.ended
+
+    def _has_expired(self, raw_id: str) -> bool:
+        return self._may_expire(raw_id) and self.jobs[raw_id].content.expires_at == PAST
 
     def attach(self, session: str, epoch: int, held: list[tuple[str, int]]) -> list[Answer] | None:
         """The words for the held jobs; None for an older stream."""
@@ -258,7 +311,7 @@ class Model:
                 return "NOT_FOUND", "UNSPECIFIED"
             if removed.token != token:
                 return "STALE_LEASE", removed.state
-            return "CANCELLED" if removed.ended == "CANCEL" else "OK", removed.state
+            return OVER.get(removed.ended, "OK"), removed.state
         if job.token != token or token < 1:
             return "STALE_LEASE", job.state
         if job.state == "ACTIVE":
@@ -266,11 +319,12 @@ class Model:
         if not job.ended:
             self._adopt(raw_id, session)
             return "HELD", "ACTIVE"
-        return "CANCELLED" if job.ended == "CANCEL" else "OK", job.state
+        return OVER.get(job.ended, "OK"), job.state
 
     def _adopt(self, raw_id: str, session: str) -> None:
         job = self.jobs[raw_id]
         job.state, job.session = "ACTIVE", session
+        job.deadline = None if job.content.timeout_ms else 0
         job.attempt += 1
         job.losses -= job.lost
         job.lost = False
@@ -392,7 +446,7 @@ class Model:
         row = self.sessions[job.session]
         if row.solo == raw_id:
             row.solo = ""
-        job.session = ""
+        job.session, job.deadline = "", 0
 
     def _wait(self, raw_id: str) -> None:
         self.jobs[raw_id].state = "WAITING"
@@ -406,7 +460,7 @@ class Model:
 
     def _end(self, raw_id: str, state: str) -> None:
         job = self.jobs[raw_id]
-        job.state = state
+        job.state, job.total_deadline = state, 0
         if state == "COMPLETED":
             job.progress = 10_000
         if state in self.totals:
@@ -457,6 +511,9 @@ class Model:
             if row is not None and words[-1] == "OK" and age_ms >= 0:
                 row.deadline = self.clock + SESSION_MS - age_ms
         self._reap()
+        for raw_id in sorted(self.jobs):
+            if self._has_expired(raw_id):
+                self._end(raw_id, "EXPIRED")
         for raw_id in due:
             if raw_id in self.jobs and self.jobs[raw_id].state == "DELAYED":
                 self._wait(raw_id)
@@ -465,16 +522,45 @@ class Model:
     def _reap(self) -> None:
         late: list[tuple[int, bytes, str]] = [(row.deadline, b"S" + session_bytes(name), name) for name, row in self.sessions.items()]
         late += [(self.jobs[raw_id].cancel_deadline, b"J" + self.jobs[raw_id].token.to_bytes(8, "big"), raw_id) for raw_id in self._asked()]
+        for raw_id, job in self.jobs.items():
+            if job.deadline:
+                late.append((job.deadline, b"A" + job.token.to_bytes(8, "big") + raw_id.encode(), raw_id))
+            if job.total_deadline:
+                late.append((job.total_deadline, b"T" + raw_id.encode(), raw_id))
         for deadline, member, name in sorted(late):
             if deadline > self.clock:
                 break
-            if member[:1] == b"S":
+            if member[:1] in b"AT":
+                self._time_out(name, is_total=member[:1] == b"T")
+            elif member[:1] == b"S":
                 for raw_id in self.held(name):
                     self._lose(raw_id)
                 del self.sessions[name]
             elif name in self._asked():
                 self._leave_session(name)
                 self._end_cancelled(name)
+
+    def _time_out(self, raw_id: str, *, is_total: bool) -> None:
+        job = self.jobs[raw_id]
+        if (not job.total_deadline) if is_total else (not job.deadline):
+            return
+        was_active = job.state == "ACTIVE"
+        if was_active:
+            self.untold[raw_id, job.token] = job.session, self.sessions[job.session]
+            self._leave_session(raw_id)
+            job.losses = 0
+        job.sections["failure"] = b"TOTAL_TIMEOUT" if is_total else b"TIMEOUT"
+        if was_active and job.cancel_requested:
+            self._end_cancelled(raw_id)
+            return
+        job.ended = "TIMEOUT"
+        self._fail(raw_id, -2 if is_total else -1)
+
+    def tell(self, named: dict[str, int]) -> set[tuple[int, str, int]]:
+        """What a pulse says of timeouts to these sessions, by their place in it; what nobody can be told is forgotten."""
+        alive = {key: (name, row) for key, (name, row) in self.untold.items() if self.sessions.get(name) is row}
+        self.untold = {key: (name, row) for key, (name, row) in alive.items() if name not in named}
+        return {(named[name], raw_id, token) for (raw_id, token), (name, _) in alive.items() if name in named}
 
     # Verbs --------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -508,7 +594,7 @@ class Model:
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
         job.sections.pop("progress", None)
-        job.note = None
+        job.note, job.ended = None, job.ended or "CANCEL"
         job.alone = job.lost = job.cancel_requested = job.cancel_delivered = False
         self._wait(raw_id)
         return "OK", "WAITING"

@@ -102,7 +102,8 @@ class QueueState:
     paused: bool = False
     hungry: bool = False
     expiring: list[str] = field(default_factory=list)
-    untold: dict[str, str] = field(default_factory=dict)
+    untold: dict[str, list[str]] = field(default_factory=dict)
+    """The sessions that are to be told of timeouts of a job; empty for one that is gone."""
     solo: str = ""
     policy: str = ""
     completed_total: int = 0
@@ -261,7 +262,8 @@ class _Decoder:
         for raw_id, history in self._histories.items():
             self._decode_history(raw_id, history)
         for key, sid in self._untold.items():
-            self.state.untold[id_to_text(key[8:])] = session_name(self._sids.get(sid, b""))
+            self.state.untold.setdefault(id_to_text(key[8:]), []).append(session_name(self._sids.get(sid, b"")))
+            self.state.untold[id_to_text(key[8:])].sort()
         for raw_id, entry in self._ring.items():
             self.state.ring[id_to_text(raw_id)] = state_name(entry[17]), ENDS[entry[16]]
         not_indexed = self._headers.keys() - self._indexed.keys()

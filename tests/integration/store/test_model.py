@@ -21,7 +21,7 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import Changed, LeaseRequest, Renewal, TurnItem
 
 from tests.support import Store
-from tests.support.model import FAILURES, FINAL, SESSION_MS, TICK_MS, Answer, Content, Model
+from tests.support.model import FAILURES, FINAL, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Content, Model
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, item
 from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
 
@@ -32,7 +32,9 @@ _queues = itertools.count(1)
 jobs = st.sampled_from(JOBS)
 sessions = st.sampled_from(SESSIONS)
 PLAIN = Content(5, 3, b"", 0)
-contents = st.sampled_from([PLAIN] * 4 + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
+TIMES = [PLAIN._replace(timeout_ms=1500), PLAIN._replace(total_ms=2500, timeout_ms=1500), PLAIN._replace(total_ms=1500), PLAIN._replace(expires_at=PAST)]
+TIMES += [PLAIN._replace(expires_at=FUTURE, delay_ms=60_000), PLAIN._replace(expires_at=PAST, delay_ms=60_000), PLAIN._replace(expires_at=FUTURE)]
+contents = st.sampled_from([PLAIN] * 6 + TIMES + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
 # Which job: one of those in a fitting state, or, for 0, any at all.
 picks = st.integers(0, 7)
 # Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
@@ -92,6 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
     def both_have_the_same_state(self) -> None:
         self.model.end()
         state = self.shop.run(self.q.state(dates_moved=True))
+        self.model.learn_deadlines(state.timers)
         self.model.learn(state.numbers, self.began_ms, time.time_ns() // 1_000_000)
         expected = self.model.expected()
         # Dates were moved in the index of the store, so its order of them says nothing.
@@ -117,9 +120,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
-    @initialize(count=st.integers(1, 4), deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
-    def some_jobs_wait_and_have_killed_some_workers(self, count: int, deaths: int, is_running: bool) -> None:
-        self.enqueue([(raw_id, PLAIN) for raw_id in JOBS[:count]])
+    @initialize(count=st.integers(1, 4), content=contents, deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
+    def some_jobs_wait_and_have_killed_some_workers(self, count: int, content: Content, deaths: int, is_running: bool) -> None:
+        self.enqueue([(raw_id, content) for raw_id in JOBS[:count]])
         self.both_have_the_same_state()
         for _ in range(deaths):
             self.a_worker_dies("s", count, True)
@@ -233,6 +236,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert {(x.at, x.raw_id.decode(), x.token, x.grace_ms) for x in report.cancels} == pending
         deadlines = [row.deadline for row in expected.sessions.values()]
         deadlines += [job.cancel_deadline for job in expected.jobs.values() if job.state == "ACTIVE" and job.cancel_requested]
+        deadlines += [deadline for job in expected.jobs.values() for deadline in (job.deadline, job.total_deadline) if deadline]
+        assert {(at, raw_id.decode(), token) for at, raw_id, token in report.timeouts} == self.model.tell(named)
         assert report.deadline_ms == min((deadline - expected.clock for deadline in deadlines), default=-1)
 
     async def move_dates(self, last_pulse: int, due: set[str]) -> None:
@@ -311,7 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
             len(state.completed),
             len(state.failed),
             len(state.cancelled),
-            0,
+            len(state.expired),
             state.completed_total,
             state.failed_total,
         )
@@ -319,7 +324,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def job_item(raw_id: str, content: Content) -> Any:
-    return item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, due=f"+{content.delay_ms}" if content.delay_ms else "")
+    made = item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, due=f"+{content.delay_ms}" if content.delay_ms else "")
+    if not content.sections:
+        return made
+    body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections)
+    return made._replace(body=body, flags=codec.FLAG_TIMED)
 
 
 def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
@@ -344,9 +353,10 @@ def seen(changed: Changed) -> Answer:
 def normal(state: QueueState) -> QueueState:
     """Failures that the store itself gives, by their reason alone."""
     for raw_id, job in state.jobs.items():
-        for reason in (b"POISON", b"NO_HANDLER"):
+        for reason in (b"POISON", b"NO_HANDLER", b"TOTAL_TIMEOUT", b"TIMEOUT"):
             if reason in job.sections.get("failure", b""):
                 state.jobs[raw_id] = replace(job, sections={**job.sections, "failure": reason})
+                break
     return state
 
 

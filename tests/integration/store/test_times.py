@@ -193,7 +193,7 @@ async def test_the_broker_that_has_the_worker_is_woken_and_tells_it(q: QueueLab)
     async with q.heard() as heard:
         await q.tick()
     assert heard.wakes == ["pulse"]
-    assert (await q.state()).untold == {"a": "s"}
+    assert (await q.state()).untold == {"a": ["s"]}
     assert (await q.pulse("s")).timeouts == [(0, b"a", token)]
     assert (await q.state()).untold == {}
 
@@ -203,7 +203,7 @@ async def test_what_a_lost_worker_was_not_told_is_forgotten_with_it(q: QueueLab)
     await q.attach("s")
     await q.lease("s", 1)
     await q.tick()
-    assert (await q.state()).untold == {"a": "s"}
+    assert (await q.state()).untold == {"a": ["s"]}
     await q.lose("s")
     assert (await q.state()).untold == {}
 

@@ -74,6 +74,27 @@ def test_the_rules_that_a_job_uses_stand_in_its_record() -> None:
     assert sections(units=1) == sections(units=0) == {}
 
 
+def test_rules_of_time_stand_in_the_record_and_mark_it() -> None:
+    fields: dict[str, Any] = {
+        "timeout": Duration(seconds=2),
+        "total_timeout": Duration(seconds=365 * 86400),
+        "expires_at": Timestamp(seconds=253_402_300_799, nanos=999_999_999),
+        "permanent_errors": ["Bad", "Worse", "Bad", "ß" * 128],
+        "backoff": job_pb2.Backoff(delays=[Duration(), Duration(seconds=30 * 86400)], jitter=0, max_delay=Duration(seconds=1)),
+    }
+    assert sections(**fields) == {
+        codec.TAG_EXPIRY: b"d" + (253_402_300_799_999).to_bytes(8, "big"),
+        codec.TAG_TIMEOUT: (2000).to_bytes(8, "big"),
+        codec.TAG_TOTAL_TIMEOUT: (365 * 86_400_000).to_bytes(8, "big"),
+        codec.TAG_DELAYS: bytes(10) + (30 * 86_400_000).to_bytes(8, "big"),
+        codec.TAG_PERMANENT: b"\3Bad\5Worse\x80" + "ß".encode() * 64,
+    }
+    assert sections(expires_in=Duration(nanos=100_000_000)) == {codec.TAG_EXPIRY: b"r" + (100).to_bytes(8, "big")}
+    for name in ("timeout", "total_timeout", "expires_at"):
+        assert item_of(spec(**{name: fields[name]}))[1].flags == codec.FLAG_TIMED
+    assert item_of(spec(permanent_errors=["Bad"], backoff=fields["backoff"]))[1].flags == 0
+
+
 def test_labels_may_have_their_full_size() -> None:
     full = {"k" * 61 + f"{i:02}": "é" * 64 for i in range(16)}
     assert codec.decode_labels(sections(labels=full)[codec.TAG_LABELS]) == full
@@ -82,6 +103,25 @@ def test_labels_may_have_their_full_size() -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
+        ({"timeout": Duration(nanos=99_000_000)}, "timeout"),
+        ({"timeout": Duration(seconds=30 * 86400 + 1)}, "timeout"),
+        ({"total_timeout": Duration(seconds=-1)}, "total_timeout"),
+        ({"total_timeout": Duration(seconds=365 * 86400 + 1)}, "total_timeout"),
+        ({"expires_in": Duration()}, "expires_in"),
+        ({"expires_in": Duration(seconds=366 * 86400)}, "expires_in"),
+        ({"expires_in": Duration(seconds=1), "expires_at": Timestamp(seconds=1)}, "expires_in"),
+        ({"expires_at": Timestamp(seconds=-1)}, "expires_at"),
+        ({"expires_at": Timestamp(nanos=-1)}, "expires_at"),
+        ({"permanent_errors": ["E"] * 33}, "permanent_errors"),
+        ({"permanent_errors": ["E", ""]}, "permanent_errors[1]"),
+        ({"permanent_errors": ["E" * 129]}, "permanent_errors[0]"),
+        ({"permanent_errors": ["a\nb"]}, "permanent_errors[0]"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()] * 33)}, "backoff.delays"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration(), Duration(seconds=-1)])}, "backoff.delays[1]"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration(seconds=31 * 86400)])}, "backoff.delays[0]"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()], base=Duration())}, "backoff.delays"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()], factor=2)}, "backoff.delays"),
+        ({"backoff": job_pb2.Backoff(delays=[Duration()], jitter=2)}, "backoff.jitter"),
         ({"group": "a/b"}, "group"),
         ({"group": "-a"}, "group"),
         ({"group": "g" * 129}, "group"),
