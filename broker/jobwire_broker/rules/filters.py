@@ -44,8 +44,8 @@ class Filter:
     """In which states it may be. Never empty."""
     job_name: bytes = b""
     group: bytes = b""
-    labels: bytes = b""
-    """As they stand in a record."""
+    labels: tuple[bytes, ...] = ()
+    """Each as it stands in a record."""
     created: Span = ALWAYS
     finished: Span = ALWAYS
     fingerprint: bytes = b""
@@ -53,9 +53,8 @@ class Filter:
 
     def matches(self, record: bytes) -> bool:
         """Whether it finds the job of a record, which may be without its payload."""
-        header = codec.header_of(record)
         start = codec.body_start(record)
-        if header.state not in self.states or not self.created.holds(header.created):
+        if codec.state_of(record) not in self.states or not (self.created is ALWAYS or self.created.holds(codec.created_of(record))):
             return False
         if self.job_name and record[codec.HEADER_SIZE + 1 : start] != self.job_name:
             return False
@@ -72,14 +71,16 @@ class Filter:
             return False
         if self.resolved is not None and (codec.TAG_RESOLUTION in found) != self.resolved:
             return False
-        if self.finished != ALWAYS:
-            header = codec.header_of(record)
-            if header.state not in codec.FINAL_STATES or not self.finished.holds(codec.ended_us(record, found)):
-                return False
+        if self.finished != ALWAYS and not (codec.state_of(record) in codec.FINAL_STATES and self.finished.holds(codec.ended_us(record, found))):
+            return False
         return not self.labels or self._has_labels(found.get(codec.TAG_LABELS, b""))
 
     def _has_labels(self, packed: bytes) -> bool:
-        return packed == self.labels or codec.decode_labels(self.labels).items() <= codec.decode_labels(packed).items()
+        # Few jobs have the bytes of a label without having the label, so what has them not need not be decoded.
+        if not all(label in packed for label in self.labels):
+            return False
+        own = codec.decode_labels(packed)
+        return all(codec.decode_labels(label).items() <= own.items() for label in self.labels)
 
 
 def filter_of(message: pb.JobFilter, states: frozenset[int]) -> Filter:
@@ -96,7 +97,7 @@ def filter_of(message: pb.JobFilter, states: frozenset[int]) -> Filter:
         states,
         check_job_name(message.job_name, "filter.job_name").encode() if message.job_name else b"",
         check_group(message.group, "filter.group").encode() if message.group else b"",
-        codec.encode_labels(check_labels(message.labels, "filter.labels", MAX_LABELS)),
+        tuple(sorted(codec.encode_labels({key: value}) for key, value in check_labels(message.labels, "filter.labels", MAX_LABELS).items())),
         _span(message, "created"),
         _span(message, "finished"),
         fingerprint,
@@ -107,6 +108,8 @@ def filter_of(message: pb.JobFilter, states: frozenset[int]) -> Filter:
 def _span(message: pb.JobFilter, what: str) -> Span:
     dates = {field.name: date for field, date in message.ListFields()}
     first, end = (_date_ns(dates[name], f"filter.{name}") if name in dates else None for name in (f"{what}_after", f"{what}_before"))
+    if first is None and end is None:
+        return ALWAYS
     return Span(ALWAYS.first if first is None else first, ALWAYS.end if end is None else end)
 
 

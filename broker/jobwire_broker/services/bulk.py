@@ -125,10 +125,9 @@ def check_note(note: str) -> str:
 
 def is_as_it_was(record: bytes, newest: int) -> bool:
     """What verbs.lua says as well: whether a job has not changed since `newest`. What a worker says of its progress is no change."""
-    header = codec.header_of(record)
-    if header.state == _STATE.JOB_STATE_ACTIVE:
-        return header.token <= newest and not header.flags & codec.FLAG_CANCEL_REQUESTED
-    return header.revision <= newest
+    if codec.state_of(record) == _STATE.JOB_STATE_ACTIVE:
+        return codec.token_of(record) <= newest and not codec.header_of(record).flags & codec.FLAG_CANCEL_REQUESTED
+    return codec.revision_of(record) <= newest
 
 
 async def bulk_jobs(registry: Registry, request: pb.BulkJobsRequest) -> AsyncIterator[pb.BulkJobsResponse]:

@@ -117,6 +117,29 @@ class LogHead(NamedTuple):
         return cls._make(_LOG_HEAD.unpack(packed)) if packed else cls()
 
 
+# Where single fields of a header stand, for readers of very many records.
+
+
+def state_of(record: bytes) -> int:
+    """The state."""
+    return record[1]
+
+
+def revision_of(record: bytes) -> int:
+    """The revision."""
+    return int.from_bytes(record[10:18], "big")
+
+
+def token_of(record: bytes) -> int:
+    """The token of the last lease."""
+    return int.from_bytes(record[22:30], "big")
+
+
+def created_of(record: bytes) -> int:
+    """When the job was made."""
+    return int.from_bytes(record[30:38], "big")
+
+
 class Backoff(NamedTuple):
     """The waits between attempts, as they stand in a record."""
 

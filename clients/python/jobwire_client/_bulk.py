@@ -20,7 +20,7 @@ BulkVerb = Literal["cancel", "retry", "promote", "delete", "resolve"]
 
 _BULK = Method("/jobwire.v1.JobService/BulkJobs", job_service_pb2.BulkJobsResponse.FromString)
 _DRY_RUN_S = 600.0
-"""How long a dry run may take: it looks at some 100,000 jobs in a second."""
+"""How long a dry run may take: it looks at tens of thousands of jobs in a second."""
 _SILENCE_S = 30.0
 """A run that says nothing for so long is asked for again. The broker says something after every few thousand jobs that it has looked at."""
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.1, 2.0

@@ -91,6 +91,10 @@ def test_a_job_says_what_its_record_says(raw_id: bytes, values: dict[str, int]) 
     assert [job.state, job.losses, job.priority, job.revision, job.token, job.attempt, job.max_attempts] == [
         values[key] for key in ("state", "losses", "priority", "revision", "token", "attempt", "attempts")
     ]
+    record = header(**values)
+    assert [codec.state_of(record), codec.revision_of(record), codec.token_of(record), codec.created_of(record)] == [
+        values[key] for key in ("state", "revision", "token", "created")
+    ]
     assert (job.cancel_requested, job.cancel_delivered) == (bool(values["flags"] & 1), bool(values["flags"] & 2))
     assert job.create_time.ToMicroseconds() == values["created"]
     assert job.HasField("progress") == (values["progress"] != codec.NO_PROGRESS)
