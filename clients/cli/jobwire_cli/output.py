@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobwire_client import Attempt, Change, Enqueued, Group, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
+from jobwire_client import Attempt, Change, ClassStats, Enqueued, Group, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -132,7 +132,31 @@ def queue_json(queue: Queue) -> Members:
         "paused": queue.paused,
         "workers": queue.workers,
         **filled(oldestWaitingAge=seconds(queue.oldest_waiting_age), oldestActiveAge=seconds(queue.oldest_active_age), moreWorkersHelp=queue.more_workers_help),
-        "counts": {_camel(name): getattr(queue.counts, name) for name in QueueCounts.__dataclass_fields__},
+        **_rates(queue),
+        **filled(policy=queue.policy.to_json() or None),
+        "counts": counts_json(queue.counts),
+    }
+
+
+def _rates(queue: Queue) -> Members:
+    # Only an answer about one queue has them.
+    return {} if queue.more_workers_help is None else {"rateIn": queue.rate_in, "rateOut": queue.rate_out}
+
+
+def counts_json(counts: QueueCounts) -> Members:
+    """The members of counts."""
+    return {_camel(name): getattr(counts, name) for name in QueueCounts.__dataclass_fields__}
+
+
+def class_json(stats: ClassStats) -> Members:
+    """A class's members."""
+    return {
+        "queueClass": stats.queue_class,
+        "queues": list(stats.queues),
+        "paused": stats.paused,
+        "started": stats.started,
+        "startedLate": stats.started_late,
+        "counts": counts_json(stats.counts),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from jobwire_client import Client, Queue, WorkerSession
 
-from jobwire_cli import groups, output
+from jobwire_cli import groups, output, policies
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
@@ -21,6 +21,7 @@ QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 def register(parent: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(groups.app, name="groups")
+    policies.register(app)
     parent.add_typer(app, name="queues")
     parent.command()(workers)
     parent.command()(version)
@@ -171,6 +172,7 @@ def _show(queue: Queue, as_json: bool) -> None:
 def _needs(queue: Queue) -> list[tuple[str, str]]:
     ages = (("oldest waiting", queue.oldest_waiting_age), ("oldest active", queue.oldest_active_age))
     fields = [(name, short(age.total_seconds())) for name, age in ages if age is not None]
+    fields += [("enqueued per second", f"{queue.rate_in:g}"), ("ended per second", f"{queue.rate_out:g}")]
     return fields if queue.more_workers_help is None else [*fields, ("more workers", "would help" if queue.more_workers_help else "would not help")]
 
 

@@ -23,14 +23,14 @@ from jobwire_client._job import (
     LogLine,
     Named,
     Progress,
-    Queue,
-    QueueCounts,
     Resolution,
     ServerInfo,
     WatchToken,
     WorkerSession,
 )
 from jobwire_client._limits import Group, Limit, RateLimit
+from jobwire_client._policy import QueuePolicy, Retention
+from jobwire_client._queues import ClassStats, Queue, QueueCounts
 from jobwire_client._spec import Backoff, Durability, JobSpec, Priority
 from jobwire_client._sync import SyncClient
 from jobwire_client.errors import (
@@ -71,6 +71,7 @@ __all__ = [
     "BulkVerb",
     "Change",
     "ChangeType",
+    "ClassStats",
     "Client",
     "ClientClosed",
     "Credentials",
@@ -107,9 +108,11 @@ __all__ = [
     "QueueCounts",
     "QueueFull",
     "QueueNotFound",
+    "QueuePolicy",
     "QueueUnavailable",
     "RateLimit",
     "Resolution",
+    "Retention",
     "ServerError",
     "ServerInfo",
     "StaleLease",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from types import EllipsisType, TracebackType
 from typing import Any, Literal
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
 
@@ -30,13 +31,11 @@ from jobwire_client._job import (
     Job,
     LogLine,
     Named,
-    Queue,
     ServerInfo,
     WatchToken,
     WorkerSession,
     job_from,
     name_of,
-    queue_from,
     server_info_from,
     state_number,
     worker_from,
@@ -45,7 +44,9 @@ from jobwire_client._limits import Group, Limit, group_from, group_update
 from jobwire_client._logs import followed_lines, kept_lines
 from jobwire_client._many import enqueue_many
 from jobwire_client._payload import payload_message
+from jobwire_client._policy import QueuePolicy, class_number
 from jobwire_client._poller import quiet_poller
+from jobwire_client._queues import ClassStats, Queue, class_stats_from, queue_from
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client._update import Due, update_request
 from jobwire_client._wire import duration
@@ -81,6 +82,10 @@ _UPDATE_GROUP = Method(_QUEUES + "UpdateGroup", queue_service_pb2.UpdateGroupRes
 _PAUSE = Method(_QUEUES + "PauseQueue", queue_service_pb2.PauseQueueResponse.FromString)
 _RESUME = Method(_QUEUES + "ResumeQueue", queue_service_pb2.ResumeQueueResponse.FromString)
 _PURGE = Method(_QUEUES + "PurgeQueue", queue_service_pb2.PurgeQueueResponse.FromString)
+_UPDATE_QUEUE = Method(_QUEUES + "UpdateQueue", queue_service_pb2.UpdateQueueResponse.FromString)
+_CLASSES = Method(_QUEUES + "ListClasses", queue_service_pb2.ListClassesResponse.FromString)
+_PAUSE_CLASS = Method(_QUEUES + "PauseClass", queue_service_pb2.PauseClassResponse.FromString)
+_RESUME_CLASS = Method(_QUEUES + "ResumeClass", queue_service_pb2.ResumeClassResponse.FromString)
 _CLEAN = Method(_QUEUES + "CleanQueue", queue_service_pb2.CleanQueueResponse.FromString)
 _LIST_WORKERS = Method(_ADMIN + "ListWorkers", admin_service_pb2.ListWorkersResponse.FromString)
 _SERVER_INFO = Method(_ADMIN + "GetServerInfo", admin_service_pb2.GetServerInfoResponse.FromString)
@@ -520,6 +525,35 @@ class Client:
             QueueNotFound: nothing was ever enqueued there.
         """
         return (await self._call(_PURGE, queue_service_pb2.PurgeQueueRequest(name=f"queues/{queue}"))).deleted
+
+    async def update_queue(self, queue: str, policy: QueuePolicy, *, fields: Iterable[str] | None = None) -> Queue:
+        """Change the policy of a queue. A queue that does not exist is made.
+
+        Args:
+            queue: its name.
+            policy: what to set.
+            fields: which of its fields to take, for example `["attempts", "retention.failed"]`: those that are None in `policy` go back to their defaults,
+                and all others stay as they are. None: all, so that the queue has this policy and nothing else.
+
+        Raises:
+            InvalidRequest: a field is out of its bounds, or there is none of that name. Nothing was changed.
+        """
+        paths = ["policy"] if fields is None else [f"policy.{name}" for name in fields]
+        wanted = queue_service_pb2.Queue(name=f"queues/{queue}", policy=policy.message())
+        request = queue_service_pb2.UpdateQueueRequest(queue=wanted, update_mask=FieldMask(paths=paths))
+        return queue_from((await self._call(_UPDATE_QUEUE, request)).queue)
+
+    async def classes(self) -> list[ClassStats]:
+        """The queues of each class together, the most urgent class first."""
+        return list(map(class_stats_from, (await self._call(_CLASSES, queue_service_pb2.ListClassesRequest())).classes))
+
+    async def pause_class(self, queue_class: str) -> list[str]:
+        """Stop the delivery of new jobs in all queues of a class. The names of the queues."""
+        return list((await self._call(_PAUSE_CLASS, queue_service_pb2.PauseClassRequest(queue_class=class_number(queue_class)))).queues)
+
+    async def resume_class(self, queue_class: str) -> list[str]:
+        """Start delivery again in all queues of a class. The names of the queues."""
+        return list((await self._call(_RESUME_CLASS, queue_service_pb2.ResumeClassRequest(queue_class=class_number(queue_class)))).queues)
 
     async def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
         """Delete the jobs that had ended in `state` when the call began; how many those were.

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from jobwire.v1 import admin_service_pb2, job_pb2, job_service_pb2, queue_service_pb2
+from jobwire.v1 import admin_service_pb2, job_pb2, job_service_pb2
 
 from jobwire_client._payload import from_message
 from jobwire_client.errors import InvalidRequest, JobwireError
@@ -233,46 +233,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueCounts:
-    """How many jobs of a queue are in each state."""
-
-    waiting: int = 0
-    active: int = 0
-    delayed: int = 0
-    blocked: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    total: int = 0
-    """The sum of all above: what `list_jobs` can return."""
-    completed_total: int = 0
-    """Completed since the queue was made; only grows."""
-    failed_total: int = 0
-    """Failed since the queue was made; only grows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """A queue as it is now."""
-
-    name: str
-    """The queue's name alone; its address is `queues/{name}`."""
-    paused: bool
-    """Whether delivery is stopped."""
-    counts: QueueCounts
-    """How many jobs are where."""
-    workers: int
-    """How many worker sessions take jobs from it."""
-    oldest_waiting_age: timedelta | None = None
-    """How long the job has waited that waits longest; None when none waits. This field and those below are set by `queue` alone."""
-    oldest_active_age: timedelta | None = None
-    """How long the job has run that runs longest; None when none runs."""
-    more_workers_help: bool | None = None
-    """Whether one more worker would start a job now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSession:
     """A worker process that is connected."""
 
@@ -432,20 +392,6 @@ def line_from(line: job_pb2.LogLine) -> LogLine:
     return LogLine(line.sequence, line.level, line.message, datetime.fromtimestamp(line.time_ms / 1000, UTC), line.cursor, line.attempt)
 
 
-def queue_from(message: queue_service_pb2.Queue) -> Queue:
-    """A Queue from its message."""
-    counts = QueueCounts(**{field.name: getattr(message.counts, field.name) for field in message.counts.DESCRIPTOR.fields if field.name in _COUNTS})
-    return Queue(
-        name=message.queue,
-        paused=message.paused,
-        counts=counts,
-        workers=message.workers,
-        oldest_waiting_age=message.oldest_waiting_age.ToTimedelta() if message.HasField("oldest_waiting_age") else None,
-        oldest_active_age=message.oldest_active_age.ToTimedelta() if message.HasField("oldest_active_age") else None,
-        more_workers_help=message.more_workers_help if message.HasField("more_workers_help") else None,
-    )
-
-
 def worker_from(message: admin_service_pb2.Worker) -> WorkerSession:
     """A WorkerSession from its message."""
     return WorkerSession(
@@ -470,9 +416,6 @@ def server_info_from(message: admin_service_pb2.GetServerInfoResponse) -> Server
         disk_durability=message.disk_durability,
         uptime_s=message.uptime.ToTimedelta().total_seconds(),
     )
-
-
-_COUNTS = frozenset(QueueCounts.__dataclass_fields__)
 
 
 def _progress(message: job_pb2.Progress) -> Progress:

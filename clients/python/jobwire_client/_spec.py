@@ -232,7 +232,7 @@ def _options(priority: int | str | None, delay: timedelta | float | None, delay_
     if attempts is not None:
         spec.attempts = _attempts(attempts)
     if backoff is not None:
-        spec.backoff.CopyFrom(_backoff(backoff))
+        spec.backoff.CopyFrom(backoff_message(backoff))
     return spec.SerializeToString()
 
 
@@ -277,7 +277,8 @@ def _timestamp(date: datetime, name: str) -> Timestamp:
     return message
 
 
-def _backoff(backoff: Backoff) -> job_pb2.Backoff:
+def backoff_message(backoff: Backoff) -> job_pb2.Backoff:
+    """A Backoff as it travels."""
     if backoff.delays:
         message = job_pb2.Backoff(delays=map(duration, backoff.delays))
     else:

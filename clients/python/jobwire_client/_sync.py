@@ -20,9 +20,11 @@ from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
 from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._ids import new_id
-from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, Queue, ServerInfo, WatchToken, WorkerSession
+from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, ServerInfo, WatchToken, WorkerSession
 from jobwire_client._limits import Group, Limit
+from jobwire_client._policy import QueuePolicy
 from jobwire_client._poller import quiet_poller
+from jobwire_client._queues import ClassStats, Queue
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client._update import Due
 from jobwire_client.errors import ClientClosed
@@ -204,6 +206,22 @@ class SyncClient:
     def purge_queue(self, queue: str) -> int:
         """Delete the jobs that wait or are delayed."""
         return self._run(lambda client: client.purge_queue(queue))
+
+    def update_queue(self, queue: str, policy: QueuePolicy, *, fields: Iterable[str] | None = None) -> Queue:
+        """Change the policy of a queue."""
+        return self._run(lambda client: client.update_queue(queue, policy, fields=fields))
+
+    def classes(self) -> list[ClassStats]:
+        """The queues of each class together."""
+        return self._run(lambda client: client.classes())
+
+    def pause_class(self, queue_class: str) -> list[str]:
+        """Stop delivery in all queues of a class."""
+        return self._run(lambda client: client.pause_class(queue_class))
+
+    def resume_class(self, queue_class: str) -> list[str]:
+        """Start delivery again in all queues of a class."""
+        return self._run(lambda client: client.resume_class(queue_class))
 
     def clean_queue(self, queue: str, *, state: str = "completed", grace: timedelta | float = 0.0) -> int:
         """Delete jobs that have ended; how many those were."""

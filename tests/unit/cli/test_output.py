@@ -6,7 +6,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2, queue_service_pb2
 from jobwire_cli import output
 from jobwire_client import Enqueued, InvalidRequest
-from jobwire_client._job import job_from, queue_from
+from jobwire_client._job import job_from
+from jobwire_client._queues import queue_from
 from jobwire_gateway import jobs as gateway
 
 
