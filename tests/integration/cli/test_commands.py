@@ -111,6 +111,21 @@ def test_what_the_broker_refuses_is_one_line_with_the_field(jobwire: Jobwire, qu
     assert jobwire.code == Exit.CONFLICT
 
 
+def test_a_job_is_given_its_times_and_shows_its_attempts(jobwire: Jobwire, worker: CliWorker, queue: str) -> None:
+    times = ("--timeout", "5s", "--total-timeout", "1h", "--expires-in", "10m", "--backoff", "100ms,1h", "--permanent-error", "OSError")
+    name = jobwire("enqueue", queue, "steps", "1", "--delay", "1h", *times)
+    (job,) = jobwire.lines("jobs", "get", name)
+    assert (job["timeout"], job["totalTimeout"], "expireTime" in job, "attempts" in job) == ("5s", "3600s", True, False)
+    assert "timeout" in jobwire("jobs", "get", name)
+    jobwire("jobs", "promote", name)
+    jobwire("jobs", "watch", name)
+    (job,) = jobwire.lines("jobs", "get", name)
+    assert [(attempt["number"], attempt["end"]) for attempt in job["attempts"]] == [(1, job["state"])]
+    assert job["state"] in jobwire("jobs", "get", name)
+    assert jobwire("enqueue", queue, "steps", "--timeout", "1ms") == ""
+    assert jobwire.code != Exit.OK
+
+
 def test_a_job_is_acted_on_by_its_name(jobwire: Jobwire, queue: str) -> None:
     name = jobwire("enqueue", queue, "steps", "1", "--delay", "1h")
     assert [job["name"] for job in jobwire.lines("jobs", "list", queue, "--state", "delayed")] == [name]

@@ -54,6 +54,32 @@ def test_what_a_job_says_of_rules_is_sent_behind_the_rest() -> None:
     assert sent(labels={}, required_labels={}) == sent()
 
 
+def test_rules_of_time_are_sent() -> None:
+    date = datetime(2030, 1, 2, tzinfo=UTC)
+    job = sent(timeout=1.5, total_timeout=timedelta(hours=1), expires_at=date, permanent_errors=("A", "B"), backoff=Backoff(delays=[1, 60], jitter=0))
+    assert (job.timeout.ToMilliseconds(), job.total_timeout.ToSeconds(), job.expires_at.ToDatetime(UTC)) == (1500, 3600, date)
+    assert list(job.permanent_errors) == ["A", "B"]
+    assert [delay.seconds for delay in job.backoff.delays] == [1, 60]
+    assert (job.backoff.HasField("base"), job.backoff.factor, job.backoff.jitter) == (False, 0, 0)
+    assert sent(expires_in=2).expires_in.seconds == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timeout": "1s"},
+        {"expires_at": datetime(2030, 1, 2)},
+        {"expires_at": datetime(2030, 1, 2, tzinfo=UTC), "expires_in": 1},
+        {"permanent_errors": "ValueError"},
+        {"permanent_errors": [7]},
+        {"backoff": Backoff(delays=["1s"])},  # type: ignore[list-item]  # a mistake that callers make
+    ],
+)
+def test_rules_of_time_that_can_not_be_said_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        sent(**fields)
+
+
 @pytest.mark.parametrize("fields", [{"units": 0}, {"units": True}, {"labels": {"a": 1}}, {"labels": ["a"]}, {"group": 7}])
 def test_rules_that_can_not_be_said_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):

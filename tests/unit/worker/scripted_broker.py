@@ -75,7 +75,9 @@ class WorkStream:
         welcome.heartbeat_interval.CopyFrom(seconds(session_time_s / 5))
         await self.send(pb.WorkResponse(welcome=welcome))
 
-    async def deliver(self, *job_names: str, json: str = "null", queue: str = "q", attempt: int = 1, max_attempts: int = 3) -> list[pb.Delivery]:
+    async def deliver(
+        self, *job_names: str, json: str = "null", queue: str = "q", attempt: int = 1, max_attempts: int = 3, timeout_s: float = 0
+    ) -> list[pb.Delivery]:
         """Deliver jobs whose ids are `j1`, `j2` and so on over the life of the broker."""
         await self.until(lambda said: said.HasField("credit"))
         jobs = []
@@ -83,6 +85,8 @@ class WorkStream:
             number = next(self._numbers)
             job = pb.Delivery(queue=queue, id=f"j{number}", token=1000 + number, job_name=job_name, attempt=attempt, max_attempts=max_attempts)
             job.payload.json = json
+            if timeout_s:
+                job.timeout.FromMilliseconds(round(timeout_s * 1000))
             jobs.append(job)
         await self.send(pb.WorkResponse(jobs=jobs))
         return jobs

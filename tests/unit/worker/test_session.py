@@ -307,6 +307,23 @@ def test_a_cancel_is_receipted_and_told_with_its_grace() -> None:
     assert script.frame().finishes[0].HasField("complete"), "a completion within the grace counts"
 
 
+def test_a_job_that_took_too_long_is_forgotten_and_its_handler_told() -> None:
+    script = Script(concurrency=1)
+    script.frame()
+    script.deliver("a")
+    lease = script.running["a"]
+    cancel = pb.Cancel(queue="q", id="a", token=lease.token, reason=pb.CANCEL_REASON_TIMEOUT)
+    assert given_up(script.receive(pb.WorkResponse(cancels=[cancel, cancel]))) == [("a", "timeout")]
+    frame = script.frame()
+    assert not frame.cancel_receipts
+    assert script.session.held == 0
+    assert script.session.running == 1, "a handler that does not end keeps its slot"
+    script.session.ended(lease, NO_RESULT)
+    assert not script.frame().finishes
+    script.session.closed()
+    assert not script.connect().held
+
+
 def test_a_cancel_of_an_older_lease_leaves_the_newer_one_alone() -> None:
     script = Script()
     script.frame()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -211,6 +212,46 @@ async def test_a_thread_that_outlives_its_timeout_keeps_its_slot(broker: Scripte
         go_on.set()
         said = await stream.until(lambda said: said.credit.jobs == 2)
         assert len(said.finishes) == 1
+
+
+async def test_the_shorter_of_the_timeouts_of_job_and_handler_holds(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker)
+    seen: list[timedelta | None] = []
+
+    @worker.handler("own", timeout=60)
+    @worker.handler("none")
+    async def slow(job: Job) -> None:
+        seen.append(job.timeout)
+        await asyncio.sleep(60)
+
+    async with running(worker, broker) as stream:
+        for name in ("own", "none"):
+            (job,) = await stream.deliver(name, timeout_s=0.05)
+            assert "its timeout of 0.05 s" in (await stream.finish_of(job)).fail.failure.message
+    assert seen == [timedelta(seconds=0.05)] * 2
+
+
+async def test_an_attempt_that_the_broker_has_ended_is_not_answered(broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runner, "TIMEOUT_GRACE_S", 0.05)
+    worker, go_on = worker_for(broker, concurrency=1), threading.Event()
+    told: list[str] = []
+
+    @worker.handler("n")
+    def stuck(job: Job) -> None:
+        assert job.cancelled.wait_in_thread(10) is CancelReason.TIMEOUT
+        go_on.wait(10)
+
+    @worker.on_failed
+    def note(job: Job, error: Exception, *, final: bool) -> None:
+        told.append(type(error).__name__)
+        go_on.set()
+
+    async with running(worker, broker) as stream:
+        (job,) = await stream.deliver("n")
+        await stream.send(pb.WorkResponse(cancels=[pb.Cancel(queue="q", id=job.id, token=job.token, reason=pb.CANCEL_REASON_TIMEOUT)]))
+        said = await stream.until(lambda said: said.credit.jobs == 2)
+        assert not said.finishes
+    assert told == ["TimeoutError"]
 
 
 async def test_a_cancel_reaches_coroutines_as_a_cancelled_error_and_threads_as_a_flag(broker: ScriptedBroker) -> None:
