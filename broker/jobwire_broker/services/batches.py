@@ -101,6 +101,8 @@ def batch_of(specs: Iterable[job_pb2.JobSpec]) -> Batch:
 
 def _raise_for_all(results: Results) -> None:
     """A batch whose outcome is unknown for one job is unknown as a whole: the caller repeats all of it, with the same ids."""
+    if results.count(Word.STORE_FULL) == len(results):
+        raise _store_full()
     errors = [result for result in results if isinstance(result, BrokerError)]
     away = [error for error in errors if isinstance(error, StoreUnavailable)]
     if away:
@@ -122,8 +124,12 @@ def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> B
         message = f"{path}.payload has more bytes than the queue's policy allows (max_payload_bytes): enqueue a reference to it instead"
         return InvalidField(message, field=f"{path}.payload", reason="PAYLOAD_TOO_LARGE")
     if result == Word.STORE_FULL:
-        return StoreFull("the store is near its memory limit")
+        return _store_full()
     return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
+
+
+def _store_full() -> StoreFull:
+    return StoreFull("the store is near its memory limit")
 
 
 def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
