@@ -193,3 +193,36 @@ def test_a_delivery_is_what_protobuf_makes(
 def test_an_ack_is_what_protobuf_makes(raw_id: bytes, token: int, verdict: Any, state: Any) -> None:
     expected = pb.Ack(queue="q", id=id_to_text(raw_id), token=token, verdict=verdict, state=state)
     assert pb.WorkResponse.FromString(wire.acks_field("q", raw_id, token, verdict, state)).acks == [expected]
+
+
+def timed_record(**values: int) -> bytes:
+    """A job with all rules of time."""
+    rules = {codec.TAG_EXPIRY: codec.encode_expiry("r", 5_000), codec.TAG_TIMEOUT: codec.encode_ms(1_500), codec.TAG_TOTAL_TIMEOUT: codec.encode_ms(60_000)}
+    return header(flags=codec.FLAG_TIMED, **values) + codec.encode_body("work", b"", None, 0, rules)
+
+
+def test_a_delivery_says_how_long_the_attempt_may_take() -> None:
+    plain = header() + codec.encode_body("work", b"", None, 0)
+    for record, policy_ms, expected_ms in ((timed_record(), 0, 1_500), (timed_record(), 9_000, 1_500), (plain, 9_000, 9_000)):
+        made = pb.Delivery.FromString(wire.delivery("q", b"a", 7, record, 3, policy_ms))
+        assert made.timeout.ToMilliseconds() == expected_ms
+    assert not pb.Delivery.FromString(wire.delivery("q", b"a", 7, plain, 3)).HasField("timeout")
+    assert (codec.timeout_of(timed_record()), codec.timeout_of(plain)) == (1_500, 0)
+
+
+def test_a_job_shows_its_times_and_its_expiry_until_it_starts() -> None:
+    job = codec.job_from_record("q", b"a", timed_record(order=2_000_000))
+    assert (job.timeout.ToMilliseconds(), job.total_timeout.ToMilliseconds(), job.expire_time.ToMilliseconds()) == (1_500, 60_000, 7_000)
+    assert not codec.job_from_record("q", b"a", timed_record(token=1)).HasField("expire_time")
+    assert not codec.job_from_record("q", b"a", timed_record(state=job_pb2.JOB_STATE_EXPIRED)).HasField("expire_time")
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard", "went", "stage"),
+    [(5, 0, 0, "REQUESTED"), (5, 6, 0, "DELIVERED"), (5, 6, codec.CANCEL_DONE, "DONE"), (5, 0, codec.CANCEL_FORCED, "FORCED")],
+)
+def test_a_job_shows_how_far_its_cancel_is(asked: int, heard: int, went: int, stage: str) -> None:
+    packed = asked.to_bytes(8, "big") + heard.to_bytes(8, "big") + bytes((went,))
+    record = header() + codec.encode_body("work", b"", None, 0) + codec.SECTION.pack(codec.TAG_CANCEL, len(packed)) + packed
+    job = codec.job_from_record("q", b"a", record)
+    assert (job_pb2.CancelStage.Name(job.cancel_stage), job.cancel_time.ToMicroseconds()) == (f"CANCEL_STAGE_{stage}", 5)
