@@ -77,6 +77,17 @@ class Identities:
             raise unauthenticated("The credentials have expired.", "CREDENTIALS_EXPIRED")
         return known.identity
 
+    async def still_holds(self, credentials: str) -> bool:
+        """Whether credentials that were good are so still. Those that nobody can be asked about are, and tickets, which were spent when they were looked at."""
+        digest = hashlib.sha256(credentials.encode()).digest()
+        if digest not in self._known:
+            return True
+        try:
+            await self.of(credentials)
+        except Problem as problem:
+            return problem.status != 401
+        return True
+
     async def _ask_once(self, digest: bytes, credentials: str) -> _Known:
         """One call for all who come with the same credentials at once; each but the first would spend a ticket again."""
         task = self._asking.get(digest)
@@ -114,6 +125,11 @@ class Identities:
         if len(self._known) > _MAX_KEPT:
             self._known.popitem(last=False)
         return known
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a caller is needed: for all data. The page itself, its description and the probes are everybody's."""
+    return path.startswith("/v1/") or path == "/health"
 
 
 def take_credentials(scope: Scope) -> Credentials | None:

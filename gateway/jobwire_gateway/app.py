@@ -29,6 +29,7 @@ from jobwire_gateway.openapi import document
 from jobwire_gateway.operations import Operation, verbs_of
 from jobwire_gateway.operations import routes as operation_routes
 from jobwire_gateway.problems import Problem
+from jobwire_gateway.rechecks import Rechecks
 from jobwire_gateway.refusals import Refusals
 from jobwire_gateway.rest import Rest
 from jobwire_gateway.security import Security
@@ -54,6 +55,8 @@ class Gateway:
     feed: Feed
     streams: Streams
     refusals: Refusals
+    identities: Identities | None
+    """None: nobody has to say who they are."""
 
     @classmethod
     def of(cls, config: GatewayConfig) -> "Gateway":
@@ -68,7 +71,8 @@ class Gateway:
         )
         topics = Topics(Bounds(config.mailbox_frames, config.mailbox_bytes), streams.heartbeat_ms)
         brokers = Brokers(config.brokers, config.call_timeout.total_seconds(), config.credentials)
-        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=Refusals())
+        identities = Identities(brokers) if config.asks_callers else None
+        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=Refusals(), identities=identities)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -79,6 +83,10 @@ class Gateway:
             stack.push_async_callback(self.feed.stop)
             self.streams.wheel.start()
             stack.push_async_callback(self.streams.wheel.stop)
+            if self.identities is not None:
+                rechecks = Rechecks(self.streams, self.identities)
+                rechecks.start()
+                stack.push_async_callback(rechecks.stop)
             # What is there now stays; the collector need not walk it with every stream that comes and goes.
             gc.freeze()
             yield
@@ -94,7 +102,7 @@ def application(gateway: Gateway) -> ASGIApp:
 
     calls = table(gateway)
     handlers = {Problem: _show_problem, HTTPException: _http_exceptions(calls), Exception: _show_bug}
-    all_routes = [*routes(calls, gateway.config.max_body_bytes), _sockets(gateway)]
+    all_routes = [*routes(calls, gateway.config.max_body_bytes, asks_callers=gateway.config.asks_callers), _sockets(gateway)]
     app = Starlette(routes=all_routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return _secured(Shortcut(app, all_routes), gateway)
@@ -108,7 +116,7 @@ def _secured(app: ASGIApp, gateway: Gateway) -> Security:
         refusals=gateway.refusals,
         origins=config.allowed_origins,
         proxies=config.proxies,
-        identities=Identities(gateway.brokers) if config.asks_callers else None,
+        identities=gateway.identities,
         rate=config.request_rate,
         attempt_rate=config.attempt_rate,
         shares=Shares(per_address=config.max_streams_per_address, per_identity=config.max_streams_per_identity),
@@ -132,11 +140,11 @@ def table(gateway: Gateway) -> Sequence[Operation]:
     return [*calls, *token_operations(brokers)]
 
 
-def routes(calls: Sequence[Operation], max_body: int) -> list[BaseRoute]:
+def routes(calls: Sequence[Operation], max_body: int, *, asks_callers: bool = False) -> list[BaseRoute]:
     """Which path leads where."""
     return [
         *operation_routes(calls, max_body),
-        Route("/openapi.json", _fixed(json.dumps(document(calls)).encode(), "application/json")),
+        Route("/openapi.json", _fixed(json.dumps(document(calls, asks_callers=asks_callers)).encode(), "application/json")),
         Route("/docs", _fixed(docs_page(calls), "text/html; charset=utf-8")),
         Route("/", _page),
         Mount("/page", StaticFiles(directory=PAGE)),

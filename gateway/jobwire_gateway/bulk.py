@@ -40,6 +40,9 @@ class Run:
     def drain(self, reconnect_ms: int) -> None:
         self.close()
 
+    def expire(self, reconnect_ms: int) -> None:
+        self.drain(reconnect_ms)
+
     def close(self) -> None:
         self.ended_here = True
         self._call.cancel()

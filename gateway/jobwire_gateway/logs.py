@@ -61,6 +61,9 @@ class LogStream:
         self._mailbox.put(GATEWAY, frames.drain(reconnect_ms))
         self._mailbox.end()
 
+    def expire(self, reconnect_ms: int) -> None:
+        self.drain(reconnect_ms)
+
     def close(self) -> None:
         self._mailbox.end()
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
+from jobwire_gateway.access import COOKIE, is_guarded
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, Schema
 from jobwire_gateway.problems import MEDIA_TYPE
 from jobwire_gateway.requests import JSON
@@ -37,11 +38,21 @@ _WITH_BODY = {
 }
 
 
-def document(operations: Sequence[Operation]) -> dict[str, object]:
-    """The whole document."""
+_SECURITY_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, a JWT, or a token that `createWatchToken` made."},
+    "token": {"type": "apiKey", "in": "query", "name": "token", "description": "A watch token, for who cannot set headers: streams alone."},
+    "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "What `createSession` sets, for our own pages."},
+}
+
+
+def document(operations: Sequence[Operation], *, asks_callers: bool = False) -> dict[str, object]:
+    """The whole document. `asks_callers`: where callers must say who they are, how they do."""
     paths: dict[str, dict[str, object]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        shown = _operation(operation)
+        if asks_callers and not is_guarded(operation.path):
+            shown["security"] = []
+        paths.setdefault(operation.path, {})[operation.method.lower()] = shown
     return {
         "openapi": "3.1.0",
         "info": {
@@ -52,7 +63,8 @@ def document(operations: Sequence[Operation]) -> dict[str, object]:
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
         "paths": paths,
-        "components": {"schemas": COMPONENTS},
+        "components": {"schemas": COMPONENTS, **({"securitySchemes": _SECURITY_SCHEMES} if asks_callers else {})},
+        **({"security": [{name: []} for name in _SECURITY_SCHEMES]} if asks_callers else {}),
     }
 
 

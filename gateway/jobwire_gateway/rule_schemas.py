@@ -172,7 +172,7 @@ def _policy(form: Form, limit: dict[str, object], retention: dict[str, object]) 
         ),
         "startTarget": length("Within what time a job should start. Measured. From 1 ms to less than 30 days.", at_least_1ms(30 * _DAY)),
         "maxPayloadBytes": whole("The largest payload. Default 1 MiB, which is also the most.", minimum=1, maximum=1 << 20),
-        "maxDepth": whole("How many jobs may wait, be delayed and run in all.", minimum=1, maximum=2**53 - 1),
+        "maxDepth": whole("How many jobs may wait, be delayed and run in all.", minimum=1, maximum=1_000_000_000),
         "workerSlots": whole("How many of its jobs one worker process may run at once.", minimum=1, maximum=10_000),
     }
 

@@ -19,7 +19,7 @@ from jobwire.v1.job_service_pb2 import (
     RetryJobRequest,
     UpdateJobRequest,
 )
-from jobwire.v1.policy_pb2 import QueueClass
+from jobwire.v1.policy_pb2 import Limit, QueueClass
 from jobwire.v1.queue_service_pb2 import (
     Group,
     ListGroupsRequest,
@@ -65,6 +65,9 @@ def update_queue(asked: Asked) -> UpdateQueueRequest:
     for name in ("paused", "policy"):
         if asked.body.get(name) is not None:
             read_field(request.queue, fields[name], _without_null(asked.body[name]), name)
+    policy = request.queue.policy
+    of_names = ((f"policy.jobLimits.{name}", limit) for name, limit in policy.job_limits.items())
+    _check_limits([("policy.limit", policy.limit), ("policy.groupLimit", policy.group_limit), *of_names])
     return request
 
 
@@ -74,6 +77,7 @@ def update_group(asked: Asked) -> UpdateGroupRequest:
     request.group.name = group_of(asked)
     request.update_mask.paths.extend(_mask(asked, GROUP_PATHS, asked.body))
     _fill(request.group, fields_of(Group), asked.body, GROUP_PATHS)
+    _check_limits([("limit", request.group.limit)])
     return request
 
 
@@ -122,10 +126,22 @@ def _mask(asked: Asked, paths: Mapping[str, str], changes: Iterable[str]) -> lis
 
 
 def _without_null(value: object) -> object:
-    """A merge patch without what it takes away."""
+    """What a merge patch of a queue brings, without what it takes away: a rule, or a state of the retention."""
     if not isinstance(value, dict):
         return value
-    return {name: _without_null(member) for name, member in value.items() if member is not None}
+    found = {name: member for name, member in value.items() if member is not None}
+    retention = found.get("retention")
+    if isinstance(retention, dict):
+        found["retention"] = {state: kept for state, kept in retention.items() if kept is not None}
+    return found
+
+
+def _check_limits(limits: Iterable[tuple[str, Limit]]) -> None:
+    """Also where the mask passes them over: half a rate is none."""
+    for path, limit in limits:
+        for name in ("count", "period"):
+            if limit.HasField("rate") and not (limit.rate.count if name == "count" else limit.rate.HasField("period")):
+                raise invalid(f"{path}.rate.{name}", "is required")
 
 
 # Verbs --------------------------------------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobwire_gateway.access import Credentials, Identities, take_credentials, unauthenticated
+from jobwire_gateway.access import Credentials, Identities, is_guarded, take_credentials, unauthenticated
 from jobwire_gateway.addresses import Network, client_address
 from jobwire_gateway.callers import Caller, set_caller
 from jobwire_gateway.caps import Rate, Shares
@@ -125,8 +125,8 @@ class Security:
 
     async def _caller(self, scope: Scope, address: str, *, cross_origin: bool) -> Caller | None:
         """Who asks; None where nobody has to say. Raises Problem: 401, 403, 429, 503."""
-        credentials = take_credentials(scope) if _is_guarded(scope) else None
-        if self._identities is None or not _is_guarded(scope):
+        credentials = take_credentials(scope) if is_guarded(scope["path"]) else None
+        if self._identities is None or not is_guarded(scope["path"]):
             return None
         if credentials is None:
             raise unauthenticated("Say who you are: send `Authorization: Bearer KEY`.", "CREDENTIALS_MISSING")
@@ -167,11 +167,6 @@ def hostname(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
-
-
-def _is_guarded(scope: Scope) -> bool:
-    """Whether a caller is needed: for all data. The page itself, its description and the probes are everybody's."""
-    return bool(scope["path"].startswith("/v1/") or scope["path"] == "/health")
 
 
 def _is_stream(scope: Scope) -> bool:

@@ -83,6 +83,9 @@ class EventStream:
             self.reader.put(frames.drain(reconnect_ms))
             self.reader.end()
 
+    def expire(self, reconnect_ms: int) -> None:
+        self.drain(reconnect_ms)
+
     def close(self) -> None:
         if self.reader is not None:
             self.reader.end()

@@ -52,6 +52,9 @@ class OverviewStream:
         self._watch.put(GATEWAY, frames.drain(reconnect_ms))
         self._watch.end()
 
+    def expire(self, reconnect_ms: int) -> None:
+        self.drain(reconnect_ms)
+
     def close(self) -> None:
         self._watch.end()
 

@@ -25,6 +25,9 @@ class OpenStream(Beating, Protocol):
     def close(self) -> None:
         """Close without a word."""
 
+    def expire(self, reconnect_ms: int) -> None:
+        """Say that its caller's credentials have ended, and close."""
+
 
 class Streams:
     """The registry. `draining` is said by readiness, too."""
@@ -40,6 +43,7 @@ class Streams:
         self._retry_s = retry_s
         self._drain_s = drain_s
         self._open: set[OpenStream] = set()
+        self._credentials: dict[OpenStream, str] = {}
         self._ends: dict[OpenStream, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,6 +80,7 @@ class Streams:
     def remove(self, stream: OpenStream) -> None:
         """Count it out. To do so twice is no error."""
         self._open.discard(stream)
+        self._credentials.pop(stream, None)
         if (timer := self._ends.pop(stream, None)) is not None:
             timer.cancel()
         self.wheel.remove(stream)
@@ -113,16 +118,31 @@ class Streams:
         for stream in list(self._open):
             stream.close()
 
+    def credentials(self) -> set[str]:
+        """With what credentials streams are open."""
+        return set(self._credentials.values())
+
+    def expire(self, credentials: str) -> None:
+        """Close the streams of credentials that are good no longer."""
+        for stream in [stream for stream, of_stream in self._credentials.items() if of_stream == credentials]:
+            self._expire_one(stream)
+
     def _end_with_credentials(self, stream: OpenStream) -> None:
         """A stream ends when its caller's credentials do: whoever comes back with the same ones is refused for good."""
         asking = caller()
+        if asking is not None:
+            self._credentials[stream] = asking.credentials
         if asking is not None and asking.identity.expires_at is not None:
             left_s = max(0.0, asking.identity.expires_at - time.time())
-            self._ends[stream] = asyncio.get_running_loop().call_later(left_s, self._drain_one, stream)
+            self._ends[stream] = asyncio.get_running_loop().call_later(left_s, self._expire_one, stream)
 
     def _drain_one(self, stream: OpenStream) -> None:
         if stream in self._open:
             stream.drain(self._jittered_ms(max(self._retry_s, self._drain_s) / 2))
+
+    def _expire_one(self, stream: OpenStream) -> None:
+        if stream in self._open:
+            stream.expire(self._jittered_ms(max(self._retry_s, self._drain_s) / 2))
 
     @staticmethod
     def _jittered_ms(least_s: float) -> int:

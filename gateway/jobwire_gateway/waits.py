@@ -31,6 +31,9 @@ class Wait:
     def drain(self, reconnect_ms: int) -> None:
         self.over.set()
 
+    def expire(self, reconnect_ms: int) -> None:
+        self.drain(reconnect_ms)
+
     def close(self) -> None:
         self.over.set()
 

@@ -13,6 +13,7 @@ Why a connection ends is said by its close code:
     1003, 1007, 1008, 1009   the client broke a rule: no text, no JSON, no such message or too many, too large. To come back is of no use
     1012                     the gateway ends: come back after `reconnectMs` of the `drain` before it
     1013                     too many connections: come back after some seconds, with jitter
+    4401                     the token or key has ended: come back with another
 """
 
 import asyncio
@@ -48,6 +49,7 @@ class Close(IntEnum):
     BROKEN_RULE = 1008
     GOING_AWAY = 1012
     TOO_MANY = 1013
+    CREDENTIALS_ENDED = 4401
 
 
 class _Refusal(Exception):
@@ -61,14 +63,14 @@ class _Refusal(Exception):
 class Socket:
     """One open connection."""
 
-    __slots__ = ("_allowance", "_close", "_limit", "_pump", "_send", "_subscriptions", "last_write")
+    __slots__ = ("_allowance", "_close", "_limit", "_pump", "_reason", "_send", "_subscriptions", "last_write")
 
     def __init__(self, topics: Topics, send: Send, max_topics: int) -> None:
         self.last_write = asyncio.get_running_loop().time()
         self._send = send
         self._limit = max_topics
         self._pump: asyncio.Task[None] | None = None
-        self._close = Close.GOING_AWAY
+        self._close, self._reason = Close.GOING_AWAY, "the gateway ends"
         self._allowance = Allowance(_MESSAGES_PER_S, _MESSAGES_AT_ONCE)
         self._subscriptions = Subscriptions(topics, self._wake)
 
@@ -98,6 +100,10 @@ class Socket:
 
     def drain(self, reconnect_ms: int) -> None:
         self._subscriptions.mailbox.put(GATEWAY, frames.drain(reconnect_ms))
+        self._subscriptions.mailbox.end()
+
+    def expire(self, reconnect_ms: int) -> None:
+        self._close, self._reason = Close.CREDENTIALS_ENDED, "the credentials have ended"
         self._subscriptions.mailbox.end()
 
     def close(self) -> None:
@@ -153,7 +159,7 @@ class Socket:
                     await self._send({"type": "websocket.send", "text": frame.json.decode()})
                 self.last_write = asyncio.get_running_loop().time()
             if mailbox.ended:
-                await self._send({"type": "websocket.close", "code": self._close, "reason": "the gateway ends"})
+                await self._send({"type": "websocket.close", "code": self._close, "reason": self._reason})
         except OSError:
             # The connection is gone; `listen` hears of it as well.
             mailbox.end()

@@ -211,6 +211,16 @@ async def test_a_watch_token_may_be_bound_to_a_group_or_a_label(strict_gateway: 
         assert (await http.get(f"{job['eventsUrl']}?token={token}")).status_code == 403
 
 
+async def test_the_description_says_how_callers_say_who_they_are(strict_gateway: Gateway, shared_gateway: Gateway) -> None:
+    async with client(strict_gateway) as http:
+        document = (await http.get("/openapi.json")).json()
+    assert set(document["components"]["securitySchemes"]) == {name for entry in document["security"] for name in entry} == {"key", "token", "session"}
+    free = {path for path, methods in document["paths"].items() for operation in methods.values() if operation.get("security") == []}
+    assert free == {"/livez", "/readyz"}
+    async with client(shared_gateway) as http:
+        assert "security" not in (await http.get("/openapi.json")).json()
+
+
 async def test_a_ticket_opens_one_stream_once(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
     ticket = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True)
     async with client(strict_gateway) as http:

@@ -52,6 +52,17 @@ async def test_w01_w02_who_may_open_one(strict_gateway: Gateway, strict_broker: 
     assert token not in strict_gateway.tail(2_000) + strict_broker.tail(2_000)
 
 
+async def test_the_end_of_a_token_has_a_close_code_of_its_own(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
+    async with api(strict_broker) as connected:
+        request = admin.CreateWatchTokenRequest(names=[f"queues/{queue}"])
+        request.ttl.FromSeconds(2)
+        token = (await connected.admin.CreateWatchToken(request, metadata=bearer(keys.of["all"]))).token
+    async with connect(address(strict_gateway, f"?token={token}"), proxy=None) as connection:
+        async with asyncio.timeout(10):
+            await connection.wait_closed()
+    assert (connection.close_code, connection.close_reason) == (4401, "the credentials have ended")
+
+
 async def test_w02_a_ticket_among_the_subprotocols_opens_one_once_for_what_it_names(
     strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str
 ) -> None:

@@ -16,6 +16,7 @@ from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.config import ConfigError, GatewayConfig
 from jobwire_gateway.credentials import BrokerCredentials
 from jobwire_gateway.problems import Problem
+from jobwire_gateway.rechecks import Rechecks
 from starlette.types import Scope
 
 # Topics --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -151,6 +152,41 @@ async def test_a_storm_with_the_same_credentials_is_one_call() -> None:
     now[0] = KEPT_S + 1
     await known.of("k")
     assert answers.asked == 2
+
+
+class OpenStreams:
+    """What of open streams is asked for."""
+
+    def __init__(self, *credentials: str) -> None:
+        self.open = set(credentials)
+        self.expired = asyncio.Event()
+
+    def credentials(self) -> set[str]:
+        return set(self.open)
+
+    def expire(self, credentials: str) -> None:
+        self.open.discard(credentials)
+        self.expired.set()
+
+
+async def test_streams_end_when_their_key_is_taken_away_and_not_while_nobody_can_be_asked() -> None:
+    known, answers, now = identities()
+    await known.of("k")
+    streams = OpenStreams("k", "a ticket, which is not kept")
+    rechecks = Rechecks(streams, known, every_s=0.001)  # type: ignore[arg-type]
+    rechecks.start()
+    rechecks.start()
+    now[0] = KEPT_S + 1
+    answers.answer = Problem(503, "away")
+    while answers.asked < 3:
+        await asyncio.sleep(0)
+    assert not streams.expired.is_set()
+    answers.answer = Problem(401, "no such key", reason="CREDENTIALS_INVALID")
+    async with asyncio.timeout(5):
+        await streams.expired.wait()
+    assert streams.open == {"a ticket, which is not kept"}
+    await rechecks.stop()
+    await rechecks.stop()
 
 
 async def test_while_no_broker_can_be_asked_the_last_word_holds_for_a_while() -> None:

@@ -73,6 +73,9 @@ def test_a_mask_in_the_query_says_alone_what_is_changed() -> None:
         ({"policy": {"retention": {"waiting": {}}}}, {}, "waiting"),
         ({"policy": {"attempts": 0}}, {}, "policy.attempts must not be 0"),
         ({"policy": {"limit": {"rate": {"count": True, "period": "1s"}}}}, {}, "policy.limit.rate.count"),
+        ({"policy": {"limit": {"rate": {"count": 1}}}}, {}, "policy.limit.rate.period is required"),
+        ({"policy": {"jobLimits": {"t": {"rate": {"period": "1s"}}}}}, {}, "policy.jobLimits.t.rate.count is required"),
+        ({"policy": {"limit": {"concurrency": None}}}, {}, "policy.limit.concurrency must be a whole number"),
         ({"policy": {"queueClass": "URGENT"}}, {}, "critical, high"),
         ({"policy": []}, {}, "policy must be an object"),
         ({"paused": "yes"}, {}, "paused must be true or false"),
@@ -88,6 +91,10 @@ def test_what_can_be_changed_stands_in_the_schemas() -> None:
     policy = QUEUE_CHANGE["properties"]["policy"]["anyOf"][0]["properties"]  # type: ignore[index]
     assert {f"policy.{name}" for name in policy} == {path for path in rules.QUEUE_PATHS if path.count(".") == 1}
     assert set(JOB_CHANGE["properties"]) == set(rules.JOB_PATHS)  # type: ignore[call-overload]
+
+
+def test_half_a_rate_of_a_group_is_refused_also_where_the_mask_passes_it_over() -> None:
+    refused(rules.update_group, {"limit": {"rate": {"count": 1}}, "weight": 1}, {"updateMask": "weight"}, match="limit.rate.period is required")
 
 
 def test_a_change_of_a_group_and_of_a_job_arrive() -> None:

@@ -1,0 +1,35 @@
+"""Ends the streams of a key that was taken away: what a request would be refused, a stream that is open must not go on to give."""
+
+import asyncio
+
+from jobwire_gateway.access import KEPT_S, Identities
+from jobwire_gateway.streams import Streams
+
+
+class Rechecks:
+    """Asks again, every KEPT_S, for all credentials with which streams are open: one call for each, however many streams they have."""
+
+    def __init__(self, streams: Streams, identities: Identities, every_s: float = KEPT_S) -> None:
+        self._streams = streams
+        self._identities = identities
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin. To start twice is no error."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="rechecks")
+
+    async def stop(self) -> None:
+        """End. To stop twice, or before the start, is no error."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            for credentials in self._streams.credentials():
+                if not await self._identities.still_holds(credentials):
+                    self._streams.expire(credentials)
