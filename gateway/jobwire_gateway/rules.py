@@ -62,9 +62,10 @@ def update_queue(asked: Asked) -> UpdateQueueRequest:
     request.queue.name = asked.queue
     request.update_mask.paths.extend(_mask(asked, QUEUE_PATHS, _queue_changes(asked.body)))
     fields = fields_of(Queue)
-    for name in ("paused", "policy"):
-        if asked.body.get(name) is not None:
-            read_field(request.queue, fields[name], _without_null(asked.body[name]), name)
+    if "paused" in asked.body:
+        read_field(request.queue, fields["paused"], asked.body["paused"], "paused")
+    if asked.body.get("policy") is not None:
+        read_field(request.queue, fields["policy"], _without_null(asked.body["policy"]), "policy")
     policy = request.queue.policy
     of_names = ((f"policy.jobLimits.{name}", limit) for name, limit in policy.job_limits.items())
     _check_limits([("policy.limit", policy.limit), ("policy.groupLimit", policy.group_limit), *of_names])

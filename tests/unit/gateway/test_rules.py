@@ -79,6 +79,7 @@ def test_a_mask_in_the_query_says_alone_what_is_changed() -> None:
         ({"policy": {"queueClass": "URGENT"}}, {}, "critical, high"),
         ({"policy": []}, {}, "policy must be an object"),
         ({"paused": "yes"}, {}, "paused must be true or false"),
+        ({"paused": None}, {}, "paused must be true or false"),
         ({"paused": True}, {"updateMask": "paused,counts"}, "updateMask names nothing"),
         ({"paused": True}, {"updateMask": ""}, "something to change"),
     ],
