@@ -112,7 +112,7 @@ class QueuePolicy(_message.Message):
     max_payload_bytes: _builtins.int
     """The largest payload, in bytes. Default 1 MiB, which is also the most; at least 1."""
     max_depth: _builtins.int
-    """How many jobs may wait, be delayed and run in all before enqueueing is refused. Default: no limit; at least 1."""
+    """How many jobs may wait, be delayed and run in all before enqueueing is refused. Default: no limit; from 1 to 1,000,000,000."""
     worker_slots: _builtins.int
     """How many of its jobs one worker process may run at once. Default: as many as the worker takes; from 1 to 10,000."""
     @_builtins.property
