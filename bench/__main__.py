@@ -17,6 +17,7 @@ from bench import figures, machine, report
 from bench.contenders import ROOT, BullMq, BullMqSettings, Contender, Jobwire, JobwireSettings
 from bench.figures import QUICK, Readings, Sizes
 from bench.gateway import measuring as gateway
+from bench.rules import measuring as rules
 from bench.scale import scale
 from bench.store import Store
 
@@ -36,20 +37,23 @@ def main() -> int:
     arguments = parse(sys.argv[1:])
     if arguments.only == ["gateway"]:
         return gateway.main(quick=arguments.quick, strict=arguments.strict)
+    if arguments.only == ["rules"]:
+        return rules.main(quick=arguments.quick, strict=arguments.strict)
     install_bullmq()
     results = asyncio.run(run(arguments))
     report.write(results)
     show(results)
     missed = [row["figure"] for row in [*results["figures"], *results["scale"]] if row.get("verdict") == "MISSED"]
     missed_by_gateway = gateway.main(quick=arguments.quick, strict=arguments.strict) if not arguments.only or "gateway" in arguments.only else 0
-    return 1 if (arguments.strict and missed) or missed_by_gateway else 0
+    missed_by_rules = rules.main(quick=arguments.quick, strict=arguments.strict) if not arguments.only or "rules" in arguments.only else 0
+    return 1 if (arguments.strict and missed) or missed_by_gateway or missed_by_rules else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line. BENCH_QUICK=1 is the same as --quick."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Jobwire beside BullMQ, in one run.")
     parser.add_argument("--quick", action="store_true", default=os.environ.get("BENCH_QUICK") == "1", help="one short run of everything, for a smoke test")
-    parser.add_argument("--only", choices=[*MEASURES, "scale", "gateway"], action="append", help="measure this alone; may be repeated")
+    parser.add_argument("--only", choices=[*MEASURES, "scale", "gateway", "rules"], action="append", help="measure this alone; may be repeated")
     parser.add_argument("--side", choices=["jobwire", "bullmq"], help="measure one side alone")
     parser.add_argument("--runs", type=int, help="how many interleaved runs")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a cProfile of broker, producer and worker there; use with --side jobwire --only …")
