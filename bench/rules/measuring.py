@@ -24,6 +24,7 @@ QUEUE = "bench"
 WARM_JOBS = 2_000
 WARM_ROUNDS = 20
 SETTLE_S = 1.0
+COMPLETED, FAILED = 5, 6
 HOUR = "+3600000"
 FEW_JOBS = 1_000
 GROUPS, FEW_GROUPS = 10_000, 10
@@ -98,7 +99,7 @@ async def versions(then: Path, sizes: Sizes) -> list[Runs]:
     async with Store() as store, side(store) as now, side(store, then) as earlier:
         for driver, name in ((now, f"{QUEUE}1"), (earlier, f"{QUEUE}2")):
             await driver.ask("queue", name=name)
-            await driver.ask("end", count=WARM_JOBS, state="COMPLETED")
+            await driver.ask("end", count=WARM_JOBS, state=COMPLETED)
         found = await in_turn((now, earlier), sizes, "life")
     for runs, tree in zip(found, (ROOT, then), strict=True):
         runs["life"] = [sum(parts) for parts in zip(runs["enqueue"], runs["lease"], runs["complete"], strict=True)]
@@ -111,10 +112,10 @@ async def growth(tree: Path, do: str, first: int, jobs: int) -> float:
     """By how many bytes per job the store grows for `jobs` more that wait, or have completed and are kept."""
     async with Store() as store, side(store, tree) as driver:
         await driver.ask("queue", name=QUEUE)
-        await driver.ask(do, count=first, state="COMPLETED")
+        await driver.ask(do, count=first, state=COMPLETED)
         await asyncio.sleep(SETTLE_S)
         size = store.data_memory()
-        await driver.ask(do, count=jobs, state="COMPLETED")
+        await driver.ask(do, count=jobs, state=COMPLETED)
         await asyncio.sleep(SETTLE_S)
         return (store.data_memory() - size) / jobs
 
@@ -140,12 +141,12 @@ async def groups(sizes: Sizes) -> list[Runs]:
         return found
 
 
-async def beside(sizes: Sizes, key: str, do: str, **arguments: Any) -> list[Runs]:
-    """Lives beside many jobs that `do` has made, and beside few."""
+async def beside(sizes: Sizes, key: str, do: str, state: int = 0, **arguments: Any) -> list[Runs]:
+    """Lives beside many jobs that `do` has made, and beside few. Where they are in a final state, just so many of them are kept."""
     async with two_stores() as sides:
         for driver, count in zip(sides, (sizes.many_jobs, FEW_JOBS), strict=True):
-            await driver.ask("queue", name=QUEUE, keep=count)
-            kept = (await driver.ask(do, count=count, **arguments)).get("kept", count)
+            await driver.ask("queue", name=QUEUE, keep={state: count} if state else {})
+            kept = (await driver.ask(do, count=count, state=state, **arguments)).get("kept", count)
             if kept != count:
                 raise SystemExit(f"bench: the store keeps {kept:,} jobs of {count:,}, so there is nothing to compare")
         found = await in_turn(sides, sizes, "life")
@@ -163,7 +164,7 @@ async def measure(sizes: Sizes) -> list[tuple[str, str, list[dict[str, Any]]]]:
     tables.append(note(f"{GROUPS:,}", str(FEW_GROUPS), OF_GROUPS, await groups(sizes)))
     many, few = f"{sizes.many_jobs:,}", f"{FEW_JOBS:,}"
     tables.append(note(many, few, (OF_DELAYED,), await beside(sizes, "delayed", "make", due=HOUR)))
-    for target, state in ((OF_COMPLETED, "COMPLETED"), (OF_FAILED, "FAILED")):
+    for target, state in ((OF_COMPLETED, COMPLETED), (OF_FAILED, FAILED)):
         tables.append(note(many, few, (target,), await beside(sizes, target.key, "end", state=state)))
     return tables
 

@@ -18,6 +18,7 @@ from jobwire_broker.names import mint_id
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import JobItem, LeaseRequest, QueueStore, TurnItem
 
+COMPLETED = 5
 CALL_JOBS = 125
 NEVER_MS = 86_400_000
 PERMANENT = -2
@@ -39,10 +40,10 @@ class Side:
         self._groups: dict[bytes, str] = {}
 
     async def queue(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Work on the queue `name` from now on, which keeps as many ended jobs of each state as `keep` says."""
+        """Work on the queue `name` from now on, which keeps as many ended jobs as `keep` says, by the numbers of their states."""
         self._queue, keep = QueueStore(self._client, command["name"]), command.get("keep")
         if keep:
-            await self._queue.set_policy(0, json.dumps({"v": 1, "keep": {"5": {"count": keep}, "6": {"count": keep}}}))
+            await self._queue.set_policy(0, json.dumps({"v": 1, "keep": {state: {"count": count} for state, count in keep.items()}}))
         await self._queue.attach(self._session, 1, NEVER_MS, b"bench", [])
         return {"done": True}
 
@@ -55,7 +56,7 @@ class Side:
         return {"done": True}
 
     async def end(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Take `count` jobs through their lives; they end `COMPLETED` or `FAILED`. Answers how many of those are kept now."""
+        """Take `count` jobs through their lives; they end in `state`, COMPLETED or FAILED. Answers how many of those are kept now."""
         finished: list[TurnItem] = []
         for first in range(0, command["count"], CALL_JOBS):
             await self._queue.enqueue([self._item() for _ in range(first, min(first + CALL_JOBS, command["count"]))])
@@ -63,7 +64,7 @@ class Side:
             finished = [self._finish(raw_id, token, command["state"]) for raw_id, token, _ in leased]
         await self._queue.turn(finished)
         stats = await self._queue.stats()
-        return {"kept": stats.completed if command["state"] == "COMPLETED" else stats.failed}
+        return {"kept": stats.completed if command["state"] == COMPLETED else stats.failed}
 
     async def life(self, _: dict[str, Any]) -> dict[str, Any]:
         """The store's time per job for enqueue, lease and completion of one call's jobs each, in µs."""
@@ -101,8 +102,8 @@ class Side:
         return JobItem(raw_id, "", self._priority, self._attempts, body, None, codec.FLAG_COUNTED)
 
     @staticmethod
-    def _finish(raw_id: bytes, token: int, state: str) -> TurnItem:
-        return TurnItem("C", raw_id, token) if state == "COMPLETED" else TurnItem("F", raw_id, token, FAILURE, PERMANENT)
+    def _finish(raw_id: bytes, token: int, state: int) -> TurnItem:
+        return TurnItem("C", raw_id, token) if state == COMPLETED else TurnItem("F", raw_id, token, FAILURE, PERMANENT)
 
     def _spent(self) -> int:
         return int(self._info.info("commandstats")["cmdstat_fcall"]["usec"])
