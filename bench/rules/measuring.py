@@ -12,6 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from jobwire_broker.config import BrokerConfig
+from jobwire_broker.store.client import StoreClient
+
+from bench import groups as of_groups
 from bench import machine, report
 from bench.contenders import ROOT
 from bench.driver import Driver
@@ -27,7 +31,6 @@ SETTLE_S = 1.0
 COMPLETED, FAILED = 5, 6
 HOUR = "+3600000"
 FEW_JOBS = 1_000
-GROUPS, FEW_GROUPS = 10_000, 10
 _PACKAGES = ("proto/gen/python", "broker")
 
 
@@ -42,10 +45,9 @@ class Sizes:
     kept_jobs: int = 800
     """Together with 200 others this is the 1,000 that are kept by default."""
     many_jobs: int = 1_000_000
-    grouped_jobs: int = 200_000
 
 
-QUICK = Sizes(blocks=3, rounds=20, waiting_jobs=10_000, many_jobs=50_000, grouped_jobs=50_000)
+QUICK = Sizes(blocks=3, rounds=20, waiting_jobs=10_000, many_jobs=50_000)
 
 OF_VERSIONS = (
     Target(key="life", title="store time per life, µs", better="less", floor=1.10, goal=1.0),
@@ -55,10 +57,8 @@ OF_VERSIONS = (
     Target(key="bytes_waiting", title="bytes per waiting job", better="less", floor=1.05, goal=1.0),
     Target(key="bytes_completed", title="bytes per kept completed job", better="less", floor=1.05, goal=1.0),
 )
-OF_GROUPS = (
-    Target(key="lease_1", title="lease of one job, 10,000 groups against 10, µs", better="less", floor=1.3, goal=1.1),
-    Target(key="lease_50", title="lease of fifty jobs, 10,000 groups against 10, µs a job", better="less", floor=1.3, goal=1.1),
-)
+OF_LEASES = Target(key="lease", title="lease call with groups, µs", better="less", floor=of_groups.COST_FLOOR, goal=1.1)
+OF_WAITS = Target(key="wait", title="p99 wait of nine tenants, in jobs that go first", better="less", floor=of_groups.FAIR_FLOOR, goal=1.2)
 OF_DELAYED = Target(key="delayed", title="lease and completion, µs a job: delayed", better="less", floor=1.1, goal=1.05)
 OF_COMPLETED = Target(key="completed", title="lease and completion, µs a job: kept completed", better="less", floor=1.1, goal=1.05)
 OF_FAILED = Target(key="failed", title="lease and completion, µs a job: kept failed", better="less", floor=1.1, goal=1.05)
@@ -128,17 +128,19 @@ async def two_stores() -> AsyncIterator[tuple[Driver, Driver]]:
         yield first, second
 
 
-async def groups(sizes: Sizes) -> list[Runs]:
-    """The same number of jobs in many groups and in few."""
-    async with two_stores() as sides:
-        for driver, count in zip(sides, (GROUPS, FEW_GROUPS), strict=True):
-            await driver.ask("queue", name=QUEUE)
-            await driver.ask("make", count=sizes.grouped_jobs, groups=count)
-        found: list[Runs] = [{}, {}]
-        for jobs in (1, 50):
-            for runs, figures in zip(found, await in_turn(sides, sizes, "lease_groups", jobs=jobs), strict=True):
-                runs[f"lease_{jobs}"] = figures["lease"]
-        return found
+async def groups() -> dict[str, list[Runs]]:
+    """The figures of bench/groups.py, by their keys."""
+    async with Store() as store:
+        client = StoreClient(BrokerConfig(store=store.url))
+        await client.start()
+        try:
+            cost, fairness = await of_groups.lease_cost(client, store), await of_groups.fairness(client, store)
+        finally:
+            await client.stop()
+    return {
+        "lease": [{"lease": [cost[f"us_with_{count}"]]} for count in (of_groups.MANY, of_groups.FEW)],
+        "wait": [{"wait": [fairness[key]]} for key in ("p99_beside_flood", "p99_alone")],
+    }
 
 
 async def beside(sizes: Sizes, key: str, do: str, state: int = 0, **arguments: Any) -> list[Runs]:
@@ -161,7 +163,9 @@ async def measure(sizes: Sizes) -> list[tuple[str, str, list[dict[str, Any]]]]:
             tables.append(note("now", "before", OF_VERSIONS, await versions(then, sizes)))
         else:
             print(f"left out: now against before, for the history does not go back to {before.COMMIT}; a full clone has it", flush=True)
-    tables.append(note(f"{GROUPS:,}", str(FEW_GROUPS), OF_GROUPS, await groups(sizes)))
+    grouped = await groups()
+    tables.append(note(f"{of_groups.MANY:,}", str(of_groups.FEW), (OF_LEASES,), grouped["lease"]))
+    tables.append(note("a flood", "none", (OF_WAITS,), grouped["wait"]))
     many, few = f"{sizes.many_jobs:,}", f"{FEW_JOBS:,}"
     tables.append(note(many, few, (OF_DELAYED,), await beside(sizes, "delayed", "make", due=HOUR)))
     for target, state in ((OF_COMPLETED, COMPLETED), (OF_FAILED, FAILED)):

@@ -37,7 +37,6 @@ class Side:
         self._body = codec.encode_body("noop", PAYLOAD, None, 0)
         self._session = os.urandom(16)
         self._queue = QueueStore(client, "")
-        self._groups: dict[bytes, str] = {}
 
     async def queue(self, command: dict[str, Any]) -> dict[str, Any]:
         """Work on the queue `name` from now on, which keeps as many ended jobs as `keep` says, by the numbers of their states."""
@@ -48,11 +47,10 @@ class Side:
         return {"done": True}
 
     async def make(self, command: dict[str, Any]) -> dict[str, Any]:
-        """`count` jobs, due when `due` says, or in turn in so many `groups`."""
-        groups = command.get("groups", 0)
+        """`count` jobs, due when `due` says."""
         for first in range(0, command["count"], CALL_JOBS):
             of = range(first, min(first + CALL_JOBS, command["count"]))
-            await self._queue.enqueue([self._grouped(f"tenant-{i % groups}") if groups else self._item(command.get("due", "")) for i in of])
+            await self._queue.enqueue([self._item(command.get("due", "")) for _ in of])
         return {"done": True}
 
     async def end(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -78,28 +76,12 @@ class Side:
         enqueue, lease, complete = ((after - earlier) / CALL_JOBS for earlier, after in pairwise(spent))
         return {"enqueue": enqueue, "lease": lease, "complete": complete}
 
-    async def lease_groups(self, command: dict[str, Any]) -> dict[str, Any]:
-        """The store's time per job for a lease call of `jobs` in a queue with groups, in µs; each job has a follower in its group then."""
-        jobs = command["jobs"]
-        earlier = self._spent()
-        leased = (await self._queue.turn([], [LeaseRequest(self._session, 1, jobs)])).leases[0].jobs
-        spent = self._spent() - earlier
-        await self._queue.turn([TurnItem("C", raw_id, token) for raw_id, token, _ in leased])
-        await self._queue.enqueue([self._grouped(self._groups.pop(raw_id)) for raw_id, _, _ in leased])
-        return {"lease": spent / jobs}
-
     @property
     def _room(self) -> LeaseRequest:
         return LeaseRequest(self._session, 1, CALL_JOBS)
 
     def _item(self, due: str = "") -> JobItem:
         return JobItem(mint_id(), due, self._priority, self._attempts, self._body)
-
-    def _grouped(self, group: str) -> JobItem:
-        body = codec.encode_body("noop", PAYLOAD, None, 0, {codec.TAG_GROUP: group.encode()})
-        raw_id = mint_id()
-        self._groups[raw_id] = group
-        return JobItem(raw_id, "", self._priority, self._attempts, body, None, codec.FLAG_COUNTED)
 
     @staticmethod
     def _finish(raw_id: bytes, token: int, state: int) -> TurnItem:
