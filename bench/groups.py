@@ -11,6 +11,7 @@ import os
 import sys
 from statistics import median, quantiles
 
+import jobwire_broker.store.client as store_client
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
@@ -25,6 +26,7 @@ FLOOD, TENANTS, TENANT_JOBS = 100_000, 9, 100
 FAIR_LEASED = 19
 COST_FLOOR, FAIR_FLOOR = 1.3, 1.5
 SESSION = bytes(16)
+CALL_TIMEOUT_S = 60.0
 
 
 class Side:
@@ -105,15 +107,22 @@ async def fairness(client: StoreClient, store: Store) -> dict[str, float]:
     return {"p99_alone": alone, "p99_beside_flood": beside, "ratio": round(beside / alone, 3), "floor": FAIR_FLOOR}
 
 
-async def main() -> int:
-    """Measure both; 1 when a floor is missed and --strict was given."""
+async def measure() -> dict[str, dict[str, float]]:
+    """Both, on a store of their own."""
+    # While a disk takes long over what a flood has written, the store may not answer for seconds; its own time says what is measured.
+    store_client.CALL_TIMEOUT_S = CALL_TIMEOUT_S
     async with Store() as store:
         client = StoreClient(BrokerConfig(store=store.url))
         await client.start()
         try:
-            results = {"lease_cost": await lease_cost(client, store), "fairness": await fairness(client, store)}
+            return {"lease_cost": await lease_cost(client, store), "fairness": await fairness(client, store)}
         finally:
             await client.stop()
+
+
+async def main() -> int:
+    """Measure both; 1 when a floor is missed and --strict was given."""
+    results = await measure()
     sys.stdout.write(json.dumps(results, indent=2) + os.linesep)
     missed = any(figure["ratio"] > figure["floor"] for figure in results.values())
     return 1 if missed and "--strict" in sys.argv else 0

@@ -12,9 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jobwire_broker.config import BrokerConfig
-from jobwire_broker.store.client import StoreClient
-
 from bench import groups as of_groups
 from bench import machine, report
 from bench.contenders import ROOT
@@ -130,13 +127,8 @@ async def two_stores() -> AsyncIterator[tuple[Driver, Driver]]:
 
 async def groups() -> dict[str, list[Runs]]:
     """The figures of bench/groups.py, by their keys."""
-    async with Store() as store:
-        client = StoreClient(BrokerConfig(store=store.url))
-        await client.start()
-        try:
-            cost, fairness = await of_groups.lease_cost(client, store), await of_groups.fairness(client, store)
-        finally:
-            await client.stop()
+    found = await of_groups.measure()
+    cost, fairness = found["lease_cost"], found["fairness"]
     return {
         "lease": [{"lease": [cost[f"us_with_{count}"]]} for count in (of_groups.MANY, of_groups.FEW)],
         "wait": [{"wait": [fairness[key]]} for key in ("p99_beside_flood", "p99_alone")],
