@@ -14,6 +14,8 @@ from jobwire_worker import CancelReason, Job, Permanent, Worker
 from tests.support import Broker
 
 NO_WAIT = Backoff(base=0, jitter=0)
+#: How late a busy machine may be. What a wait is exactly, the tests of the store say.
+BUSY_S = 1.0
 
 
 def worker_for(broker: Broker, queue: str, **options: Any) -> Worker:
@@ -44,19 +46,19 @@ def gaps(starts: list[float]) -> list[float]:
 async def test_the_default_waits_are_two_and_four_seconds(each_broker: Broker, client: Client, queue: str) -> None:
     starts, state = await runs_of(each_broker, client, queue)
     assert state == "failed"
-    assert [2 <= gaps(starts)[0] <= 2.2 + 0.3, 4 <= gaps(starts)[1] <= 4.4 + 0.3, len(starts)] == [True, True, 3]
+    assert [2 <= gaps(starts)[0] <= 2.2 + BUSY_S, 4 <= gaps(starts)[1] <= 4.4 + BUSY_S, len(starts)] == [True, True, 3]
 
 
 async def test_waits_double_and_attempts_are_what_was_asked_for(each_broker: Broker, client: Client, queue: str) -> None:
     starts, state = await runs_of(each_broker, client, queue, attempts=5, backoff=Backoff(base=0.2))
     assert state == "failed"
     for gap, wait in zip(gaps(starts), (0.2, 0.4, 0.8, 1.6), strict=True):
-        assert wait <= gap <= wait * 1.1 + 0.3
+        assert wait <= gap <= wait * 1.1 + BUSY_S
     assert len((await runs_of(each_broker, client, queue, attempts=1))[0]) == 1
     assert len((await runs_of(each_broker, client, queue, id="permanent"))[0]) == 1
     assert len((await runs_of(each_broker, client, queue, permanent_errors=["ValueError"]))[0]) == 1
     starts, _ = await runs_of(each_broker, client, queue, backoff=Backoff(delays=[0.3, 0.1], jitter=0))
-    assert [0.3 <= gaps(starts)[0] < 0.6, 0.1 <= gaps(starts)[1] < 0.4] == [True, True]
+    assert [0.3 <= gaps(starts)[0] < 0.3 + BUSY_S, 0.1 <= gaps(starts)[1] < 0.1 + BUSY_S] == [True, True]
 
 
 async def test_a_stuck_handler_is_ended_by_the_broker_and_told(each_broker: Broker, client: Client, queue: str) -> None:
@@ -80,12 +82,12 @@ async def test_a_stuck_handler_is_ended_by_the_broker_and_told(each_broker: Brok
     assert (done.state, done.attempt) == ("completed", 2)
     ((reason, after),) = told
     assert reason is CancelReason.TIMEOUT
-    assert 0.4 <= after < 2.5
+    assert 0.4 <= after < 2.5 + BUSY_S
     first, second = (await client.get(job)).attempts
     assert (first.end, second.end, first.worker == second.worker != "") == ("timeout", "completed", True)
     assert first.start_time is not None
     assert first.end_time is not None
-    assert 0.4 <= (first.end_time - first.start_time).total_seconds() < 1.5
+    assert 0.4 <= (first.end_time - first.start_time).total_seconds() < 0.5 + 2 * BUSY_S
     assert first.failure is not None
     assert first.failure.reason == "TIMEOUT"
 
