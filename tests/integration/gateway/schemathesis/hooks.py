@@ -20,8 +20,12 @@ _numbers = itertools.count(1)
 def before_call(context: Any, case: Any, **kwargs: Any) -> None:
     """Enqueue under an id that was never there: a repeat within two minutes of a job that was deleted is answered as the first try was, and makes nothing."""
     call = case.operation.definition.raw.get("operationId")
-    if call in ("enqueue", "updateQueue", "updateGroup") and isinstance(case.body, dict):
+    if call in ("enqueue", "updateJob", "updateQueue", "updateGroup", "bulkJobs") and isinstance(case.body, dict):
         _fit(case.body)
+    if call == "updateQueue" and isinstance(case.body, dict) and isinstance(policy := case.body.get("policy"), dict) and len(policy) > 2:
+        # Else the queue would rightly refuse the jobs of later calls.
+        policy.pop("maxPayloadBytes", None)
+        policy.pop("maxDepth", None)
     if call == "bulkJobs" and isinstance(case.body, dict) and isinstance(case.body.get("filter"), dict):
         # Not every verb fits every state.
         case.body["filter"].pop("states", None)
@@ -37,7 +41,7 @@ def before_call(context: Any, case: Any, **kwargs: Any) -> None:
 
 
 def _fit(value: Any) -> None:
-    """Bounds between two members, which a schema cannot say: a burst is at most its count, a longest wait at least its delay."""
+    """What a schema cannot say: a burst is at most its count, a longest wait at least its delay, and a label has 128 bytes at most."""
     if isinstance(value, list):
         for entry in value:
             _fit(entry)
@@ -47,6 +51,9 @@ def _fit(value: Any) -> None:
         _fit(entry)
     if isinstance(value.get("burst"), int) and isinstance(value.get("count"), int) and value["burst"] > value["count"] > 0 and "period" in value:
         value["burst"] = value["count"]
+    for name in ("labels", "requiredLabels"):
+        if isinstance(labels := value.get(name), dict):
+            value[name] = {key: text[:32] if isinstance(text, str) and len(text) <= 128 else text for key, text in labels.items()}
     if "maxWait" in value and "delay" in value and "key" in value:
         value["maxWait"] = value["delay"]
 
