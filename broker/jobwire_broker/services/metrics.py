@@ -111,9 +111,12 @@ class BrokerMetrics(Collector):
         return view
 
     async def _lag_s(self, name: str) -> float:
-        """How long the job that runs next has waited."""
-        _, found = await self._registry.store(name).page("w", b"", 1)
-        return max(0.0, (self._registry.clock.now_us() - header_of(found[0][1]).order) / 1e6) if found else 0.0
+        """How long the job that runs next has waited; where all have groups, the first of one of them."""
+        for index in ("w", "U"):
+            _, found = await self._registry.store(name).page(index, b"", 1)
+            if found:
+                return max(0.0, (self._registry.clock.now_us() - header_of(found[0][1]).order) / 1e6)
+        return 0.0
 
     def _starts(self) -> Iterable[Metric]:
         """For queues that have a class or a target, as far as this broker knows."""

@@ -294,8 +294,9 @@ Global___Limit: _TypeAlias = Limit  # noqa: Y015
 
 @_typing.final
 class RateLimit(_message.Message):
-    """At most `count` units start in any window of `period`, wherever the window is laid: with burst 1 they start evenly, `period / count` apart. With a greater burst
-    so many may start at once after a pause, and the rest go `period / (count - burst + 1)` apart, so that the window still holds.
+    """At most `count` units start in any window of `period`, wherever the window is laid: with burst 1 they start evenly, `period / count` apart, but for those that
+    make up for a start that came late, by up to 40 ms. With a greater burst so many may start at once after a pause, and the rest go `period / (count - burst + 1)`
+    apart, so that the window still holds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
