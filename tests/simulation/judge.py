@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, REPEATED, WRONG, JobStory
-from tests.simulation.plan import JobPlan
+from tests.simulation.history import HUNG, LOST, OUT_OF_ORDER, OVER_ADMITTED, REPEATED, WRONG, JobStory
+from tests.simulation.plan import Bound, JobPlan
 from tests.support.queue_state import QueueState, read_state
 
 if TYPE_CHECKING:
@@ -30,6 +30,31 @@ def judge(world: World) -> None:
                 _judge_job(world, job, world.history.story(job.id), state)
         _judge_rest(world, queue, state)
     _judge_order(world)
+    _judge_rates(world)
+
+
+def _judge_rates(world: World) -> None:
+    """No window of a period holds more starts than its rate."""
+    for queue, bounds in world.plan.bounds.items():
+        base = world.base(queue)
+        if base not in world.watch.bounds:
+            continue
+        since_s = world.watch.bounds[base][0]
+        starts = [(lease.at_s, world.by_id[lease.job]) for lease in world.watch.leases if lease.base == base and lease.at_s > since_s]
+        _judge_rate(world, starts, bounds.whole, f"queue {queue}")
+        for group in {job.group for _, job in starts if job.group}:
+            _judge_rate(world, [(at_s, job) for at_s, job in starts if job.group == group], bounds.group, f"group {group} of {queue}")
+        _judge_rate(world, [(at_s, job) for at_s, job in starts if job.name == "heavy"], bounds.heavy, f"heavy of {queue}")
+
+
+def _judge_rate(world: World, starts: Sequence[tuple[float, JobPlan]], bound: Bound, what: str) -> None:
+    if not bound.count:
+        return
+    for i, (first_s, _) in enumerate(starts):
+        units = sum(min(job.units, bound.count) for at_s, job in starts[i:] if at_s - first_s < bound.period_s)
+        if units > bound.count:
+            world.history.blame(OVER_ADMITTED, f"{what} starts {units} units within {bound.period_s:g} s from {first_s:.4f} s on, and may {bound.count}")
+            return
 
 
 def _judge_rest(world: World, queue: str, state: QueueState) -> None:
@@ -144,7 +169,7 @@ def _judge_order(world: World) -> None:
         acknowledged_s = world.history.story(job.id).acknowledged_s
         for other in plain:
             tried_s = world.history.story(other.id).tried_s
-            if (job.queue, job.priority) != (other.queue, other.priority) or acknowledged_s is None or tried_s is None or acknowledged_s >= tried_s:
+            if _line_of(job) != _line_of(other) or acknowledged_s is None or tried_s is None or acknowledged_s >= tried_s:
                 continue
             if first[job.id] > first[other.id]:
                 world.history.blame(OUT_OF_ORDER, f"{other.id} came after {job.id} and was leased before it", other.id)
@@ -158,6 +183,11 @@ def _at_once(reading: Coroutine[Any, Any, QueueState]) -> QueueState:
         found: QueueState = end.value
         return found
     raise AssertionError("it waits for something")
+
+
+def _line_of(job: JobPlan) -> tuple[object, ...]:
+    """Jobs that have this in common pass each other never."""
+    return job.queue, job.priority, job.group, job.name, job.units, job.needs_label
 
 
 class _Redis:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.simulation.worker import Step
@@ -37,6 +37,12 @@ class JobPlan:
     window_s: float = 0.0
     """Time to live, delay or period of the identity."""
     content: int = 0
+    name: str = "work"
+    group: str = ""
+    units: int = 1
+    needs_label: bool = False
+    limited: int = 0
+    """So many runs say first that the group is limited."""
 
     @property
     def is_timed(self) -> bool:
@@ -51,6 +57,25 @@ class JobPlan:
             if step.outcome == "permanent":
                 return "FAILED"
         return "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit: so many units at once, so many starts in a period. 0: none."""
+
+    concurrency: int = 0
+    count: int = 0
+    period_s: float = 0.0
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The limits of one queue: of all its jobs, of each group, and of those with the name `heavy`."""
+
+    whole: Bound = Bound()
+    group: Bound = Bound()
+    heavy: Bound = Bound()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,8 @@ class Plan:
     queues: tuple[str, ...]
     jobs: tuple[JobPlan, ...]
     actions: tuple[Action, ...] = field(default=())
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    """By queue. Set before anything else happens, as far as faults let them."""
 
     def without(self, actions: Sequence[Action]) -> Plan:
         """The same with fewer actions."""
@@ -94,6 +121,7 @@ class _Planner:
         self.rng = random.Random(seed)
         self.seed = seed
         self.actions: list[Action] = []
+        self.bounds: dict[str, Bounds] = {}
 
     def plan(self) -> Plan:
         rng = self.rng
@@ -102,16 +130,18 @@ class _Planner:
         workers = tuple((rng.choice((1, 2, 3, 5)), queues if rng.random() < 0.8 else (rng.choice(queues),)) for _ in range(rng.choice((1, 2, 3, 4))))
         if not all(any(queue in taken for _, taken in workers) for queue in queues):
             workers = (*workers, (2, queues))
-        rules = frozenset(rng.sample(RULES, rng.choice((0, 0, 1, 1, 2, 3))))
+        rules = frozenset(rng.sample(RULES, rng.choice((0, 1, 1, 1, 2, 3))))
         jobs = self._jobs(queues, rules)
         for job in jobs:
             self._add(rng.random() ** 2 * BUSY_S * 0.8, "enqueue", job.number)
         if "policy" in rules:
             self._policies(queues)
+        if "limits" in rules:
+            self._limit(queues)
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
-        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions))
+        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions), self.bounds)
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
         self.actions.append(Action(round(at_s, 4), kind, arguments))
@@ -141,6 +171,8 @@ class _Planner:
             jobs = [self._timed(job) for job in jobs]
         if "policy" in rules:
             jobs = [replace(job, attempts=0, steps=tuple(self._step() for _ in range(6))) if rng.random() < 0.6 else job for job in jobs]
+        if "limits" in rules:
+            jobs = [self._grouped(job) for job in jobs]
         if "identity" in rules:
             jobs = self._identical(jobs)
         return tuple(jobs)
@@ -167,6 +199,36 @@ class _Planner:
                 firsts[key] = replace(job, identity=kind, key=key, delay_s=0.0, snoozes=0, window_s=rng.choice((1.0, 3.0, 60.0)) if kind != "debounce" else 0.5)
             made.append(replace(firsts[key], number=job.number, id=job.id) if key else job)
         return made
+
+    def _grouped(self, job: JobPlan) -> JobPlan:
+        rng = self.rng
+        steps = tuple(
+            replace(step, outcome="limit_group", wait_s=rng.choice((0.3, 1.0))) if rng.random() < 0.1 and i + 1 < len(job.steps) else step
+            for i, step in enumerate(job.steps)
+        )
+        group = rng.choice(("", "", "g0", "g1", "g2", "g3"))
+        return replace(
+            job,
+            name=rng.choice(("work", "work", "heavy")),
+            group=group,
+            units=rng.choice((1, 1, 1, 2)),
+            needs_label=rng.random() < 0.1,
+            limited=int(any(step.outcome == "limit_group" for step in steps)),
+            steps=tuple(replace(step, outcome="fail", wait_s=None) if step.outcome == "limit_group" else step for step in steps),
+        )
+
+    def _limit(self, queues: Sequence[str]) -> None:
+        rng = self.rng
+        for queue in queues:
+            whole = Bound(rng.choice((0, 1, 2, 3)), *rng.choice(((), (), (3, 1.0, 1), (4, 2.0, 3))))
+            self.bounds[queue] = Bounds(
+                whole, Bound(rng.choice((0, 1, 2)), *rng.choice(((), (), (2, 1.0)))), Bound(rng.choice((0, 1)), *rng.choice(((), (), (2, 0.5))))
+            )
+            self._add(0.0, "set_limits", queue)
+            for _ in range(rng.choice((0, 0, 1, 2))):
+                at_s, group = rng.random() * BUSY_S * 0.6, f"g{rng.randrange(4)}"
+                self._add(at_s, "pause_group", queue, group)
+                self._add(at_s + rng.random() * 3, "resume_group", queue, group)
 
     def _policies(self, queues: Sequence[str]) -> None:
         """Rules of the queues that change while jobs run."""
@@ -209,7 +271,7 @@ class _Planner:
 
 
 #: Of these a plan has some.
-RULES = ("times", "policy", "identity")
+RULES = ("times", "policy", "identity", "limits", "limits")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import TURN_ARGUMENTS
 
 from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, WRONG, History
+from tests.simulation.plan import Bound, Bounds, JobPlan
 from tests.simulation.store_line import SharedStore
 
 _CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
@@ -40,9 +41,14 @@ class Leased:
 class StoreWatch:
     """Checks each call of a run when it has been carried out."""
 
-    def __init__(self, store: SharedStore, history: History) -> None:
+    def __init__(self, store: SharedStore, history: History, by_id: Mapping[str, JobPlan]) -> None:
+        self.bounds: dict[str, tuple[float, Bounds]] = {}
+        """Since when which limits are in force, by queue."""
+        self._by_id = by_id
         self.leases: list[Leased] = []
         self.paused: set[str] = set()
+        self.limited: set[str] = set()
+        """Queues where limits and groups decide who goes before whom."""
         self._store = store
         self._history = history
         self._last_token: dict[str, int] = {}
@@ -72,7 +78,7 @@ class StoreWatch:
             kind, token, text = chr(item[0]), int.from_bytes(item[1:9], "big"), id_to_text(item[9:])
             at += 1 + TURN_ARGUMENTS.get(kind, 0)
             before = self._last.get(text)
-            if kind in "CDFSR" and answer.startswith(b"OK") and before is not None:
+            if kind in "CDFSRG" and answer.startswith(b"OK") and before is not None:
                 if before.token != token:
                     self._history.blame(WRONG, f"a finish of {text} counted, and its token was not that of the last lease", text)
                 self._ended[text] = kind
@@ -101,9 +107,23 @@ class StoreWatch:
             if token <= self._last_token.get(base, 0):
                 self._history.blame(WRONG, f"the token of {text} is not greater than one before", text)
             self._last_token[base] = token
-            if not header.flags & codec.FLAG_ALONE:
+            if not header.flags & codec.FLAG_ALONE and base not in self.limited:
                 places.append((header.priority, header.order.to_bytes(8, "big") + raw_id))
         self._check_order(base, places)
+        if base in self.bounds:
+            self._check_concurrency(base, self.bounds[base][1])
+
+    def _check_concurrency(self, base: str, bounds: Bounds) -> None:
+        """A lease was given: what is leased now is within all limits."""
+        active = [self._by_id[id_to_text(member[12:])] for member in self._store.real.ask("ZRANGE", base + "a", 0, -1)]
+        self._check_units(active, bounds.whole, "the queue")
+        for group in {job.group for job in active if job.group}:
+            self._check_units([job for job in active if job.group == group], bounds.group, f"group {group}")
+        self._check_units([job for job in active if job.name == "heavy"], bounds.heavy, "the job name")
+
+    def _check_units(self, active: Sequence[JobPlan], bound: Bound, what: str) -> None:
+        if bound.concurrency and sum(min(job.units, bound.concurrency) for job in active) > bound.concurrency:
+            self._history.blame(OVER_ADMITTED, f"{what} has {[job.id for job in active]} leased, and its limit is {bound.concurrency} units")
 
     def _check_order(self, base: str, places: list[tuple[int, bytes]]) -> None:
         """What was leased goes before what was left."""
@@ -132,5 +152,6 @@ class StoreWatch:
 
     def counts(self, bases: Sequence[str]) -> list[int]:
         """How many jobs wait, are delayed, are active."""
+        lines = sum(int(found or 0) for found in self._store.real.ask_all([("HGET", base + "m", "lw") for base in bases]))
         found = self._store.real.ask_all([("ZCARD", base + suffix) for base in bases for suffix in "woda"])
-        return [sum(found[0::4]) + sum(found[1::4]), sum(found[2::4]), sum(found[3::4])]
+        return [sum(found[0::4]) + sum(found[1::4]) + lines, sum(found[2::4]), sum(found[3::4])]

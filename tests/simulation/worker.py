@@ -12,7 +12,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._backoff import Backoff
 from jobwire_worker._effects import Effect, GiveUp, Lease, Reason, Refused, Start
-from jobwire_worker._outcomes import DRAINING, NO_HANDLER, NO_RESULT, NOT_RUN, Completed, Failed, Outcome, Snoozed
+from jobwire_worker._outcomes import DRAINING, NO_HANDLER, NO_RESULT, NOT_RUN, Completed, Failed, GroupLimited, Outcome, Snoozed
 from jobwire_worker._session import Session, SessionOptions
 from jobwire_worker._stream import Stream
 from jobwire_worker._targets import Targets
@@ -48,6 +48,8 @@ class Step:
 def _made(outcome: str, wait_s: float | None) -> Outcome | None:
     if outcome == "snooze":
         return Snoozed(wait_s or 0.0)
+    if outcome == "limit_group":
+        return GroupLimited(wait_s or 0.0)
     if outcome == "fail" and wait_s is not None:
         return Failed("Error", "it failed", retry_after_s=wait_s)
     return _OUTCOMES[outcome]() if outcome else None

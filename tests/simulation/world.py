@@ -20,7 +20,7 @@ from tests.simulation.broker import SimulatedBroker
 from tests.simulation.history import HUNG, STARVED, WRONG, History, Violation
 from tests.simulation.judge import judge
 from tests.simulation.network import Network, Refused
-from tests.simulation.plan import BUSY_S, JobPlan, Plan
+from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan
 from tests.simulation.real_store import RealStore
 from tests.simulation.store_line import SharedStore
 from tests.simulation.store_watch import StoreWatch
@@ -78,7 +78,8 @@ class World:
         self.rng = random.Random(plan.seed * 7919 + 1)
         self.history = History(loop.time)
         self.store = SharedStore(loop, real, random.Random(plan.seed * 7919 + 2), namespace)
-        self.watch = StoreWatch(self.store, self.history)
+        self.watch = StoreWatch(self.store, self.history, {job.id: job for job in plan.jobs})
+        self.watch.limited = {self.base(queue) for queue in plan.bounds}
         self.network = Network(loop, random.Random(plan.seed * 7919 + 3))
         self.addresses = [f"unix:broker{i}" for i in range(plan.brokers)]
         self.brokers: list[SimulatedBroker | None] = [None] * plan.brokers
@@ -90,6 +91,7 @@ class World:
         self.paused: dict[str, str] = {}
         self.attempts: dict[str, set[int]] = {queue: {3} for queue in plan.queues}
         """What a queue's jobs may have for attempts when they say nothing."""
+        self.paused_groups = 0
         self._open_calls = 0
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
@@ -140,6 +142,9 @@ class World:
         if self.troubles or self.loop.time() - self.well_since_s < 2 * self.plan.session_s:
             return False
         for queue in self.plan.queues:
+            if queue in self.plan.bounds:
+                # What a limit holds back is for the bound on quiet to find.
+                continue
             roomy = any(worker is not None and queue in worker.options.queues and worker.room > 0 for worker in self.workers)
             if queue not in self.paused and roomy and self.watch.waiting(self.base(queue)) and not self.watch.alone(self.base(queue)):
                 return True
@@ -153,7 +158,13 @@ class World:
     def _start_worker(self, i: int) -> None:
         concurrency, queues = self.plan.workers[i]
         self._names += 1
-        options = SessionOptions(queues=queues, concurrency=concurrency, instance_id=f"worker{i}.{self._names}", session_time_s=self.plan.session_s)
+        options = SessionOptions(
+            queues=queues,
+            concurrency=concurrency,
+            instance_id=f"worker{i}.{self._names}",
+            labels={"gpu": "yes"} if i % 2 == 0 or len(queues) < len(self.plan.queues) or len(self.plan.workers) < 3 else {},
+            session_time_s=self.plan.session_s,
+        )
         self.workers[i] = SimulatedWorker(self.loop, self.network, self.history, f"worker{i}.{self._names}", self.addresses, options, self._script)
 
     def _script(self, delivery: pb.Delivery) -> Step:
@@ -161,6 +172,8 @@ class World:
         snoozed = sum(1 for run in self.history.story(job.id).runs if run.outcome == "snooze")
         if snoozed < job.snoozes:
             return Step("snooze", 0.05, 0.5)
+        if sum(1 for run in self.history.story(job.id).runs if run.outcome == "limit_group") < job.limited:
+            return Step("limit_group", 0.05, 0.5)
         return job.steps[min(delivery.attempt, len(job.steps)) - 1]
 
     # The plan -----------------------------------------------------------------------------------------------------------------------------------------
@@ -205,6 +218,39 @@ class World:
         request.queue.policy.backoff.base.CopyFrom(_duration(base_s))
         request.update_mask.paths.extend(("policy.attempts", "policy.backoff"))
         self.loop.create_task(self._update_queue(request))
+
+    def do_set_limits(self, queue: str) -> None:
+        bounds = self.plan.bounds[queue]
+        request = queue_service_pb2.UpdateQueueRequest(queue=queue_service_pb2.Queue(name=f"queues/{queue}"))
+        policy = request.queue.policy
+        for bound, limit in ((bounds.whole, policy.limit), (bounds.group, policy.group_limit), (bounds.heavy, policy.job_limits["heavy"])):
+            limit.concurrency = bound.concurrency
+            if bound.count:
+                limit.rate.count, limit.rate.burst = bound.count, bound.burst
+                limit.rate.period.CopyFrom(_duration(bound.period_s))
+        if bounds.heavy == Bound():
+            del policy.job_limits["heavy"]
+        request.update_mask.paths.extend(("policy.limit", "policy.group_limit", "policy.job_limits"))
+        self.loop.create_task(self._limit(queue, request))
+
+    async def _limit(self, queue: str, request: queue_service_pb2.UpdateQueueRequest) -> None:
+        await self._update_queue(request)
+        self.history.tell(f"the limits of {queue} are in force")
+        self.watch.bounds[self.base(queue)] = (self.loop.time(), self.plan.bounds[queue])
+
+    def do_pause_group(self, queue: str, group: str) -> None:
+        self.paused_groups += 1
+        self.loop.create_task(self._pause_group(queue, group))
+
+    async def _pause_group(self, queue: str, group: str) -> None:
+        await self._persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=f"queues/{queue}/groups/{group}"))
+
+    def do_resume_group(self, queue: str, group: str) -> None:
+        self.loop.create_task(self._resume_group(queue, group))
+
+    async def _resume_group(self, queue: str, group: str) -> None:
+        await self._persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=f"queues/{queue}/groups/{group}"))
+        self.paused_groups -= 1
 
     async def _update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
         answer = await self._persist("UpdateQueue", request)
@@ -399,7 +445,11 @@ class World:
 
 def spec_of(job: JobPlan) -> job_pb2.JobSpec:
     """The job as its caller sends it."""
-    spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name="work", priority=job.priority, attempts=job.attempts)
+    spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name=job.name, priority=job.priority, attempts=job.attempts, group=job.group)
+    if job.units > 1:
+        spec.units = job.units
+    if job.needs_label:
+        spec.required_labels["gpu"] = "yes"
     spec.payload.json = f'{{"number":{job.content}}}' if job.content % 5 else '"' + "x" * 700 + '"'
     if job.attempts:
         spec.backoff.base.CopyFrom(_duration(job.base_s))
