@@ -105,6 +105,10 @@ class Plan:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     """By queue. Set before anything else happens, as far as faults let them."""
 
+    def has_label(self, worker: int) -> bool:
+        """Whether a worker may run jobs that ask for a label: every second one, if those take jobs from all queues."""
+        return worker % 2 == 0 or not any(i % 2 == 0 and queues == self.queues for i, (_, queues) in enumerate(self.workers))
+
     def without(self, actions: Sequence[Action]) -> Plan:
         """The same with fewer actions."""
         left = tuple(action for action in self.actions if action not in actions)

@@ -111,15 +111,16 @@ class StoreWatch:
                 places.append((header.priority, header.order.to_bytes(8, "big") + raw_id))
         self._check_order(base, places)
         if base in self.bounds:
-            self._check_concurrency(base, self.bounds[base][1])
+            self._check_concurrency(base, self.bounds[base][1], [self._by_id[id_to_text(raw_id)] for raw_id in flat[::3]])
 
-    def _check_concurrency(self, base: str, bounds: Bounds) -> None:
-        """A lease was given: what is leased now is within all limits."""
+    def _check_concurrency(self, base: str, bounds: Bounds, leased: Sequence[JobPlan]) -> None:
+        """These were leased: what runs now is within the limits that hold for them. There may have been more before these were in force."""
         active = [self._by_id[id_to_text(member[12:])] for member in self._store.real.ask("ZRANGE", base + "a", 0, -1)]
         self._check_units(active, bounds.whole, "the queue")
-        for group in {job.group for job in active if job.group}:
+        for group in sorted({job.group for job in leased if job.group}):
             self._check_units([job for job in active if job.group == group], bounds.group, f"group {group}")
-        self._check_units([job for job in active if job.name == "heavy"], bounds.heavy, "the job name")
+        if any(job.name == "heavy" for job in leased):
+            self._check_units([job for job in active if job.name == "heavy"], bounds.heavy, "the job name")
 
     def _check_units(self, active: Sequence[JobPlan], bound: Bound, what: str) -> None:
         if bound.concurrency and sum(min(job.units, bound.concurrency) for job in active) > bound.concurrency:

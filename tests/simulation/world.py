@@ -162,7 +162,7 @@ class World:
             queues=queues,
             concurrency=concurrency,
             instance_id=f"worker{i}.{self._names}",
-            labels={"gpu": "yes"} if i % 2 == 0 or len(queues) < len(self.plan.queues) or len(self.plan.workers) < 3 else {},
+            labels={"gpu": "yes"} if self.plan.has_label(i) else {},
             session_time_s=self.plan.session_s,
         )
         self.workers[i] = SimulatedWorker(self.loop, self.network, self.history, f"worker{i}.{self._names}", self.addresses, options, self._script)
