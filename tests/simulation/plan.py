@@ -231,8 +231,7 @@ class _Planner:
             self._add(0.0, "set_limits", queue)
             for _ in range(rng.choice((0, 0, 1, 2))):
                 at_s, group = rng.random() * BUSY_S * 0.6, f"g{rng.randrange(4)}"
-                self._add(at_s, "pause_group", queue, group)
-                self._add(at_s + rng.random() * 3, "resume_group", queue, group)
+                self._add(at_s, "pause_group", queue, group, round(rng.random() * 3, 3))
 
     def _policies(self, queues: Sequence[str]) -> None:
         """Rules of the queues that change while jobs run."""
@@ -256,8 +255,7 @@ class _Planner:
         if rng.random() < 0.2:
             at_s = rng.random() * BUSY_S * 0.8
             queue = rng.choice(list(queues))
-            self._add(at_s, "pause", queue)
-            self._add(at_s + rng.random() * 3, "resume", queue)
+            self._add(at_s, "pause", queue, round(rng.random() * 3, 3))
 
     def _faults(self, brokers: int, workers: int) -> None:
         rng = self.rng

@@ -151,6 +151,11 @@ class StoreWatch:
         """Whether the store thinks so."""
         return bool(self._store.real.ask("HGET", base + "m", "paused") == b"1")
 
+    def is_group_paused(self, base: str, group: str) -> bool:
+        """Whether the store thinks so."""
+        row = self._store.real.ask("HGET", base + "G", group)
+        return bool(row and row[0] & 1)
+
     def counts(self, bases: Sequence[str]) -> list[int]:
         """How many jobs wait, are delayed, are active."""
         lines = sum(int(found or 0) for found in self._store.real.ask_all([("HGET", base + "m", "lw") for base in bases]))

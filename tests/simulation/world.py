@@ -88,10 +88,12 @@ class World:
         self.troubles = 0
         """Faults that last now."""
         self.well_since_s = 0.0
-        self.paused: dict[str, str] = {}
+        self.paused: dict[str, int] = {}
+        self.was_paused: dict[str, bool] = {}
         self.attempts: dict[str, set[int]] = {queue: {3} for queue in plan.queues}
         """What a queue's jobs may have for attempts when they say nothing."""
-        self.paused_groups = 0
+        self.paused_groups: dict[tuple[str, str], int] = {}
+        """Groups that were ever paused, and how many callers want them to be now."""
         self._open_calls = 0
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
@@ -136,7 +138,10 @@ class World:
         """A pause may be carried out after the resume that followed it: whoever sees that resumes again."""
         for queue in self.plan.queues:
             if queue not in self.paused and self.watch.is_paused(self.base(queue)):
-                self.do_resume(queue)
+                self.do_pause(queue, 0.0)
+        for (queue, group), wanted in self.paused_groups.items():
+            if not wanted and self.watch.is_group_paused(self.base(queue), group):
+                self.do_pause_group(queue, group, 0.0)
 
     def _is_starving(self) -> bool:
         if self.troubles or self.loop.time() - self.well_since_s < 2 * self.plan.session_s:
@@ -238,19 +243,16 @@ class World:
         self.history.tell(f"the limits of {queue} are in force")
         self.watch.bounds[self.base(queue)] = (self.loop.time(), self.plan.bounds[queue])
 
-    def do_pause_group(self, queue: str, group: str) -> None:
-        self.paused_groups += 1
-        self.loop.create_task(self._pause_group(queue, group))
+    def do_pause_group(self, queue: str, group: str, for_s: float) -> None:
+        self.loop.create_task(self._pause_group(queue, group, for_s))
 
-    async def _pause_group(self, queue: str, group: str) -> None:
-        await self._persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=f"queues/{queue}/groups/{group}"))
-
-    def do_resume_group(self, queue: str, group: str) -> None:
-        self.loop.create_task(self._resume_group(queue, group))
-
-    async def _resume_group(self, queue: str, group: str) -> None:
-        await self._persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=f"queues/{queue}/groups/{group}"))
-        self.paused_groups -= 1
+    async def _pause_group(self, queue: str, group: str, for_s: float) -> None:
+        name = f"queues/{queue}/groups/{group}"
+        self.paused_groups[queue, group] = self.paused_groups.get((queue, group), 0) + 1
+        await self._persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=name))
+        await asyncio.sleep(for_s)
+        await self._persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=name))
+        self.paused_groups[queue, group] -= 1
 
     async def _update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
         answer = await self._persist("UpdateQueue", request)
@@ -304,26 +306,22 @@ class World:
         story.verbs[place] = (verb, tried_s, self.loop.time(), word)
         self.history.tell(f"{verb} answered: {word}", job.id)
 
-    def do_pause(self, queue: str) -> None:
-        self.paused[queue] = "asked"
-        self.loop.create_task(self._pause(queue))
+    def do_pause(self, queue: str, for_s: float) -> None:
+        self.loop.create_task(self._pause(queue, for_s))
 
-    async def _pause(self, queue: str) -> None:
-        answer = await self._persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
-        if not isinstance(answer, Refused) and queue in self.paused:
-            self.paused[queue] = "paused"
+    async def _pause(self, queue: str, for_s: float) -> None:
+        self.paused[queue] = self.paused.get(queue, 0) + 1
+        await self._persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
+        # A late request of somebody who resumed it before may still undo this, so it is looked at only when nobody did.
+        if not self.was_paused.get(queue):
             self.watch.paused.add(self.base(queue))
-
-    def do_resume(self, queue: str) -> None:
-        self.watch.paused.discard(self.base(queue))
-        self.loop.create_task(self._resume(queue))
-
-    async def _resume(self, queue: str) -> None:
-        while self.paused.get(queue) == "asked":
-            await asyncio.sleep(0.1)
+        self.was_paused[queue] = True
+        await asyncio.sleep(for_s)
         self.watch.paused.discard(self.base(queue))
         await self._persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))
-        self.paused.pop(queue, None)
+        self.paused[queue] -= 1
+        if not self.paused[queue]:
+            del self.paused[queue]
         self.well_since_s = self.loop.time()
 
     # Faults -------------------------------------------------------------------------------------------------------------------------------------------

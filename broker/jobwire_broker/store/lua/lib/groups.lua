@@ -116,7 +116,8 @@ function groups.settle_one(ctx, g)
   local date = groups.opens_at(ctx, g, g.next_units or 1)
   if g.waits == nil then g.waits = redis.call('EXISTS', ctx.base .. g.line) == 1 end
   if not g.waits then
-    date = math.max(g.frozen > ctx.now_ms and g.frozen or 0, g.tat > ctx.now_us and g.tat / 1000 or 0)
+    local last = limits.remembered(groups.limit_of(ctx, g), g.tat)
+    date = math.max(g.frozen > ctx.now_ms and g.frozen or 0, last > ctx.now_us and last / 1000 or 0)
     if date > 0 then
       put(ctx, g, 'b', date)
     elseif not g.express and g.tag > v then
@@ -139,6 +140,7 @@ end
 local function write(ctx, g)
   local listed = g.place == 'r' or g.place == 'y' or g.place == 'b'
   local has_row = g.paused or g.express or g.own or g.weight ~= 1 or g.active > 0 or g.place == 'b'
+    or limits.remembered(groups.limit_of(ctx, g), g.tat) > ctx.now_us
   if has_row then
     redis.call('HSET', ctx.base .. 'G', g.name, encode_row(g))
   elseif g.had_row then

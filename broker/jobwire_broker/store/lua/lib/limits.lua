@@ -61,6 +61,12 @@ function limits.passed(ctx, rate, tat, units, ahead)
   return math.max(tat, now) + math.min(units, rate.count) * step
 end
 
+-- Until when, in µs, a rate has to remember its date: a start of many units waits for longer than `tat`, and one within the burst starts before it.
+function limits.remembered(limit, tat)
+  if not limit or not limit.rate or tat == 0 then return tat end
+  return tat + (limit.rate.count - 1) * pace(limit.rate)
+end
+
 -- The queue -----------------------------------------------------------------------------------------------------------------------------------------------
 
 -- From when the queue may start so many units, as groups.opens_at.
@@ -137,7 +143,7 @@ function limits.save_names(ctx)
   for name, row in pairs(ctx.names or {}) do
     if row.changed then
       row.changed = false
-      if row.active > 0 or row.tat > ctx.now_us then
+      if row.active > 0 or limits.remembered((ctx.policy.names or NO_POLICY)[name], row.tat) > ctx.now_us then
         redis.call('HSET', ctx.base .. 'N', name, struct.pack('>I4d', row.active, row.tat))
       else
         redis.call('HDEL', ctx.base .. 'N', name)
@@ -183,7 +189,8 @@ local function settle_name(ctx, name)
     -- Those that went back may go another way than to start: others have their turn then.
     if limit and date == 0 then date = ctx.now_ms + 1000 end
   else
-    date = row.active == 0 and row.tat > ctx.now_us and row.tat / 1000 or 0
+    local last = limits.remembered(limit, row.tat)
+    date = row.active == 0 and last > ctx.now_us and last / 1000 or 0
   end
   if parked == 0 and date == 0 then
     redis.call('ZREM', ctx.base .. 'b', '\1' .. name)
