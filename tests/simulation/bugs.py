@@ -86,6 +86,42 @@ BUGS = (
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")]),
     Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")]),
     Bug(name="a late attach undoes a later one", lua=[("number < last_attach(ctx, session)", "false")]),
+    Bug(
+        name="a queue runs one more than its limit",
+        lua=[
+            (
+                "if most and fair.active + fair.extra + math.min(units, most) > most then",
+                "if most and fair.active + fair.extra + math.min(units, most) > most + 1 then",
+            )
+        ],
+    ),
+    Bug(
+        name="a group runs as many as it likes",
+        lua=[("if limit and limit.concurrency and g.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
+    ),
+    Bug(name="a rate is forgotten when nothing runs", lua=[("return tat + (limit.rate.count - 1) * pace(limit.rate)", "return 0")]),
+    Bug(name="the units of a lost lease are not given back", lua=[("g.active = math.max(0, g.active - rules.units)", "")]),
+    Bug(
+        name="labels are not looked at",
+        lua=[("function choosing.meets(ctx, sid, required)\n", "function choosing.meets(ctx, sid, required)\n  if true then return true end\n")],
+    ),
+    Bug(
+        name="a job starts after it has expired",
+        lua=[
+            ("return date and date <= ctx.now_ms", "return false"),
+            (
+                "local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'u', '-inf', ctx.now_ms,",
+                "local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'u', '-inf', 0,",
+            ),
+        ],
+    ),
+    Bug(
+        name="an attempt never times out",
+        lua=[
+            ("if kind == 'J' then force_cancel(ctx, token, id) else time_out(ctx, token, id, sids) end", "if kind == 'J' then force_cancel(ctx, token, id) end")
+        ],
+    ),
+    Bug(name="a key is not held", lua=[("  if not value then return nil end\n  if kind == 'd'", "  if true then return nil end\n  if kind == 'd'")]),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)]),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),

@@ -77,6 +77,7 @@ class JobStory:
     """The id that the call was answered with, when it was another's."""
     timeout_s: float = 0.0
     """How long an attempt may take; 0: for ever."""
+    needs_label: bool = False
     is_timed: bool = False
     """The broker may end its attempts."""
 

@@ -186,6 +186,8 @@ class SimulatedWorker:
         if self.busy > self.options.concurrency:
             self._history.blame(OVER_ADMITTED, f"{self.name} runs {self.busy} jobs, and has {self.options.concurrency} slots", lease.id)
         self._history.start(run)
+        if self._history.story(lease.id).needs_label and not self.options.labels:
+            self._history.blame(OVER_ADMITTED, f"{self.name} gets {lease.id}, and lacks the label that it asks for", lease.id)
         step = self._script(delivery)
         later = self._loop.call_later
         self._timers[run] = [

@@ -203,6 +203,7 @@ class World:
         job = self.plan.jobs[number]
         story = self.history.story(job.id)
         story.tried_s, story.timeout_s, story.is_timed = self.loop.time(), job.timeout_s, job.is_timed
+        story.needs_label = job.needs_label
         self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec_of(job))))
 
     async def _enqueue(self, job: JobPlan, request: jobs_pb.EnqueueRequest) -> None:

@@ -308,6 +308,23 @@ async def test_the_rate_counts_units(q: QueueLab) -> None:
         assert sum(count for token, count in zip(tokens, units, strict=True) if first <= token < first + 200_000) <= 10
 
 
+@pytest.mark.parametrize("kind", ["group", "name"])
+async def test_a_rate_is_remembered_while_nothing_runs(q: QueueLab, kind: str) -> None:
+    rate: dict[str, object] = {"rate": {"count": 2, "period": 400}}
+    await q.set_policy(**({"group_limit": rate} if kind == "group" else {"names": {"work": rate}}))
+    group = "g" if kind == "group" else ""
+    await q.make(ruled("a", group), ruled("b", group, units=2))
+    await q.attach("s")
+    (a,) = (await q.lease("s", 1)).values()
+    await q.complete("a", a)
+    # Another start of one unit would be allowed from here on; what the job of two units needs is not forgotten with the group's last lease.
+    await asyncio.sleep(0.21)
+    await q.tick("s")
+    assert await q.lease("s", 1) == {}
+    (b,) = await starts(q)
+    assert b - a >= 400_000
+
+
 async def test_a_handed_back_job_has_started_all_the_same(q: QueueLab) -> None:
     await q.set_policy(limit={"rate": {"count": 1, "period": 60_000}})
     await q.make("a", "b")
