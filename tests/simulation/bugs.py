@@ -59,7 +59,7 @@ def _believe_the_count(partition: Any, seq: int, waiting: int) -> None:
 BUGS = (
     Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")]),
     Bug(name="a pulse renews no session", lua=[("if age >= 0 then gather(ctx, 'ZADD t'", "if age < -5 then gather(ctx, 'ZADD t'")]),
-    Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=109),
+    Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=138),
     Bug(
         name="a loss is charged as an attempt",
         lua=[("j.attempt = math.max(j.attempt - 1, 0)\n  j.losses = math.min(", "j.losses = math.min(")],
@@ -85,7 +85,6 @@ BUGS = (
     ),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")]),
     Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")]),
-    Bug(name="a late attach undoes a later one", lua=[("number < last_attach(ctx, session)", "false")]),
     Bug(
         name="a queue runs one more than its limit",
         lua=[
@@ -115,13 +114,6 @@ BUGS = (
             ),
         ],
     ),
-    Bug(
-        name="an attempt never times out",
-        lua=[
-            ("if kind == 'J' then force_cancel(ctx, token, id) else time_out(ctx, token, id, sids) end", "if kind == 'J' then force_cancel(ctx, token, id) end")
-        ],
-    ),
-    Bug(name="a key is not held", lua=[("  if not value then return nil end\n  if kind == 'd'", "  if true then return nil end\n  if kind == 'd'")]),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)]),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),
