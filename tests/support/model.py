@@ -34,6 +34,14 @@ class Content(NamedTuple):
     timeout_ms: int = 0
     total_ms: int = 0
     expires_at: int = 0
+    identity: bytes = b""
+    retention_ms: int = 0
+
+    @property
+    def asks(self) -> dict[int, bytes]:
+        """The sections of identity and retention."""
+        own = {11: self.identity, 12: self.retention_ms.to_bytes(8, "big") if self.retention_ms else b""}
+        return {tag: packed for tag, packed in own.items() if packed}
 
     @property
     def sections(self) -> dict[int, bytes]:
@@ -70,6 +78,8 @@ class Job:
     log: list[tuple[int, int, str]] = field(default_factory=list)
     logged: tuple[int, int] = (0, 0)
     checkpoint: bytes = b""
+    made_of: Content | None = None
+    """What it was enqueued with, once that was changed."""
 
     def view(self) -> JobView:
         """As the store keeps it."""
@@ -79,6 +89,7 @@ class Job:
             "CANCEL_REQUESTED": self.cancel_requested,
             "CANCEL_DELIVERED": self.cancel_delivered,
             "TIMED": bool(self.content.sections),
+            "KEPT": bool(self.content.asks),
         }
         return JobView(
             self.state,
@@ -120,6 +131,10 @@ class Model:
         self.removed: dict[str, Removed] = {}
         self.ended: dict[str, list[str]] = {state: [] for state in FINAL}
         self.totals = {"COMPLETED": 0, "FAILED": 0}
+        self.unique: dict[bytes, str] = {}
+        """Who holds a unique key."""
+        self.found: dict[str, str] = {}
+        """Ids of calls that were answered with another job, and that job."""
         self.runs: dict[str, int] = {}
         self.untold: dict[tuple[str, int], tuple[str, Session]] = {}
         """Attempts that were ended at their deadline, by job and token, and whose worker has not been told: its session."""
@@ -141,7 +156,9 @@ class Model:
         state.alone = self._waiting(alone=True)
         state.delayed = sorted(self._in("DELAYED"), key=lambda raw_id: (self._order(raw_id), raw_id))
         state.active = {raw_id: self.jobs[raw_id].session for raw_id in self._in("ACTIVE")}
-        state.completed, state.failed, state.cancelled, state.expired = (list(self.ended[name]) for name in FINAL)
+        state.completed, state.failed, state.cancelled, state.expired = (self._kept(name, own=False) for name in FINAL)
+        state.own = {name: own for name in FINAL if (own := self._kept(name, own=True))}
+        state.identities = {f"u {key[1:].decode()}": raw_id for key, raw_id in self.unique.items()}
         state.expiring = sorted((raw_id for raw_id in self.jobs if self._may_expire(raw_id)), key=lambda raw_id: (self.jobs[raw_id].content.expires_at, raw_id))
         for (raw_id, _), (session, row) in self.untold.items():
             state.untold.setdefault(raw_id, []).append(session if self.sessions.get(session) is row else "")
@@ -161,6 +178,7 @@ class Model:
         state.logs = {raw_id: list(job.log) for raw_id, job in self.jobs.items() if job.log}
         state.checkpoints = {raw_id: job.checkpoint for raw_id, job in self.jobs.items() if job.checkpoint}
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
+        state.ring |= dict.fromkeys(self.found, ("UNSPECIFIED", ""))
         state.notes = {raw_id: job.note for raw_id, job in self.jobs.items() if job.note is not None}
         state.runs = dict(self.runs)
         state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
@@ -189,6 +207,10 @@ class Model:
         order = self.jobs[raw_id].order
         assert order is not None
         return order
+
+    def _kept(self, state: str, *, own: bool) -> list[str]:
+        """The ended jobs that say for themselves how long they are kept, or the others."""
+        return [raw_id for raw_id in self.ended[state] if bool(self.jobs[raw_id].content.retention_ms) == own]
 
     def _in(self, state: str) -> list[str]:
         return [raw_id for raw_id, job in self.jobs.items() if job.state == state]
@@ -219,11 +241,19 @@ class Model:
     def enqueue(self, raw_id: str, content: Content) -> str:
         """The word."""
         if raw_id in self.jobs:
-            return "MADE" if self.jobs[raw_id].content == content else "EXISTS"
+            return "MADE" if (self.jobs[raw_id].made_of or self.jobs[raw_id].content) == content else "EXISTS"
         if raw_id in self.removed:
             return "MADE"
+        if raw_id in self.found:
+            return f"FOUND {self.found[raw_id]}"
+        if content.identity:
+            holder = self.unique.setdefault(content.identity, raw_id)
+            if holder != raw_id:
+                self.found[raw_id] = holder
+                return f"FOUND {holder}"
         job = self.jobs[raw_id] = Job(content)
         job.sections = {str(tag): packed for tag, packed in content.sections.items()}
+        job.sections |= {{11: "identity", 12: "retention"}[tag]: packed for tag, packed in content.asks.items()}
         if content.delay_ms:
             job.state, job.wait_ms = "DELAYED", (content.delay_ms, content.delay_ms)
             job.sections["delay"] = content.delay_ms.to_bytes(8, "big")
@@ -461,12 +491,17 @@ class Model:
     def _end(self, raw_id: str, state: str) -> None:
         job = self.jobs[raw_id]
         job.state, job.total_deadline = state, 0
+        self._free(raw_id)
         if state == "COMPLETED":
             job.progress = 10_000
         if state in self.totals:
             self.totals[state] += 1
         self.ended[state].append(raw_id)
         self.touched.add(raw_id)
+
+    def _free(self, raw_id: str) -> None:
+        if self.unique.get(self.jobs[raw_id].content.identity) == raw_id:
+            del self.unique[self.jobs[raw_id].content.identity]
 
     def _end_cancelled(self, raw_id: str) -> None:
         self.jobs[raw_id].ended = self.jobs[raw_id].ended or "CANCEL"
@@ -590,6 +625,8 @@ class Model:
             return "OK", job.state
         if job.state in ("ACTIVE", "COMPLETED"):
             return "WRONG_STATE", job.state
+        if job.content.identity and self.unique.setdefault(job.content.identity, raw_id) != raw_id:
+            return "KEY_HELD", job.state
         self.ended[job.state].remove(raw_id)
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
@@ -618,9 +655,29 @@ class Model:
             return "WRONG_STATE", "ACTIVE"
         if job.state in FINAL:
             self.ended[job.state].remove(raw_id)
+        self._free(raw_id)
         self.removed[raw_id] = Removed(job.state if job.state in FINAL else "CANCELLED", job.ended or "CANCEL", job.token)
         del self.jobs[raw_id]
         return "OK", "REMOVED"
+
+    def purge(self) -> int:
+        """How many were deleted."""
+        return sum(self.delete(raw_id)[0] == "OK" for raw_id, job in list(self.jobs.items()) if job.state in ("WAITING", "DELAYED"))
+
+    def update(self, raw_id: str, priority: int) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is None:
+            return self._gone(raw_id)
+        if job.state not in ("WAITING", "DELAYED"):
+            return "WRONG_STATE", job.state
+        job.made_of = job.made_of or job.content
+        job.content = job.content._replace(priority=priority)
+        job.sections["original"] = b""
+        if job.state == "WAITING":
+            self._added = True
+        self.touched.add(raw_id)
+        return "OK", job.state
 
     def resolve(self, raw_id: str, note: str) -> Answer:
         """The word and the state after it."""

@@ -18,7 +18,7 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import Changed, LeaseRequest, Renewal, TurnItem
+from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, Renewal, TurnItem
 
 from tests.support import Store
 from tests.support.model import FAILURES, FINAL, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Content, Model
@@ -34,7 +34,8 @@ sessions = st.sampled_from(SESSIONS)
 PLAIN = Content(5, 3, b"", 0)
 TIMES = [PLAIN._replace(timeout_ms=1500), PLAIN._replace(total_ms=2500, timeout_ms=1500), PLAIN._replace(total_ms=1500), PLAIN._replace(expires_at=PAST)]
 TIMES += [PLAIN._replace(expires_at=FUTURE, delay_ms=60_000), PLAIN._replace(expires_at=PAST, delay_ms=60_000), PLAIN._replace(expires_at=FUTURE)]
-contents = st.sampled_from([PLAIN] * 6 + TIMES + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
+ASKS = [PLAIN._replace(identity=b"uk"), PLAIN._replace(identity=b"uk", delay_ms=60_000), PLAIN._replace(retention_ms=3_600_000)]
+contents = st.sampled_from([PLAIN] * 6 + TIMES + ASKS + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
 # Which job: one of those in a fitting state, or, for 0, any at all.
 picks = st.integers(0, 7)
 # Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
@@ -263,6 +264,21 @@ class StoreMachine(RuleBasedStateMachine):
         raw_id = self.pick(pick, "DELAYED")
         assert seen(self.call(self.q.store.promote(raw_id.encode()))) == self.model.promote(raw_id)
 
+    @rule(pick=picks, priority=st.sampled_from([1, 5]))
+    def update(self, pick: int, priority: int) -> None:
+        raw_id = self.pick(pick, "WAITING", "DELAYED")
+        assert seen(self.call(self.q.store.update(raw_id.encode(), ["priority", priority]))) == self.model.update(raw_id, priority)
+
+    @rule(really=st.sampled_from([False, False, True]))
+    def purge(self, really: bool) -> None:
+        if really:
+            step = self.call(self.q.store.purge())
+            deleted = step.deleted
+            while step.next_index:
+                step = self.shop.run(self.q.store.purge(step))
+                deleted += step.deleted
+            assert deleted == self.model.purge()
+
     @rule(pick=picks)
     def delete(self, pick: int) -> None:
         raw_id = self.pick(pick, "WAITING", "DELAYED", "COMPLETED", "FAILED", "CANCELLED")
@@ -325,10 +341,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 def job_item(raw_id: str, content: Content) -> Any:
     made = item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, due=f"+{content.delay_ms}" if content.delay_ms else "")
-    if not content.sections:
+    if not content.sections and not content.asks:
         return made
-    body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections)
-    return made._replace(body=body, flags=codec.FLAG_TIMED)
+    body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections | content.asks)
+    ask = Ask(content.identity) if content.asks else None
+    return made._replace(body=body, ask=ask, flags=codec.FLAG_TIMED if content.sections else 0)
 
 
 def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
@@ -351,8 +368,10 @@ def seen(changed: Changed) -> Answer:
 
 
 def normal(state: QueueState) -> QueueState:
-    """Failures that the store itself gives, by their reason alone."""
+    """Failures that the store itself gives, by their reason alone; digests, by their presence."""
     for raw_id, job in state.jobs.items():
+        if "original" in job.sections:
+            job = state.jobs[raw_id] = replace(job, sections={**job.sections, "original": b""})
         for reason in (b"POISON", b"NO_HANDLER", b"TOTAL_TIMEOUT", b"TIMEOUT"):
             if reason in job.sections.get("failure", b""):
                 state.jobs[raw_id] = replace(job, sections={**job.sections, "failure": reason})
