@@ -57,16 +57,14 @@ def _believe_the_count(partition: Any, seq: int, waiting: int) -> None:
 
 
 BUGS = (
-    Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")]),
+    Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")], seed=28),
     Bug(name="a pulse renews no session", lua=[("if age >= 0 then gather(ctx, 'ZADD t'", "if age < -5 then gather(ctx, 'ZADD t'")]),
     Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=138),
-    Bug(
-        name="a loss is charged as an attempt",
-        lua=[("j.attempt = math.max(j.attempt - 1, 0)\n  j.losses = math.min(", "j.losses = math.min(")],
-    ),
+    Bug(name="a loss is charged as an attempt", lua=[("j.attempt = math.max(j.attempt - 1, 0)\n  j.losses = math.min(", "j.losses = math.min(")], seed=28),
     Bug(
         name="what comes back goes to the end of the line",
         lua=[("j.state, j.sid = STATE.WAITING, 0\n", "j.state, j.sid, j.order = STATE.WAITING, 0, next_number(ctx)\n")],
+        seed=3,
     ),
     Bug(
         name="priority is not looked at",
@@ -76,15 +74,13 @@ BUGS = (
                 "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, 5, n8 .. id",
             )
         ],
+        seed=22,
     ),
     Bug(name="a retry does not wait", lua=[("return math.floor(wait * (1 + jitter * fraction))", "return 0")]),
     Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
-    Bug(
-        name="a repeated enqueue makes the job anew",
-        lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")],
-    ),
+    Bug(name="a repeated enqueue makes the job anew", lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")], seed=4),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")]),
-    Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")]),
+    Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")], seed=28),
     Bug(
         name="a queue runs one more than its limit",
         lua=[
@@ -93,16 +89,19 @@ BUGS = (
                 "if most and fair.active + fair.extra + math.min(units, most) > most + 1 then",
             )
         ],
+        seed=2,
     ),
     Bug(
         name="a group runs as many as it likes",
         lua=[("if limit and limit.concurrency and g.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
+        seed=5,
     ),
-    Bug(name="a rate is forgotten when nothing runs", lua=[("return tat + (limit.rate.count - 1) * pace(limit.rate)", "return 0")]),
-    Bug(name="the units of a lost lease are not given back", lua=[("g.active = math.max(0, g.active - rules.units)", "")]),
+    Bug(name="a rate is forgotten when nothing runs", lua=[("return tat + (limit.rate.count - 1) * pace(limit.rate)", "return 0")], seed=20),
+    Bug(name="the units of a lost lease are not given back", lua=[("g.active = math.max(0, g.active - rules.units)", "")], seed=2),
     Bug(
         name="labels are not looked at",
         lua=[("function choosing.meets(ctx, sid, required)\n", "function choosing.meets(ctx, sid, required)\n  if true then return true end\n")],
+        seed=5,
     ),
     Bug(
         name="a job starts after it has expired",
@@ -113,11 +112,12 @@ BUGS = (
                 "local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'u', '-inf', 0,",
             ),
         ],
+        seed=11,
     ),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
-    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)]),
+    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=41),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),
     Bug(name="a worker forgets a result that was not acked when its stream breaks", python=[(Session, "closed", _drop_unacked)]),
-    Bug(name="a wake-up that was lost is not made up for", python=[(Partition, "pulsed", _believe_the_count)]),
+    Bug(name="a wake-up that was lost is not made up for", python=[(Partition, "pulsed", _believe_the_count)], seed=35),
 )
 """Those that must be found."""
