@@ -139,7 +139,7 @@ class History:
             return
         if before.is_given_up or before.outcome not in ("", "complete") or story.had("cancel", "retry", "delete"):
             return
-        if story.timeout_s and run.started_s - before.started_s >= story.timeout_s:
+        if story.timeout_s and (run.token - before.token) / 1_000_000 >= story.timeout_s:
             return
         if before.worker.was_sure_since(before.started_s):
             what = "still runs it" if not before.outcome else "has completed it"

@@ -165,6 +165,8 @@ def _judge_order(world: World) -> None:
     for lease in world.watch.leases:
         first.setdefault(lease.job, lease.token)
     plain = [job for job in world.plan.jobs if not job.delay_s and job.identity != "debounce" and job.id in first and not world.history.story(job.id).verbs]
+    # One whose job name has a limit is parked while that is used up, and another of its group may go before it.
+    plain = [job for job in plain if job.name != "heavy" or job.queue not in world.plan.bounds]
     for job in plain:
         acknowledged_s = world.history.story(job.id).acknowledged_s
         for other in plain:
