@@ -71,10 +71,7 @@ def parse_queues(text: str, file: str) -> tuple[NamedPolicy, ...]:
     except Mistake as mistake:
         entries, mistakes = [], [mistake]
     for name, node in entries:
-        try:
-            found.append(_queue(name, node))
-        except Mistake as mistake:
-            mistakes.append(mistake)
+        found.append(_queue(name, node, mistakes))
     if mistakes:
         raise ValueError("\n".join(f"{file}:{mistake.node.start_mark.line + 1}: {mistake}" for mistake in mistakes))
     return tuple(found)
@@ -96,25 +93,51 @@ def _queues_of(root: yaml.Node | None) -> list[tuple[yaml.ScalarNode, yaml.Node]
     return queues
 
 
-def _queue(name: yaml.ScalarNode, node: yaml.Node) -> NamedPolicy:
-    try:
-        queue = check_queue(name.value, "a queue's name")
-    except InvalidField as error:
-        raise Mistake(name, error.message) from error
+def _queue(name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mistake]) -> NamedPolicy:
+    """One queue's policy. What is wrong with it is added to `mistakes`, field by field."""
     rules, paused = policy_pb2.QueuePolicy(), None
     places: dict[str, yaml.Node] = {"": name}
-    for key, value in [] if _is_empty(node) else _pairs(node, f"{queue} must hold the fields of a policy"):
-        if key.value == "paused":
-            if value.tag != "tag:yaml.org,2002:bool":
-                raise Mistake(value, "paused must be true or false")
-            paused = value.value.lower() in ("true", "yes", "on")
-        else:
-            _set_field(rules, "queueClass" if key.value == "class" else key.value, key, value, "", places)
     try:
-        check_policy(rules)
+        check_queue(name.value, "a queue's name")
+        pairs = [] if _is_empty(node) else _pairs(node, f"{name.value} must hold the fields of a policy")
     except InvalidField as error:
-        raise Mistake(_place_of(error.field, places), f"{queue}: {error.message}") from error
-    return NamedPolicy(queue, rules, paused)
+        mistakes.append(Mistake(name, error.message))
+        pairs = []
+    except Mistake as mistake:
+        mistakes.append(mistake)
+        pairs = []
+    for key, value in pairs:
+        try:
+            if key.value == "paused":
+                paused = _yes_or_no(value)
+            else:
+                _set_field(rules, "queueClass" if key.value == "class" else key.value, key, value, "", places)
+        except Mistake as mistake:
+            mistakes.append(mistake)
+    mistakes += _out_of_bounds(name.value, rules, places)
+    return NamedPolicy(name.value, rules, paused)
+
+
+def _out_of_bounds(queue: str, rules: policy_pb2.QueuePolicy, places: Mapping[str, yaml.Node]) -> list[Mistake]:
+    """What the policy's own check finds. It tells one field at a time, so that one is taken out and the rest is checked again."""
+    found: list[Mistake] = []
+    left: Any = policy_pb2.QueuePolicy()  # fields are named by texts here
+    left.CopyFrom(rules)
+    for _ in rules.DESCRIPTOR.fields:
+        try:
+            check_policy(left)
+        except InvalidField as error:
+            found.append(Mistake(_place_of(error.field, places), f"{queue}: {error.message}"))
+            left.ClearField(re.split(r"[.\[]", error.field)[0])
+        else:
+            break
+    return found
+
+
+def _yes_or_no(node: yaml.Node) -> bool:
+    if node.tag != "tag:yaml.org,2002:bool":
+        raise Mistake(node, "paused must be true or false")
+    return str(node.value).lower() in ("true", "yes", "on")
 
 
 def _place_of(path: str, places: Mapping[str, yaml.Node]) -> yaml.Node:
