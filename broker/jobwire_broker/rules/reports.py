@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from google.protobuf.duration_pb2 import Duration
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
@@ -33,8 +31,16 @@ def duration_ms(duration: Duration, field: str, *, low_ms: int, high_ms: int) ->
         raise InvalidField(f"{field} is no duration: nanos must be under a second and have the sign of seconds", field=field)
     ms = seconds * 1000 + (-(-nanos // 1_000_000) if nanos > 0 else nanos // 1_000_000)
     if not low_ms <= ms <= high_ms:
-        raise InvalidField(f"{field} must be from {timedelta(milliseconds=low_ms)} to {timedelta(milliseconds=high_ms)}; it is {ms / 1000:g} s", field=field)
+        raise InvalidField(f"{field} must be from {span(low_ms)} to {span(high_ms)}; it is {span(ms)}", field=field)
     return ms
+
+
+def span(ms: int) -> str:
+    """A length of time for people, in the largest unit that says it whole: 30 days, 5 min, 90 s, 100 ms."""
+    for size, unit in ((86_400_000, "days"), (60_000, "min"), (1000, "s")):
+        if ms and ms % size == 0:
+            return f"{ms // size} {unit}"
+    return f"{ms} ms"
 
 
 def clip(text: str, limit: int) -> str:
