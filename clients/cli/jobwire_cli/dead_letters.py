@@ -54,7 +54,7 @@ def resolve(
 
 
 def _row(group: FailureGroup) -> tuple[str, ...]:
-    failure = ": ".join(filter(None, (group.reason, group.type, group.message)))
+    failure = output.failure_line(group.reason, group.type, group.message)
     return (str(group.count), str(group.resolved), f"{output.age(group.last_seen)} ago", group.job_name, group.fingerprint, failure)
 
 

@@ -23,10 +23,10 @@ MEANINGS: dict[Exit, str] = {
     Exit.FAILED: "anything that no other code names",
     Exit.USAGE: "a flag, an argument or a field is wrong",
     Exit.NOT_FOUND: "there is no such job or queue",
-    Exit.UNAVAILABLE: "the broker or its store can't be reached, or the store is full",
+    Exit.UNAVAILABLE: "the broker or its store can't be reached, or the store or the queue is full",
     Exit.NOT_COMPLETED: "a watched job ended, but not as completed",
     Exit.TIMEOUT: "the time given was not enough",
-    Exit.CONFLICT: "the job's state does not allow it, its id is taken, or the data directory is in use",
+    Exit.CONFLICT: "the job's state does not allow it, its id or its idempotency key is taken, or the data directory is in use",
     Exit.DENIED: "the broker does not know the key, or the key does not allow this",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }

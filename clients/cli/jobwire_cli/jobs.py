@@ -259,7 +259,7 @@ def _show(job: Job, as_json: bool) -> None:
     fields += _rules(job)
     fields += [(name, _content(value)) for name, value in (("payload", job.payload), ("result", job.result)) if value is not None]
     if job.failure is not None:
-        fields.append(("failure", Text(": ".join(filter(None, (job.failure.reason, job.failure.type, job.failure.message))), style="red")))
+        fields.append(("failure", Text(output.failure_line(job.failure.reason, job.failure.type, job.failure.message), style="red")))
         fields += [("", job.failure.stack)] if job.failure.stack else []
     if job.fingerprint:
         fields.append(("fingerprint", job.fingerprint))

@@ -27,6 +27,11 @@ COUNTS = ("waiting", "active", "delayed", "blocked", "completed", "failed", "can
 _NUMBERS = frozenset({*COUNTS, "workers", "prio", "total", "attempt"})
 
 
+def failure_line(*parts: str) -> str:
+    """Reason, type and message of a failure in one line, each once: those that Jobwire gives have the same word for the first two."""
+    return ": ".join(filter(None, dict.fromkeys(parts)))
+
+
 def write_json(items: Iterable[Members]) -> None:
     """One line of JSON for each."""
     for item in items:

@@ -69,3 +69,8 @@ def test_a_queue_has_the_members_of_rest() -> None:
 def test_a_refused_enqueue_says_why() -> None:
     made = Enqueued("queues/q/jobs/a", "a", "q", "refused", InvalidRequest("too odd"))
     assert output.enqueued_json(made) == {"name": "queues/q/jobs/a", "queue": "q", "id": "a", "verdict": "refused", "error": "too odd"}
+
+
+def test_a_failure_that_jobwire_gives_says_its_word_once() -> None:
+    assert output.failure_line("TIMEOUT", "TIMEOUT", "too long") == "TIMEOUT: too long"
+    assert output.failure_line("", "ValueError", "no address") == "ValueError: no address"
