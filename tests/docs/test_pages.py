@@ -15,10 +15,12 @@ WITH_CODE = [page for page in PAGES if page.exists() and blocks(page)]
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_code_of_a_page_does_what_the_page_says(page: Path, page_reader: Reader) -> None:
-    if page.name == "grpcurl.md":
-        _need_grpcurl()
-    if re.search(r"\bjq\b", page.read_text()):
-        need("jq")
+    text = page.read_text()
+    if _calls("grpcurl", text) and not (REPOSITORY / ".tools" / "bin" / "grpcurl").exists():
+        need("grpcurl")
+    for program in ("curl", "jq"):
+        if _calls(program, text):
+            need(program)
     page_reader.follow(page)
 
 
@@ -64,6 +66,6 @@ def _served_rpcs() -> list[str]:
     return served
 
 
-def _need_grpcurl() -> None:
-    if not (REPOSITORY / ".tools" / "bin" / "grpcurl").exists():
-        need("grpcurl")
+def _calls(program: str, text: str) -> bool:
+    """Whether a command of a page begins with the program: at the start of a line, in `$(…)`, or behind a pipe."""
+    return re.search(rf"(^|\$\(|\| ){program} ", text, re.MULTILINE) is not None
