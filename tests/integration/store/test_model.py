@@ -325,14 +325,15 @@ class StoreMachine(RuleBasedStateMachine):
     def look(self) -> None:
         state = self.model.expected()
         stats = self.call(self.q.store.stats())
+        own = {name: len(state.own.get(name, ())) for name in FINAL}
         assert stats[:9] == (
             len(state.waiting) + len(state.alone),
             len(state.active),
             len(state.delayed),
-            len(state.completed),
-            len(state.failed),
-            len(state.cancelled),
-            len(state.expired),
+            len(state.completed) + own["COMPLETED"],
+            len(state.failed) + own["FAILED"],
+            len(state.cancelled) + own["CANCELLED"],
+            len(state.expired) + own["EXPIRED"],
             state.completed_total,
             state.failed_total,
         )

@@ -25,7 +25,7 @@ def before_call(context: Any, case: Any, **kwargs: Any) -> None:
     if call == "updateQueue" and isinstance(case.body, dict) and isinstance(policy := case.body.get("policy"), dict):
         # Else the queue would rightly refuse the jobs of later calls. What is bad on purpose is to stay so.
         for name, least in (("maxPayloadBytes", 1 << 20), ("maxDepth", 1 << 20)):
-            if isinstance(value := policy.get(name), int) and not isinstance(value, bool) and 1 <= value < least:
+            if isinstance(value := policy.get(name), int | float) and not isinstance(value, bool) and 1 <= value < least:
                 policy[name] = least
     if call == "bulkJobs" and isinstance(case.body, dict) and isinstance(case.body.get("filter"), dict):
         # Not every verb fits every state.
@@ -50,8 +50,10 @@ def _fit(value: Any) -> None:
         return
     for entry in value.values():
         _fit(entry)
-    if isinstance(value.get("burst"), int) and isinstance(value.get("count"), int) and value["burst"] > value["count"] > 0 and "period" in value:
-        value["burst"] = value["count"]
+    # A whole number with a point, 806.0, is an integer of JSON.
+    burst, count = value.get("burst"), value.get("count")
+    if "period" in value and isinstance(burst, int | float) and isinstance(count, int | float) and burst > count > 0:
+        value["burst"] = count
     for name in ("labels", "requiredLabels"):
         if isinstance(labels := value.get(name), dict):
             value[name] = {key: text[:32] if isinstance(text, str) and len(text) <= 128 else text for key, text in labels.items()}
