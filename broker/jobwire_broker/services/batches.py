@@ -121,11 +121,16 @@ def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> B
     if result == Word.EXISTS:
         return JobExists(f"the id {id_to_text(item.raw_id)} is taken by a job with other content: choose another id", field=f"{path}.id")
     if result == Word.TOO_LARGE:
-        message = f"{path}.payload has more bytes than the queue's policy allows (max_payload_bytes): enqueue a reference to it instead"
-        return InvalidField(message, field=f"{path}.payload", reason="PAYLOAD_TOO_LARGE")
+        return payload_too_large(f"{path}.payload")
     if result == Word.STORE_FULL:
         return _store_full()
     return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
+
+
+def payload_too_large(field: str) -> InvalidField:
+    """The payload in `field` is larger than the queue takes."""
+    message = f"{field} has more bytes than the queue's policy allows (max_payload_bytes): send a reference to it instead"
+    return InvalidField(message, field=field, reason="PAYLOAD_TOO_LARGE")
 
 
 def _store_full() -> StoreFull:

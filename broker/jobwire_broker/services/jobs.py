@@ -23,7 +23,7 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.rules.watching import gone_job
 from jobwire_broker.services.answers import job_without_payload, state_word, streaming, total_of, unary
-from jobwire_broker.services.batches import VERDICTS, Maker, batch_of, refusal_of, say_verdict
+from jobwire_broker.services.batches import VERDICTS, Maker, batch_of, payload_too_large, refusal_of, say_verdict
 from jobwire_broker.services.bulk import DEFAULT_GRACE_MS, MAX_GRACE_MS, bulk_jobs, check_note
 from jobwire_broker.services.dead_letters import list_failures
 from jobwire_broker.services.enqueue_stream import EnqueueStreams
@@ -175,6 +175,7 @@ class JobService(JobServiceServicer):
         store = self._registry.store(queue)
         if request.HasField("payload"):
             changed = await store.redrive(raw_id, payload_section(request.payload))
+            _check_payload(changed, "payload")
         else:
             changed = await store.retry(raw_id)
         return pb.RetryJobResponse(job=self._waits(queue, raw_id, changed, "retry"))
@@ -189,8 +190,9 @@ class JobService(JobServiceServicer):
     async def UpdateJob(self, request: pb.UpdateJobRequest, context: Context) -> pb.UpdateJobResponse:
         """Change a job that waits."""
         queue, raw_id = parse_job(request.job.name, "job.name")
-        changes = changes_of(request)
-        return pb.UpdateJobResponse(job=self._waits(queue, raw_id, await self._registry.store(queue).update(raw_id, changes), "update"))
+        changed = await self._registry.store(queue).update(raw_id, changes_of(request))
+        _check_payload(changed, "job.payload")
+        return pb.UpdateJobResponse(job=self._waits(queue, raw_id, changed, "update"))
 
     def _waits(self, queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.Job:
         """The job after a verb that has let it wait, for a worker or for its time."""
@@ -304,6 +306,12 @@ def _not_found(queue: str, raw_id: bytes, state: int) -> NotFound:
         word = state_word(state)
         return NotFound(f"{name} is gone; its last state was {word}", metadata={"name": name, "state": word})
     return NotFound(f"there is no {name}, or it is long gone", metadata={"name": name})
+
+
+def _check_payload(changed: Changed, field: str) -> None:
+    """Raises InvalidField when the queue does not take what `field` brought."""
+    if changed.word == Word.TOO_LARGE:
+        raise payload_too_large(field)
 
 
 def _changed(queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.Job:

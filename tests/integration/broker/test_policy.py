@@ -131,6 +131,25 @@ async def test_a_payload_over_the_queues_bound_is_refused(api: Api, queue: str) 
     ]
 
 
+async def test_no_other_way_in_brings_a_payload_over_the_queues_bound(api: Api, queue: str) -> None:
+    await update(api, queue, "policy.max_payload_bytes", max_payload_bytes=10)
+    debounce = job_pb2.Debounce(key="k", delay=Duration(seconds=60))
+    name = await enqueue(api, queue, "a", debounce=debounce)
+    large = job_pb2.Payload(data=bytes(11))
+    ways = {
+        "job.payload": [
+            enqueue(api, queue, debounce=debounce, payload=large),
+            api.jobs.UpdateJob(jobs.UpdateJobRequest(job=job_pb2.Job(name=name, payload=large), update_mask=FieldMask(paths=["payload"]))),
+        ],
+        "payload": [api.jobs.RetryJob(jobs.RetryJobRequest(name=name, payload=large))],
+    }
+    for field, calls in ways.items():
+        for call in calls:
+            refused = await refusal(call)
+            assert (refused.code, refused.reason, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", (field,))
+    assert not (await api.jobs.GetJob(jobs.GetJobRequest(name=name))).job.HasField("payload")
+
+
 DAY_S = 86_400
 LONG = Duration(seconds=3651 * DAY_S)
 

@@ -9,7 +9,7 @@ from jobwire_broker.store import codec
 from jobwire_broker.store.policy import NO_POLICY, policy_to_text
 from jobwire_broker.store.queue_store import JobItem, PolicyChanged
 
-from tests.support.queue_lab import QueueLab, item
+from tests.support.queue_lab import QueueLab, debounced, item
 from tests.support.queue_state import JobView, QueueState
 
 
@@ -184,6 +184,10 @@ def payload(size: int) -> bytes:
     return job_pb2.Payload(data=bytes(size), content_type="x/y").SerializeToString()
 
 
+def payload_section(content: bytes) -> bytes:
+    return codec.SECTION.pack(codec.TAG_PAYLOAD, len(content)) + content
+
+
 @pytest.mark.parametrize("most", [1, 127, 128, 300, 20_000])
 async def test_a_payload_over_the_queues_bound_is_refused_for_itself(q: QueueLab, most: int) -> None:
     await q.make(item("before", payload=payload(most + 1)))
@@ -199,3 +203,39 @@ async def test_a_payload_over_the_queues_bound_is_refused_for_itself(q: QueueLab
     )
     assert words == ["MADE", "TOO_LARGE", "MADE", "MADE", "EXISTS", "TOO_LARGE"]
     assert (await q.state()).waiting == ["before", "fits", "none"]
+
+
+async def test_a_debounce_replaces_no_payload_by_one_over_the_queues_bound(q: QueueLab) -> None:
+    await q.store.set_policy(0, text(max_payload_bytes=10))
+    first = item("a", payload=payload(10), identity=debounced("k"))
+    large = item("b", payload=payload(11), identity=debounced("k"))
+    assert await q.make(first) == ["MADE"]
+    before = await q.state()
+    assert await q.make(large) == ["TOO_LARGE"]
+    assert await q.state() == before
+    assert await q.make(item("c", payload=payload(9), identity=debounced("k"))) == ["REPLACED a"]
+    assert await q.make(item("d", payload=payload(11), identity=debounced("other"))) == ["TOO_LARGE"]
+
+
+async def test_an_update_brings_no_payload_over_the_queues_bound(q: QueueLab) -> None:
+    await q.store.set_policy(0, text(max_payload_bytes=10))
+    await q.make(item("a", payload=payload(10)))
+    before = await q.state()
+    assert (await q.store.update(b"a", ("payload", payload_section(payload(11)), "priority", 1))).word == "TOO_LARGE"
+    assert await q.state() == before
+    assert (await q.store.update(b"a", ("payload", payload_section(payload(9))))).word == "OK"
+    assert (await q.store.update(b"a", ("payload", b""))).word == "OK"
+
+
+async def test_a_redrive_brings_no_payload_over_the_queues_bound(q: QueueLab) -> None:
+    await q.make(item("large", payload=payload(11)), "a")
+    await q.store.set_policy(0, text(max_payload_bytes=10))
+    await q.attach("s")
+    for raw_id, token in (await q.lease("s", 2)).items():
+        await q.fail(raw_id, token, permanent=True)
+    before = await q.state()
+    assert (await q.store.redrive(b"a", payload_section(payload(11)))).word == "TOO_LARGE"
+    assert await q.state() == before
+    assert (await q.store.redrive(b"a", payload_section(payload(10)))).word == "OK"
+    # What was taken before the bound goes on as it is.
+    assert (await q.store.retry(b"large")).word == "OK"

@@ -109,6 +109,8 @@ end
 -- Make a job with an identity or a retention of its own, unless its key is held. Answers a word, and the record when it was made.
 local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, refused)
   local asked = ask.identity ~= ''
+  -- A queue that is full takes what a debounce puts in the place of an earlier payload; one that has a bound for payloads does not.
+  if refused == 'TOO_LARGE' and sub(ask.identity, 1, 1) == 'd' then return refused, nil end
   local word = asked and identity.answer(ctx, id, tail, ask.identity, ask.signature)
   if word then return word, nil end
   if refused then return refused, nil end
@@ -144,27 +146,14 @@ local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, r
   return words
 end
 
--- How many bytes a payload has, by the section that holds it: a jobwire.v1.Payload, whose first field is its content.
-local function content_size(payload)
-  local tag = byte(payload) or 0
-  if tag ~= 10 and tag ~= 18 then return 0 end
-  local size, shift, at = 0, 1, 2
-  repeat
-    local digit = byte(payload, at)
-    size, shift, at = size + digit % 128 * shift, shift * 128, at + 1
-  until digit < 128
-  return size
-end
-
 -- The word for each item whose payload is larger than the queue takes, by its number. NONE when it takes what every queue does.
 local NONE = {}
 local function too_large(ctx, argv, count)
-  local most = ctx.policy.max_payload
-  if not most then return NONE end
+  if not ctx.policy.max_payload then return NONE end
   local large = {}
   for i = 1, count do
     local payload = section(sub(argv[ITEMS_AT + 3 * i - 1], TAIL_HEAD + 1), TAG_PAYLOAD)
-    if payload and content_size(payload) > most then large[i] = 'TOO_LARGE' end
+    if payload and contents.is_too_large(ctx, payload) then large[i] = 'TOO_LARGE' end
   end
   return large
 end

@@ -1,8 +1,8 @@
 --- What people do to single jobs: cancel, retry, redrive, promote, update, delete, resolve.
 -- KEYS[1]  the queue's meta hash
 -- ARGV     cancel: grace in ms, then ids; resolve: note, then ids; redrive: payload as a section, then ids; update: id, then pairs (update_job); the others: ids
--- Returns  per id { OK | WRONG_STATE | NOT_FOUND | KEY_HELD <id>, state, record without payload after the call ('' when gone) }
--- KEY_HELD: another job holds the unique key of the job that is to be retried.
+-- Returns  per id { OK | WRONG_STATE | NOT_FOUND | KEY_HELD <id> | TOO_LARGE, state, record without payload after the call ('' when gone) }
+-- KEY_HELD: another job holds the unique key of the job that is to be retried. TOO_LARGE: the queue takes no payload of the size of the one that was brought.
 
 local function cancel_active(ctx, j, grace_ms)
   if grace_ms == 0 then
@@ -57,8 +57,15 @@ local function edit(ctx, j, changes, priority)
   touch(ctx, j)
 end
 
+-- Whether the queue refuses a payload that comes as a section, behind tag and length.
+local SECTION_HEAD = 5
+local function is_refused(ctx, payload)
+  return payload ~= nil and contents.is_too_large(ctx, sub(payload, SECTION_HEAD + 1))
+end
+
 -- Retry with another payload.
 local function redrive_job(ctx, j, payload)
+  if is_refused(ctx, payload) then return 'TOO_LARGE' end
   local word = retry_job(ctx, j)
   if word ~= 'OK' then return word end
   edit(ctx, j, { [TAG_PAYLOAD] = payload })
@@ -70,6 +77,7 @@ local function update_job(ctx, j, argv)
   if j.state ~= STATE.WAITING and j.state ~= STATE.DELAYED then return 'WRONG_STATE' end
   local given, changes = {}, {}
   for i = 2, #argv, 2 do given[argv[i]] = argv[i + 1] end
+  if is_refused(ctx, given.payload) then return 'TOO_LARGE' end
   changes[TAG_PAYLOAD], changes[TAG.LABELS] = given.payload, given.labels
   edit(ctx, j, changes, tonumber(given.priority))
   local due_ms = tonumber(given.due)

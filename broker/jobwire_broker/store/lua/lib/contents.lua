@@ -13,6 +13,23 @@ function contents.part(tail)
   return string.sub(tail, 1, #tail - #payload - 5), payload
 end
 
+-- How many bytes a payload has: a jobwire.v1.Payload, whose first field is its content.
+function contents.size(payload)
+  local tag = byte(payload) or 0
+  if tag ~= 10 and tag ~= 18 then return 0 end
+  local size, shift, at = 0, 1, 2
+  repeat
+    local digit = byte(payload, at)
+    size, shift, at = size + digit % 128 * shift, shift * 128, at + 1
+  until digit < 128
+  return size
+end
+
+-- Whether the queue takes no payload of this size. It comes without the head of its section.
+function contents.is_too_large(ctx, payload)
+  return ctx.policy.max_payload ~= nil and contents.size(payload) > ctx.policy.max_payload
+end
+
 -- The tail of a job as it is now.
 function contents.tail(ctx, j)
   local tail = struct.pack('>I2i4', j.attempts, j.priority) .. filtered(j.body, function(tag) return tag < TAG_STATE_FIRST end)

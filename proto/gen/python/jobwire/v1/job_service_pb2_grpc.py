@@ -207,6 +207,7 @@ class JobServiceServicer(object):
         Errors:
         NOT_FOUND / JOB_NOT_FOUND.
         FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+        INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +232,7 @@ class JobServiceServicer(object):
         NOT_FOUND / JOB_NOT_FOUND.
         FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
         INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+        INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -90,6 +90,7 @@ class JobServiceStub:
     Errors:
       NOT_FOUND / JOB_NOT_FOUND.
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+      INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     PromoteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
@@ -106,6 +107,7 @@ class JobServiceStub:
       NOT_FOUND / JOB_NOT_FOUND.
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
       INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+      INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
@@ -226,6 +228,7 @@ class JobServiceAsyncStub(JobServiceStub):
     Errors:
       NOT_FOUND / JOB_NOT_FOUND.
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+      INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     PromoteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]  # type: ignore[assignment]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
@@ -242,6 +245,7 @@ class JobServiceAsyncStub(JobServiceStub):
       NOT_FOUND / JOB_NOT_FOUND.
       FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
       INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+      INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
@@ -401,6 +405,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           NOT_FOUND / JOB_NOT_FOUND.
           FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+          INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
 
     @_abc_1.abstractmethod
@@ -429,6 +434,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND / JOB_NOT_FOUND.
           FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
           INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+          INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
 
     @_abc_1.abstractmethod

@@ -110,7 +110,7 @@ class QueuePolicy(_message.Message):
     attempts: _builtins.int
     """How many times a job may run. Default 3; from 1 to 1,000."""
     max_payload_bytes: _builtins.int
-    """The largest payload, in bytes. Default 1 MiB, which is also the most; at least 1."""
+    """The largest payload that an enqueue, a debounce, an update or a retry may bring, in bytes. Default 1 MiB, which is also the most; at least 1."""
     max_depth: _builtins.int
     """How many jobs may wait, be delayed and run in all before enqueueing is refused. Default: no limit; from 1 to 1,000,000,000."""
     worker_slots: _builtins.int
