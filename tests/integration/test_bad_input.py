@@ -14,6 +14,7 @@ from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2 as work
 
 from tests.support.api import Api, Refusal, api, refusal
+from tests.support.bad_specs import BAD_ASKS, BAD_SPECS
 from tests.support.broker import Broker
 from tests.support.raw_worker import RawWorker, complete
 
@@ -159,6 +160,18 @@ async def test_one_bad_job_in_a_batch_has_a_verdict_of_its_own_and_hinders_no_ot
     assert all(item.error.code == INVALID.value[0] and item.error.message for item in response.items if item.verdict == pb.ENQUEUE_VERDICT_REFUSED)
     listed = await services.jobs.ListJobs(pb.ListJobsRequest(parent=f"queues/{queue}", state=job_pb2.JOB_STATE_WAITING))
     assert [found.id for found in listed.jobs] == ["a", "b"]
+
+
+async def test_every_field_out_of_its_bounds_is_refused_alone_and_in_a_batch_and_nothing_is_made(services: Api, queue: str) -> None:
+    cases = [(job_pb2.JobSpec(**({"queue": queue, "job_name": "work"} | fields)), field) for fields, field in [*BAD_SPECS, *BAD_ASKS]]
+    for bad, field in cases:
+        says(await refusal(services.jobs.Enqueue(pb.EnqueueRequest(job=bad))), INVALID, "INVALID_FIELD", f"job.{field}")
+    response = await services.jobs.EnqueueBatch(pb.EnqueueBatchRequest(jobs=[job(queue, id="good"), *(bad for bad, _ in cases)]))
+    assert [(item.verdict, item.error.field) for item in response.items[1:]] == [
+        (pb.ENQUEUE_VERDICT_REFUSED, f"jobs[{i}].{field}") for i, (_, field) in enumerate(cases, 1)
+    ]
+    listed = [services.jobs.ListJobs(pb.ListJobsRequest(parent=f"queues/{queue}", state=state)) for state in LISTED]
+    assert [found.id for listing in listed for found in (await listing).jobs] == ["good"]
 
 
 async def test_a_batch_over_the_message_limit_is_refused_and_the_connection_lives(services: Api, queue: str) -> None:

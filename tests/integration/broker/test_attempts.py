@@ -45,12 +45,19 @@ async def test_without_jitter_the_waits_between_attempts_are_exact(api: Api, sha
     assert (ended.attempt, ended.failure.type, ended.failure.message, ended.failure.reason) == (4, "Broken", "the last", "")
 
 
-async def test_the_default_waits_are_2_and_4_seconds_and_jitter_only_adds_a_tenth(api: Api, queue: str) -> None:
-    name = await enqueue(api, queue)
+@pytest.mark.parametrize(("attempts", "waits_s"), [(0, (2, 4)), (1, ()), (5, (2, 4, 8, 16))])
+async def test_the_default_waits_double_from_2_seconds_and_jitter_only_adds_a_tenth(api: Api, queue: str, attempts: int, waits_s: tuple[int, ...]) -> None:
+    name = await enqueue(api, queue, attempts=attempts)
+    for run, wait_s in enumerate(waits_s, 1):
+        (job,) = await lease(api, queue)
+        (ack,) = await finish(api, failed(job))
+        assert (job.attempt, ack.state) == (run, job_pb2.JOB_STATE_DELAYED)
+        waits = await get(api, name)
+        assert wait_s * 1_000_000 - 1_000 <= micros(waits.due_time) - waits.revision <= wait_s * 1_100_000
+        await api.jobs.PromoteJob(pb.PromoteJobRequest(name=name))
     (job,) = await lease(api, queue)
-    await finish(api, failed(job))
-    waits = await get(api, name)
-    assert 1_999_000 <= micros(waits.due_time) - waits.revision <= 2_200_000
+    (ack,) = await finish(api, failed(job))
+    assert (job.attempt, ack.state) == (len(waits_s) + 1, job_pb2.JOB_STATE_FAILED)
 
 
 async def test_no_wait_is_longer_than_the_cap(api: Api, queue: str) -> None:

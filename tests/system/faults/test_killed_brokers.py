@@ -14,8 +14,8 @@ async def test_workers_keep_their_jobs_when_their_broker_is_killed_and_nothing_r
     async with system("killed brokers", brokers=2) as it:
         await it.start_workers(4, concurrency=400)
         async with load(it, 1_200, ms=(1_000, 4_000)):
-            await it.running(1_000)
             for _ in range(KILLS):
+                await it.running(1_000)
                 await _kill_one(it)
         await it.all_done(30)
         verdict = it.history.verdict()

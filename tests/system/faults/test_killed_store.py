@@ -54,8 +54,8 @@ async def _kill_the_store_under_load(it: System, durability: "job_pb2.Durability
     await it.start_workers(4, concurrency=400)
     kills = []
     async with load(it, 1_200, (500, 2_500), producer):
-        await it.running(1_000)
         for _ in range(KILLS):
+            await it.running(1_000)
             kills.append(await _kill_and_restart(it))
     return kills
 

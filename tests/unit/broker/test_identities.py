@@ -1,7 +1,6 @@
 """What of an identity a caller may ask for, and what a signature tells apart."""
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 from jobwire_broker.errors import InvalidField
@@ -9,7 +8,7 @@ from jobwire_broker.services.identities import differences
 from jobwire_broker.services.specs import item_of
 from jobwire_broker.store.queue_store import Ask
 
-SECOND, DAY = Duration(seconds=1), Duration(seconds=86400)
+from tests.support.bad_specs import BAD_ASKS, DAY, SECOND
 
 
 def asked(**fields: object) -> Ask | None:
@@ -40,32 +39,7 @@ def test_a_key_made_of_the_job_can_be_chosen_by_nobody() -> None:
     assert identity(unique=job_pb2.Unique())[:2] == b"u\0"
 
 
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"idempotency": job_pb2.Idempotency()}, "idempotency.key"),
-        ({"idempotency": job_pb2.Idempotency(key="k" * 256)}, "idempotency.key"),
-        ({"idempotency": job_pb2.Idempotency(key="\u00e9")}, "idempotency.key"),
-        ({"idempotency": job_pb2.Idempotency(key="a\nb")}, "idempotency.key"),
-        ({"idempotency": job_pb2.Idempotency(key="k", ttl=Duration(nanos=999_000_000))}, "idempotency.ttl"),
-        ({"idempotency": job_pb2.Idempotency(key="k", ttl=Duration(seconds=30 * 86400 + 1))}, "idempotency.ttl"),
-        ({"unique": job_pb2.Unique(key="k" * 256)}, "unique.key"),
-        ({"throttle": job_pb2.Throttle(key="k")}, "throttle.period"),
-        ({"throttle": job_pb2.Throttle(key="k", period=Duration())}, "throttle.period"),
-        ({"throttle": job_pb2.Throttle(key="k", period=Duration(seconds=30 * 86400 + 1))}, "throttle.period"),
-        ({"throttle": job_pb2.Throttle(period=SECOND)}, "throttle.key"),
-        ({"debounce": job_pb2.Debounce(key="k")}, "debounce.delay"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=Duration())}, "debounce.delay"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=Duration(seconds=86401))}, "debounce.delay"),
-        ({"debounce": job_pb2.Debounce(delay=SECOND)}, "debounce.key"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=DAY, max_wait=SECOND)}, "debounce.max_wait"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND, max_wait=Duration(seconds=30 * 86400 + 1))}, "debounce.max_wait"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND), "delay": SECOND}, "delay"),
-        ({"debounce": job_pb2.Debounce(key="k", delay=SECOND), "delay_until": Timestamp(seconds=1)}, "delay_until"),
-        ({"retention": Duration(seconds=-1)}, "retention"),
-        ({"retention": Duration(seconds=3650 * 86400 + 1)}, "retention"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "field"), BAD_ASKS)
 def test_what_is_out_of_its_bounds_is_refused_by_its_name(fields: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidField) as caught:
         asked(**fields)
