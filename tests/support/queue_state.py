@@ -164,7 +164,7 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L?*")}
     checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y?*")}
     known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
-    unknown = [key for key in keys if key[0] not in "jphiBlnqLy" and key not in known]
+    unknown = [key for key in keys if key[0] not in "jphiBlnqLyO" and key not in known]
     assert unknown == [], unknown
     state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved, lines).decode()
     _add_kept(state, logs, checkpoints, {key[1:]: record for key, record in by_key.items() if key[:1] == b"j"})

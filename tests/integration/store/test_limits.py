@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from jobwire_broker.store.queue_store import NO_LIMIT, JobItem, LeaseRequest, OwnLimit
+from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import NO_LIMIT, JobItem, LeaseRequest, OwnLimit, TurnItem
 
 from tests.support.line_state import GroupView
 from tests.support.queue_lab import QueueLab, item, ruled
@@ -257,6 +258,103 @@ async def test_a_goodbye_forgets_the_labels(q: QueueLab) -> None:
     await q.attach("s", labels=GPU)
     await q.detach("s")
     assert await q.redis.exists(q.base + "M") == 0
+
+
+async def test_a_job_that_waits_for_room_is_not_passed_by_sessions_without_its_labels(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 7})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make("a0", "a1", "a2", "a3")
+    running = await q.lease("n", 4)
+    await q.make(ruled("x", units=5, labels=GPU), *(f"b{i}" for i in range(20)))
+    assert list(await q.lease("n", 1)) == ["b0"], "nobody with the labels has asked yet"
+    assert await q.lease("l", 9) == {}
+    async with q.heard() as heard:
+        for _ in range(3):
+            assert await q.lease("n", 9) == {}
+            assert await q.lease("l", 9) == {}
+    assert heard.wakes == [], "nothing has changed"
+    for raw_id in ("a0", "a1"):
+        await q.turn_all([TurnItem("C", raw_id.encode(), running[raw_id])], [LeaseRequest(session_bytes("n"), 1, 9)])
+        assert await q.lease("l", 9) == {}
+    async with q.heard() as heard:
+        report = await q.turn_all([TurnItem("C", b"a2", running["a2"])], [LeaseRequest(session_bytes("n"), 1, 9)])
+    assert (report.leases[0].jobs, heard.wakes) == ([], ["work"])
+    assert 0 < report.opens_ms <= 3_000, "if nobody comes for it, the others go on"
+    async with q.heard() as heard:
+        assert list(await q.lease("l", 1)) == ["x"]
+        assert await q.lease("n", 9) == {}
+    assert heard.wakes == ["work"], "its room is owed no longer"
+    await q.complete("a3", running["a3"])
+    assert list(await q.lease("n", 9)) == ["b1"]
+    await q.state()
+
+
+async def test_a_full_queue_leaves_its_next_room_to_the_session_that_has_the_labels(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 1})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make("a", ruled("x", labels=GPU), "b", "c")
+    token = (await q.lease("n", 1))["a"]
+    assert await q.lease("l", 1) == {}
+    report = await q.turn_all([TurnItem("C", b"a", token)], [LeaseRequest(session_bytes("n"), 1, 1)])
+    assert report.leases[0].jobs == []
+    assert list(await q.lease("l", 1)) == ["x"]
+
+
+async def test_a_group_leaves_its_next_room_to_the_session_that_has_the_labels(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"concurrency": 3})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make(ruled("a", "g"), ruled("b", "g", units=2), ruled("x", "g", units=2, labels=GPU), ruled("c", "g"), ruled("d", "h"))
+    running = await q.lease("n", 2)
+    assert sorted(running) == ["a", "d"]
+    running |= await q.lease("n", 1)
+    assert list(await q.lease("l", 1)) == []
+    await q.complete("a", running["a"])
+    assert list(await q.lease("l", 1)) == []
+    assert list(await q.lease("n", 1)) == [], "x needs two units, and only one is free"
+    await q.complete("b", running["b"])
+    assert list(await q.lease("n", 1)) == []
+    assert list(await q.lease("l", 1)) == ["x"]
+    assert list(await q.lease("n", 1)) == ["c"]
+    await q.state()
+
+
+async def test_room_is_owed_for_a_time_only(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 2})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make("a", ruled("x", units=2, labels=GPU), "b")
+    await q.lease("n", 1)
+    assert await q.lease("l", 1) == {}
+    await q.detach("l")
+    assert await q.lease("n", 1) == {}
+    await q.redis.delete(q.base + "Ox")
+    assert list(await q.lease("n", 1)) == ["b"]
+    async with q.heard() as heard:
+        assert await q.lease("n", 1) == {}
+    assert heard.wakes == []
+
+
+async def test_jobs_too_large_for_the_bytes_of_a_session_with_their_labels_wake_nobody(q: QueueLab) -> None:
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    labels = {codec.TAG_REQUIRED_LABELS: codec.encode_labels(GPU)}
+    body = codec.encode_body("work", b"x" * 600, None, 0, labels)
+    await q.make(*(JobItem(f"x{i}".encode(), "", 5, 3, body, flags=codec.FLAG_COUNTED) for i in range(3)), "a")
+
+    async def ask() -> tuple[list[str], list[str]]:
+        small = await q.store.turn([], [LeaseRequest(session_bytes("l"), 1, 9, 100)])
+        return [raw_id.decode() for raw_id, _, _ in small.leases[0].jobs], list(await q.lease("n", 9))
+
+    assert await ask() == ([], ["a"])
+    async with q.heard() as heard:
+        assert [await ask() for _ in range(3)] == [([], [])] * 3
+    assert heard.wakes == []
+    assert list((await q.state()).lines.values()) == [["x0", "x1", "x2"]]
+    assert list(await q.lease("l", 9)) == ["x0", "x1", "x2"]
+    await q.state()
 
 
 # Rates -------------------------------------------------------------------------------------------------------------------------------------------------------

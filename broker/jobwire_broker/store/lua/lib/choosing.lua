@@ -3,8 +3,11 @@
 -- The choice: express groups first, then the group whose turn it is, then its first job. Before it is taken it is judged: a group that may not run now goes to
 -- `b`, a job whose name may not run, or whose labels the session lacks, is parked, and the choice is made again. So no line is ever searched, and each step of a
 -- call takes a job or moves something out of the way for good.
+-- A job with required labels that a session came for and that only a limit held is owed room (`O<id>`): for a while sessions without the labels leave it where it
+-- is, and start nothing behind it. Each time that such a session asks, the while begins anew; and brokers ask once a second for those that are idle.
 local STEPS_MAX = 384
 local ALONE_MAX = 16
+local OWED_MS = 3000
 -- What becomes of a choice that is not taken: it is out of the way, and the next may be made; or nothing may be taken.
 local MOVED, STOP = 1, 2
 
@@ -48,10 +51,30 @@ local function bring_back(ctx, sid, count)
   for pair in pairs(labels_of(ctx, sid)) do
     local found = redis.call('ZRANGEBYLEX', ctx.base .. 'q', '[' .. pair, '(' .. pair .. '\255', 'LIMIT', 0, 64)
     for i = 1, #found do
-      if choosing.meets(ctx, sid, found[i]) then lines.unpark(ctx, 'q' .. found[i], count) end
+      if choosing.meets(ctx, sid, found[i]) then lines.unpark(ctx, 'q' .. found[i], count, ctx.brought) end
     end
   end
   if ctx.touched then groups.settle(ctx) end
+end
+
+-- Park a job, which stands in a line with this score, for a session that has its labels.
+local function park_for_labels(ctx, suffix, member, score, labels)
+  lines.park(ctx, suffix, member, score, 'q' .. labels)
+  redis.call('ZADD', ctx.base .. 'q', 0, labels)
+end
+
+-- The session has no room for the payload of what is next. What it alone may take is in nobody's way meanwhile: what was brought back for it is parked again.
+local function put_aside(ctx, next_one)
+  local labels = lines.rules_of(next_one.job).labels
+  if labels ~= '' then park_for_labels(ctx, next_one.suffix, next_one.member, next_one.score, labels) end
+  for _, job in ipairs(ctx.brought) do
+    if redis.call('ZSCORE', ctx.base .. job.suffix, job.member) then park_for_labels(ctx, job.suffix, job.member, job.score, job.labels) end
+  end
+end
+
+-- A job is held by a limit alone, and this session has its labels.
+local function owe(ctx, j, labels)
+  if labels ~= '' then redis.call('SET', ctx.base .. 'O' .. j.id, '', 'PX', OWED_MS) end
 end
 
 -- One choice ------------------------------------------------------------------------------------------------------------------------------------------------
@@ -106,9 +129,10 @@ local function judge(ctx, sid, next_one, ahead)
   end
   next_one.job = j
   local rules = lines.rules_of(j)
-  if not choosing.meets(ctx, sid, rules.labels) then
-    lines.park(ctx, next_one.suffix, next_one.member, next_one.score, 'q' .. rules.labels)
-    redis.call('ZADD', ctx.base .. 'q', 0, rules.labels)
+  local labels = choosing.meets(ctx, sid, rules.labels) and rules.labels or nil
+  local owed_ms = labels and 0 or redis.call('PTTL', ctx.base .. 'O' .. j.id)
+  if owed_ms < 0 then
+    park_for_labels(ctx, next_one.suffix, next_one.member, next_one.score, rules.labels)
     -- Whoever has the labels may be idle.
     ctx.wake = 'work'
     return MOVED
@@ -120,17 +144,25 @@ local function judge(ctx, sid, next_one, ahead)
     if date > 0 then
       lines.park(ctx, next_one.suffix, next_one.member, next_one.score, 'n' .. name)
       redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
+      owe(ctx, j, labels or '')
       return MOVED
     end
   end
   if g and groups.opens_at(ctx, g, rules.units) > 0 then
     g.next_units = rules.units
     groups.settle_one(ctx, groups.touch(ctx, g.name))
+    owe(ctx, j, labels or '')
     return MOVED
   end
   local date = limits.opens_at(ctx, rules.units, ahead)
   if date > 0 then
     limits.hold(ctx, date, rules.units)
+    owe(ctx, j, labels or '')
+    return STOP
+  end
+  if not labels then
+    -- There is room for it; the session that was told of that has not come yet.
+    limits.hold(ctx, ctx.now_ms + owed_ms)
     return STOP
   end
 end
@@ -143,7 +175,10 @@ local function take(ctx, next_one, ahead)
     ctx.lw = ctx.lw - 1
     if next_one.suffix == 'l' and redis.call('EXISTS', ctx.base .. 'l') == 0 then redis.call('ZREM', ctx.base .. 'U', 'l') end
   end
-  local units = lines.rules_of(j).units
+  local rules = lines.rules_of(j)
+  -- Those that have left it its room were refused because of it.
+  if rules.labels ~= '' and redis.call('DEL', ctx.base .. 'O' .. j.id) == 1 then ctx.wake = 'work' end
+  local units = rules.units
   limits.count(ctx, j, ahead)
   if g then
     if g.express then fair.vx = g.tag else fair.vt = g.tag end
@@ -183,6 +218,7 @@ local function prepare(ctx, sid, count)
   send_gathered(ctx)
   local fair = limits.load(ctx)
   fair.active, fair.own, fair.express = redis.call('ZCARD', ctx.base .. 'a'), nil, nil
+  ctx.brought = {}
   local added = ctx.added
   groups.open_due(ctx)
   if ctx.lw > 0 and redis.call('EXISTS', ctx.base .. 'q') == 1 then bring_back(ctx, sid, count) end
@@ -207,7 +243,8 @@ function choosing.lease(ctx, sid, count, bytes, out)
   local chosen, spent, steps = {}, 0, 0
   while #chosen < count and spent < LEASE_BYTES do
     local date = limits.opens_at(ctx, 1, #chosen)
-    if date > 0 then
+    -- With labels it goes on to see what it is refused.
+    if date > 0 and (#chosen > 0 or not next(labels_of(ctx, sid))) then
       limits.hold(ctx, date, 1)
       break
     end
@@ -228,7 +265,10 @@ function choosing.lease(ctx, sid, count, bytes, out)
     else
       if bytes >= 0 then
         local size = payload_size(ctx, next_one.job.id)
-        if size > bytes then break end
+        if size > bytes then
+          put_aside(ctx, next_one)
+          break
+        end
         bytes = bytes - size
       end
       take(ctx, next_one, #chosen)

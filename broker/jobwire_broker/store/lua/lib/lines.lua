@@ -112,8 +112,8 @@ function lines.park(ctx, from, member, score, to)
   if is_counted(from) then left(ctx, from) end
 end
 
--- Let the first jobs of a line n or q go back to where they were. Answers how many did.
-function lines.unpark(ctx, from, count)
+-- Let the first jobs of a line n or q go back to where they were, and note them in `back`. Answers how many did.
+function lines.unpark(ctx, from, count, back)
   local found = redis.call('ZRANGE', ctx.base .. from, 0, math.min(count, lines.UNPARK_MAX) - 1, 'WITHSCORES')
   local ids = {}
   for i = 1, #found, 2 do ids[#ids + 1] = sub(found[i], 9) end
@@ -126,6 +126,7 @@ function lines.unpark(ctx, from, count)
       local suffix = lines.suffix(j)
       redis.call('ZADD', ctx.base .. suffix, found[2 * i], member)
       entered(ctx, suffix)
+      if back then back[#back + 1] = { suffix = suffix, member = member, score = found[2 * i], labels = lines.rules_of(j).labels } end
     end
   end
   send_gathered(ctx)
