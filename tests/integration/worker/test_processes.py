@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -182,6 +183,31 @@ async def test_a_broker_that_comes_back_finds_its_jobs_still_running(store: Stor
             done = [await client.wait(job, timeout=10) for job in jobs]
     assert len(starts) == 20
     assert {(job.state, job.result) for job in done} == {("completed", 1)}
+
+
+def health_of(worker: Worker) -> int:
+    """What the worker's health port answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.health_port}/") as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+async def until_health_is(worker: Worker, status: int) -> None:
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(health_of, worker) != status:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_health_port_turns_red_when_the_broker_is_silent_and_green_when_it_speaks_again(broker: Broker, queue: str) -> None:
+    """A frozen process keeps its connection open: only frames that do not come tell."""
+    async with worker_that_counts([broker.address], queue, [], asyncio.Event()) as worker:
+        await until_health_is(worker, 200)
+        broker.freeze()
+        await until_health_is(worker, 503)
+        broker.thaw()
+        await until_health_is(worker, 200)
 
 
 async def connected_to(worker: Worker, *brokers: Broker) -> tuple[Broker, Broker]:
