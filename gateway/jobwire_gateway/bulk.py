@@ -5,7 +5,6 @@ process, of the broker or of the store, has the problem in its last line.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 from jobwire.v1.job_service_pb2 import BulkJobsRequest, BulkJobsResponse
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.json_text import JsonAnswer, encoded
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem, from_rpc
 from jobwire_gateway.requests import NDJSON
@@ -66,7 +66,7 @@ class Bulk:
         if request.token:
             return StreamingResponse(self._lines(call, first, asked.request.url.path), 200, NO_STORE, NDJSON)
         call.cancel()
-        return JSONResponse(bulk_json(first), headers=NO_STORE)
+        return JsonAnswer(bulk_json(first), headers=NO_STORE)
 
     async def _first(self, call: "Call") -> BulkJobsResponse:
         try:
@@ -107,4 +107,4 @@ def bulk_json(answer: BulkJobsResponse) -> dict[str, object]:
 
 
 def _line(members: dict[str, object]) -> bytes:
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return encoded(members) + b"\n"

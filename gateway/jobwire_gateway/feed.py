@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger("jobwire.gateway")
 
 _CONNECT_S = 2.0
-"""A broker that takes longer to accept a connection is passed over."""
+"""A broker that takes longer to accept a connection, or then to say the first word, is passed over."""
 
 _BACKOFF_S = (0.05, 1.0)
 """The first wait between two tries, and the longest. They double, and the real wait is from half of it to all of it."""
 
 _STEADY_S = 5.0
-"""A stream that lived this long was a good one: the next waits start over."""
+"""A stream that lived this long was a good one: the next waits start over. One that ends as soon as it is asked for something would else be opened for ever
+without a pause."""
 
 _NAMES_PER_REQUEST = 1_000
 
@@ -68,9 +69,16 @@ class Feed:
             if self.open or self._failures == 0:
                 _log.warning("gateway.feed_lost broker=%s reason=%s", broker.address, reason)
             self.open = False
-            await _drive(self._topics.unplug("broker_unavailable"))
+            await self._say_lost()
             self._brokers.leave(broker)
             await asyncio.sleep(self._backoff_s())
+
+    async def _say_lost(self) -> None:
+        try:
+            await _drive(self._topics.unplug("broker_unavailable"))
+        except Exception:
+            # A feed that ended here would end for good, and for everybody.
+            _log.exception("gateway.feed_failed")
 
     async def _try_session(self, broker: Broker) -> str:
         """Hold one stream open for as long as it lasts. Returns why it ended."""
@@ -78,17 +86,31 @@ class Feed:
             await asyncio.wait_for(broker.channel.channel_ready(), _CONNECT_S)
             return await self._session(broker)
         except TimeoutError:
-            return "no connection"
+            return "no connection, or no answer"
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except (asyncio.InvalidStateError, grpc.aio.UsageError, ValueError) as error:
             return str(error)
+        except Exception as error:
+            _log.exception("gateway.feed_failed broker=%s", broker.address)
+            return repr(error)
 
     async def _session(self, broker: Broker) -> str:
         call: Call = broker.events.Subscribe(metadata=self._brokers.own_metadata())
-        self.open = True
-        _log.info("gateway.feed_open broker=%s", broker.address)
-        await _drive(self._topics.plug())
+        try:
+            # It says at once whether it has its store. One that takes the call and then refuses it, as it does a key that is not good, was never open.
+            first = await asyncio.wait_for(call.read(), _CONNECT_S)
+            if not isinstance(first, SubscribeResponse):
+                return await _end_of(call)
+            self.open = True
+            _log.info("gateway.feed_open broker=%s", broker.address)
+            await _drive(self._topics.plug())
+            await _drive(self._topics.apply(first))
+            return await self._follow(call)
+        finally:
+            call.cancel()
+
+    async def _follow(self, call: "Call") -> str:
         self._wanted.set()
         loop = asyncio.get_running_loop()
         reader, writer = loop.create_task(self._read(call), name="feed reader"), loop.create_task(self._write(call), name="feed writer")
@@ -96,16 +118,14 @@ class Feed:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
             return await (reader if reader.done() else writer)
         finally:
-            call.cancel()
             for task in (reader, writer):
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, call: "Call") -> str:
         while isinstance(response := await call.read(), SubscribeResponse):
-            self._failures = 0
             await _drive(self._topics.apply(response))
-        return f"{(await call.code()).name}: {await call.details()}"
+        return await _end_of(call)
 
     async def _write(self, call: "Call") -> str:
         while True:
@@ -120,6 +140,10 @@ class Feed:
         first, longest = _BACKOFF_S
         self._failures += 1
         return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(self._failures - 1, 10))
+
+
+async def _end_of(call: "Call") -> str:
+    return f"{(await call.code()).name}: {await call.details()}"
 
 
 async def _drive(work: Iterator[None]) -> None:

@@ -16,7 +16,6 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
 Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets an id of that stream (cursors.py).
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +24,7 @@ from jobwire.v1.job_pb2 import Job, LogLine
 from jobwire.v1.queue_service_pb2 import Queue
 
 from jobwire_gateway.jobs import job_json, line_json, queue_json
+from jobwire_gateway.json_text import encoded
 
 HEARTBEAT = b":\n\n"
 """A comment: keeps proxies and half-open connections honest, and fires no event."""
@@ -107,7 +107,7 @@ def logs_dropped(name: str, count: int) -> Frame:
 
 
 def gap(name: str, reason: str) -> Frame:
-    """Something may have been missed: `resumed`, `slow_reader`, `broker_lost`, `store_lost`."""
+    """Something may have been missed: `resumed`, `slow_reader`, `broker_lost`, `store_lost`, `not_shown`."""
     return _control(Kind.GAP, {"name": name, "reason": reason})
 
 
@@ -143,7 +143,7 @@ def retry(milliseconds: int) -> bytes:
 
 def queue_fragment(queue: Queue) -> bytes:
     """One queue's members, to be joined by `overview`."""
-    return _json(queue_json(queue))
+    return encoded(queue_json(queue))
 
 
 def overview(fragments: Sequence[bytes]) -> Frame:
@@ -171,8 +171,4 @@ def _control(kind: Kind, members: Mapping[str, object]) -> Frame:
 def _encode(kind: Kind, members: Mapping[str, object], event_id: str = "") -> bytes:
     # JSON escapes every line break, so the data is always one line.
     head = b"id: %s\n" % event_id.encode() if event_id else b""
-    return head + b"data: " + _json({"type": kind.value, **members}) + b"\n\n"
-
-
-def _json(members: Mapping[str, object]) -> bytes:
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return head + b"data: " + encoded({"type": kind.value, **members}) + b"\n\n"

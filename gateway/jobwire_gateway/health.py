@@ -13,10 +13,11 @@ import time
 from jobwire.v1.admin_service_pb2 import GetServerInfoRequest
 from jobwire.v1.queue_service_pb2 import Queue
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.feed import Feed
+from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.stats import all_queues
 from jobwire_gateway.streams import Streams
@@ -71,4 +72,4 @@ class Health:
 
 
 def _answer(body: dict[str, object], *, ok: bool) -> Response:
-    return JSONResponse(body, 200 if ok else 503, {"Cache-Control": "no-store"})
+    return JsonAnswer(body, 200 if ok else 503, {"Cache-Control": "no-store"})

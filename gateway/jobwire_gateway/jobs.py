@@ -21,6 +21,7 @@ from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, LogLine, Paylo
 from jobwire.v1.queue_service_pb2 import ClassStats, Queue
 
 from jobwire_gateway.contract import shown
+from jobwire_gateway.json_text import is_too_deep
 
 _PREFIX = "JOB_STATE_"
 _WORDS: dict[int, str] = {number: name.removeprefix(_PREFIX).lower() for name, number in JobState.items()}
@@ -201,6 +202,8 @@ def _value(text: str) -> object:
         value: object = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if is_too_deep(text, value):
+        raise ValueError("nested too deeply")
     return value
 
 

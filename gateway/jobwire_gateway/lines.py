@@ -8,7 +8,6 @@ verdict. Only when nothing was made yet, the answer is that problem.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from jobwire_gateway.batches import Batches, Refusal, refusal
 from jobwire_gateway.enqueue import MAX_JOBS, Mint, job_spec
+from jobwire_gateway.json_text import encoded
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import BODY_S, json_object
 
@@ -138,4 +138,4 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
 
 
 def _line(members: dict[str, object]) -> bytes:
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return encoded(members) + b"\n"

@@ -66,7 +66,7 @@ def label_name(queue: str, label: str) -> str:
     """
     parent = queue_name(queue)
     key, is_pair, value = label.partition("=")
-    if not (is_pair and _LABEL_KEY.fullmatch(key) and len(value.encode(errors="replace")) <= _MAX_LABEL_BYTES):
+    if not (is_pair and _LABEL_KEY.fullmatch(key) and _is_label_value(value)):
         raise _bad_name("label", label, "KEY=VALUE, the key 1 to 63 of A-Z a-z 0-9 . _ / -, the value at most 128 bytes")
     return f"{parent}/labels/{label}"
 
@@ -79,6 +79,14 @@ def is_job(topic: str) -> bool:
 def queue_of(topic: str) -> str:
     """The queue's bare name in `queues/{queue}` or `queues/{queue}/jobs/{id}`."""
     return topic.split("/", 2)[1]
+
+
+def _is_label_value(text: str) -> bool:
+    try:
+        return len(text.encode()) <= _MAX_LABEL_BYTES
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which no job can have in a label.
+        return False
 
 
 def _bad_name(field: str, value: str, rule: str) -> Problem:

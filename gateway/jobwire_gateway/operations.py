@@ -11,11 +11,12 @@ from enum import Enum
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from jobwire_gateway.brokers import Broker, Brokers
+from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.requests import JSON, invalid, json_body, query_with_lists, refuse_unknown
 
@@ -145,7 +146,7 @@ def relay(
 
     async def handle(asked: Asked) -> Response:
         shown = answer(await brokers.call(rpc, request(asked)))
-        return Response(status_code=204, headers=NO_STORE) if shown is None else JSONResponse(shown, headers=NO_STORE)
+        return Response(status_code=204, headers=NO_STORE) if shown is None else JsonAnswer(shown, headers=NO_STORE)
 
     return handle
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import NoReturn
 from urllib.parse import parse_qsl
@@ -12,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
+from jobwire_gateway.json_text import is_too_deep
 from jobwire_gateway.problems import Problem, Violation
 
 JSON = "application/json"
@@ -151,7 +153,8 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
         Problem: 400, it is something else, or something that is no JSON. `what` is what the sentence calls it.
     """
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
+        read = text.decode("utf-8")
+        value = json.loads(read, object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise _malformed(f"The {what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
@@ -161,6 +164,8 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
         raise _malformed(f"The {what} is not UTF-8, or has half a surrogate pair in it.") from None
     except ValueError as error:
         raise _malformed(f"The {what} is not JSON: {error}.") from None
+    if is_too_deep(read, value):
+        raise _malformed(f"The {what} is nested too deeply.")
     if not isinstance(value, dict):
         raise _malformed(f"The {what} must be a JSON object.")
     return value
@@ -173,7 +178,7 @@ def _malformed(sentence: str) -> Problem:
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        twice = next(name for index, (name, _) in enumerate(pairs) if name in (other for other, _ in pairs[:index]))
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the member {twice[:60]!r} is there twice")
     return members
 

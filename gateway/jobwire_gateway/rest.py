@@ -8,7 +8,7 @@ from jobwire.v1.job_pb2 import Durability, Job, JobSpec, JobState
 from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest, GetJobRequest, ListJobsRequest
 from jobwire.v1.queue_service_pb2 import CleanQueueRequest, ListQueuesRequest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from jobwire_gateway.batches import Batches, Refusal, enqueued, refusal
 from jobwire_gateway.brokers import Brokers
@@ -16,6 +16,7 @@ from jobwire_gateway.config import GatewayConfig
 from jobwire_gateway.contract import duration
 from jobwire_gateway.enqueue import Mint, durability_of, job_members, job_spec, minting
 from jobwire_gateway.jobs import STATES, job_json, server_json, state_of
+from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.lines import LinesEnqueue
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem
@@ -64,15 +65,15 @@ class Rest:
         shown = enqueued(answer.name, answer.id, answer.verdict)
         headers = {**NO_STORE, "Location": f"/v1/{answer.name}"}
         if (wait_s := self._wait_s(request, headers)) is None:
-            return JSONResponse(shown, 202, headers)
+            return JsonAnswer(shown, 202, headers)
         ended = await self._ended(request, answer.name, wait_s)
-        return JSONResponse(shown, 202, headers) if ended is None else JSONResponse({**shown, "job": job_json(ended)}, 200, headers)
+        return JsonAnswer(shown, 202, headers) if ended is None else JsonAnswer({**shown, "job": job_json(ended)}, 200, headers)
 
     async def _enqueue_many(self, queue: str, body: dict[str, object], mint: Mint) -> Response:
         entries = [_entry(queue, members, place, mint) for place, members in enumerate(job_members(body))]
         verdicts = await self._batches.make(queue, entries, durability_of(body))
         refused = sum(verdict["verdict"] == "refused" for verdict in verdicts)
-        return JSONResponse({"jobs": verdicts, "refused": refused}, 202, NO_STORE)
+        return JsonAnswer({"jobs": verdicts, "refused": refused}, 202, NO_STORE)
 
     async def _enqueue_lines(self, request: Request, queue: str, asked: Asked, mint: Mint) -> Response:
         durability = durability_of(asked.query)
@@ -93,12 +94,12 @@ class Rest:
         headers["ETag"] = _etag(job)
         if _matches(asked.request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
-        return JSONResponse(job_json(job), headers=headers)
+        return JsonAnswer(job_json(job), headers=headers)
 
     async def server(self, asked: Asked) -> Response:
         """The broker that answers, and this gateway."""
         info = await self._brokers.call(lambda broker: broker.admin.GetServerInfo, GetServerInfoRequest())
-        return JSONResponse({**server_json(info), "gatewayVersion": _VERSION}, headers=NO_STORE)
+        return JsonAnswer({**server_json(info), "gatewayVersion": _VERSION}, headers=NO_STORE)
 
     # Wait ---------------------------------------------------------------------------------------------------------------------------------------------
 

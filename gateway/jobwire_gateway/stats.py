@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from jobwire.v1.queue_service_pb2 import ClassStats, ListClassesRequest, ListQueuesRequest, Queue
 from sse_starlette import EventSourceResponse
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from jobwire_gateway import frames
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.frames import HEARTBEAT
 from jobwire_gateway.jobs import class_json, counts_json
+from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.names import QUEUES
 from jobwire_gateway.problems import Problem
@@ -97,7 +98,7 @@ class Stats:
         query_of(request.scope, ())
         queues = await all_queues(self._brokers)
         classes = {str(shown["queueClass"]): shown for shown in map(class_json, await self._classes())}
-        return JSONResponse({"queues": {queue.queue: counts_json(queue.counts) for queue in queues}, "classes": classes})
+        return JsonAnswer({"queues": {queue.queue: counts_json(queue.counts) for queue in queues}, "classes": classes})
 
     async def _classes(self) -> Sequence[ClassStats]:
         """None where the broker is older than its classes."""

@@ -8,6 +8,7 @@ the feed, which waits for the confirmation of its adding: there is never more th
 before that one is of an earlier adding and ignored.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
@@ -21,6 +22,8 @@ from jobwire_gateway import frames
 from jobwire_gateway.mailbox import GATEWAY, Bounds
 from jobwire_gateway.names import QUEUES, queue_of
 from jobwire_gateway.watches import JobWatch, Outlet, OverviewWatch, QueueWatch, Seen
+
+_log = logging.getLogger("jobwire.gateway")
 
 _YIELD_EVERY = 250
 """After so many mailboxes the event loop gets a turn."""
@@ -271,6 +274,21 @@ class Topics:
         return len(self._topics)
 
     def _apply_change(self, change: JobChange) -> Iterator[None]:
+        try:
+            yield from self._show_change(change)
+        except Exception:
+            # One change that cannot be shown must not cost all readers their feed.
+            _log.exception("gateway.change_not_shown job=%s revision=%d", change.job.name, change.job.revision)
+            yield from self._say_not_shown(change)
+
+    def _say_not_shown(self, change: JobChange) -> Iterator[None]:
+        job = change.job
+        names = [job.name, *self._many_names(job.queue or queue_of(job.name), job)]
+        topics = [topic for name in names if isinstance(topic := self._listening(name), JobTopic | QueueTopic)]
+        watches = [watch for topic in topics for watch in topic.watches]
+        yield from _spread(watches, lambda watch: watch.not_shown(ended=change.type == ChangeType.CHANGE_TYPE_FINAL))
+
+    def _show_change(self, change: JobChange) -> Iterator[None]:
         job = change.job
         queue = job.queue or queue_of(job.name)
         if change.type == ChangeType.CHANGE_TYPE_GAP:

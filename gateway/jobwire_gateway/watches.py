@@ -138,6 +138,14 @@ class JobWatch:
             self.snapshot(self.newest, "resumed")
         self.newest = None
 
+    def not_shown(self, *, ended: bool) -> None:
+        """Say that there was a change which cannot be shown. Of the end nothing follows, so that ends it."""
+        if self.started and not self.ended:
+            self._put(frames.gap(self.topic, "not_shown"))
+            if ended:
+                self._put(frames.error(self.topic, "NOT_SHOWN", "The job has ended, and this gateway cannot show how. Read it."))
+                self._end()
+
     def log(self, frame: Frame) -> None:
         """Show lines that the handler logged."""
         if self.started:
@@ -184,6 +192,11 @@ class QueueWatch:
         self.outlet.put(self.topic, frames.connected(self.topic, resumed=False, heartbeat_ms=self._heartbeat_ms))
         if self._resuming:
             self.outlet.put(self.topic, frames.gap(self.topic, "resumed"))
+
+    def not_shown(self, *, ended: bool) -> None:
+        """Say that there was a change which cannot be shown."""
+        if self.started:
+            self.outlet.put(self.topic, frames.gap(self.topic, "not_shown"))
 
     def change(self, seen: Seen) -> None:
         """Show a change of one job."""

@@ -59,6 +59,20 @@ async def test_a_topic_that_cannot_be_had_is_said_and_the_others_go_on(http: htt
         assert "at most 100" in (await socket.until("error"))["detail"]
 
 
+async def test_a_topic_with_half_of_a_surrogate_pair_costs_nobody_the_feed(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    async with opened(shared_gateway) as socket, opened(shared_gateway) as other:
+        await other.subscribe(f"queues/{queue}")
+        await other.until("connected")
+        name = f"queues/{queue}/labels/a=\ud800"
+        await socket.subscribe(name, [[]])
+        assert [(frame["reason"], frame["name"]) for frame in [await socket.next(), await socket.next()]] == [
+            ("INVALID_TOPIC", name),
+            ("INVALID_TOPIC", "[[]]"),
+        ]
+        await enqueue(http, queue)
+        assert (await other.next())["type"] == "update"
+
+
 async def test_w01_pages_of_other_origins_are_refused_by_a_real_answer(shared_gateway: Gateway) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         with pytest.raises(InvalidStatus) as caught:

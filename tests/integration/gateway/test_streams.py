@@ -109,6 +109,18 @@ async def test_progress_is_seen_within_a_quarter_of_a_second(http: httpx.AsyncCl
     assert sorted(delays)[len(delays) // 2] < 0.25
 
 
+async def test_half_of_a_surrogate_pair_in_a_result_ends_nobodys_stream(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    async with reading(http, job["eventsUrl"]) as reader, reading(http, f"/v1/queues/{queue}/events") as everything:
+        await reader.until("update")
+        await everything.until("connected")
+        await complete(worker, await lease(worker, queue), r'{"text":"cut \ud83d","more":"\u00fc"}')
+        for events in (await reader.rest(), [await everything.until("final")]):
+            assert events[-1]["result"] == {"text": "cut \ud83d", "more": "ü"}
+            assert not [event for event in events if event["type"] in ("degraded", "gap")]
+    assert (await http.get(f"/v1/{job['name']}")).json()["result"]["text"] == "cut \ud83d"
+
+
 async def test_a_queues_stream_tells_of_every_job_in_it(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
     async with reading(http, f"/v1/queues/{queue}/events") as reader:
         assert (await reader.next())["name"] == f"queues/{queue}"

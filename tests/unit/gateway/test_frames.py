@@ -1,5 +1,6 @@
 """Frames are what EventSource reads, whatever a job carries."""
 
+import json
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from jobwire.v1.queue_service_pb2 import Queue
 from jobwire_gateway import frames
 from jobwire_gateway.cursors import UNKNOWN, Cursor, cursor_of
 from jobwire_gateway.jobs import STATES, job_json, queue_json, state_of
+from jobwire_gateway.json_text import JsonAnswer
 
 from .reading import events, job
 
@@ -49,6 +51,30 @@ def test_whatever_text_a_worker_sends_stays_on_one_line(message: str, kind: str)
     (event,) = events(frames.update(of).data)
     assert event.data["progress"]["message"] == message
     assert event.data.get("failure", {}).get("type", "") == kind
+
+
+HALVES = st.text(st.characters(categories=["Cs", "L", "Zs"]), max_size=20)
+
+
+@given(HALVES, st.dictionaries(HALVES, HALVES, max_size=3))
+def test_half_of_a_surrogate_pair_in_what_a_worker_sends_is_shown_as_it_came(text: str, members: dict[str, str]) -> None:
+    sent = {"text": text, **members}
+    content = Payload(json=json.dumps(sent))
+    of = Job(name="queues/q/jobs/j", payload=content, result=content, checkpoint=content, progress=Progress(data_json=content.json))
+    for frame in (frames.update(of), frames.final(of)):
+        (event,) = events(frame.data)
+        assert [event.data["payload"], event.data["result"], event.data["checkpoint"], event.data["progress"]["data"]] == [sent] * 4
+    assert json.loads(bytes(JsonAnswer(job_json(of)).body))["result"] == sent
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_whatever_depth_can_be_read_can_be_written(opening: str) -> None:
+    closing = {"[": "]"}.get(opening, "}")
+    for depth in (400, 499, 500, 501, 502, *range(900, 1_000, 3)):
+        text = opening * depth + "0" + closing * depth
+        (event,) = events(frames.final(Job(name="queues/q/jobs/j", result=Payload(json=text))).data)
+        assert ("result" in event.data) is (depth <= 500)
+        assert ("resultText" in event.data) is (depth > 500)
 
 
 def test_a_job_over_the_bound_comes_without_its_result_and_says_where_it_is() -> None:

@@ -297,6 +297,7 @@ def test_a_gap_in_a_queue_is_told_to_its_groups_and_labels() -> None:
         "labels/user=7",
         "queues/q/groups/.g",
         "queues/q/labels/a",
+        "queues/q/labels/a=\ud800",
     ],
 )
 def test_what_is_no_topic_is_refused(text: str) -> None:

@@ -1,5 +1,6 @@
 """What is asked for is read strictly, and what is wrong is named."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,8 +69,19 @@ async def test_malformed_json_is_400(body: bytes) -> None:
     assert (problem.status, problem.reason) == (400, "MALFORMED_JSON")
 
 
-async def test_json_nested_too_deeply_is_400() -> None:
-    assert (await refused(b"[" * 100_000, limit=1_000_000)).status == 400
+@pytest.mark.parametrize("depth", [501, *range(900, 1_000, 7), 100_000])
+async def test_json_nested_too_deeply_is_400(depth: int) -> None:
+    problem = await refused(b'{"a":' * depth + b"0" + b"}" * depth, limit=1_000_000)
+    assert (problem.status, problem.detail) == (400, "The body is nested too deeply.")
+
+
+async def test_a_member_that_is_twice_among_very_many_is_found_at_once() -> None:
+    names = [f'"{number}":0' for number in range(200_000)]
+    body = "{" + ",".join([*names, '"7":1', '"199999":1']) + "}"
+    began = time.process_time()
+    problem = await refused(body.encode(), limit=5_000_000)
+    assert time.process_time() - began < 2
+    assert "the member '7' is there twice" in problem.detail
 
 
 async def test_no_body_will_do_where_none_is_needed() -> None:

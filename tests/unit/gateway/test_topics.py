@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,7 +11,9 @@ from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job, JobState, LogLine
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
+from jobwire_gateway import frames
 from jobwire_gateway.cursors import Cursor
+from jobwire_gateway.jobs import job_json
 from jobwire_gateway.mailbox import Bounds
 from jobwire_gateway.readers import OneReader
 from jobwire_gateway.topics import Topics
@@ -321,6 +324,30 @@ def test_fan_out_gives_others_a_turn() -> None:
     topics.demand()
     turns = sum(1 for _ in topics.apply(SubscribeResponse(added=[NAME], changes=[change(SNAPSHOT, job(1))])))
     assert turns >= 4
+
+
+def test_a_change_that_cannot_be_shown_costs_its_readers_a_gap_and_nobody_else_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = topics_on_a_feed()
+    reader, other, everything = watch(topics), OneReader.of_job(topics, "queues/q/jobs/k", None, lambda: None), watch_queue(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(1)), change(SNAPSHOT, job(2, job_id="k")), added=(NAME, "queues/q/jobs/k", "queues/q"))
+    for each in (reader, other, everything):
+        each.take()
+
+    def unless_3(of: Job) -> dict[str, object]:
+        if of.revision in (3, 6):
+            raise RecursionError("too deep")
+        return job_json(of)
+
+    monkeypatch.setattr(frames, "job_json", unless_3)
+    say(topics, change(UPDATE, job(3, DELAYED)), change(UPDATE, job(4, DELAYED, job_id="k")), change(UPDATE, job(5)))
+    assert [(event.type, event.data.get("reason") or event.data["revision"]) for event in events(reader.take())] == [("gap", "not_shown"), ("update", 5)]
+    assert types(other.take()) == ["update"]
+    assert types(everything.take()) == ["gap", "update", "update"]
+    say(topics, change(FINAL, job(6, COMPLETED)))
+    assert types(reader.take()) == ["gap", "error"]
+    assert reader.ended
+    assert types(everything.take()) == ["gap"]
 
 
 class FanOut(RuleBasedStateMachine):
