@@ -38,6 +38,11 @@ def test_every_alert_is_tested_and_names_a_chapter_that_is_there() -> None:
                 assert f"## {chapter}\n" in page
 
 
+def test_the_page_of_metrics_names_every_alert() -> None:
+    page = (REPOSITORY / "docs" / "metrics.md").read_text()
+    assert re.findall(r"^\| `(Jobwire\w+)` \|", page, re.MULTILINE) == [rule["alert"] for rule in _rules() if "alert" in rule]
+
+
 async def test_rules_and_dashboard_ask_for_nothing_that_is_not_served(shared_store: Store) -> None:
     async with Broker(shared_store, extra=["--metrics", "127.0.0.1:0"]) as broker, Gateway(broker, extra=["--metrics", "127.0.0.1:0"]) as gateway:
         served = await _names(broker) | await _names(gateway)

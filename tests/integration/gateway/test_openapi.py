@@ -82,6 +82,12 @@ async def test_the_page_of_the_calls_shows_each_and_needs_nothing_from_elsewhere
     assert set(re.findall(r'href="#(\w+)"', page)) <= set(re.findall(r'id="(\w+)"', page))
 
 
+def test_the_table_of_the_page_about_rest_has_every_call_and_no_other(document: dict[str, Any]) -> None:
+    page = (REPOSITORY / "docs" / "rest.md").read_text()
+    listed = re.findall(r"^\| `([A-Z]+) (/[^?`]*)", page, re.MULTILINE)
+    assert sorted(listed) == sorted((method.upper(), path) for path, methods in document["paths"].items() for method in methods)
+
+
 def _served_rpcs() -> list[str]:
     """The names of those whose comment does not say that they are not served."""
     served = []
