@@ -287,6 +287,7 @@ class _Decoder:
             b"newest",
             b"completed_total",
             b"failed_total",
+            b"holes",
         }
         assert self._meta.keys() <= known | LINE_META, self._meta
         number = {key: int(value) for key, value in self._meta.items() if key in known and key not in (b"solo", b"rates")}
@@ -405,7 +406,10 @@ class _Decoder:
     def _decode_completed(self) -> None:
         revisions = [END_ENTRY.unpack_from(entry)[0] for entry in self._completed]
         assert revisions == sorted(revisions), "completed jobs that are not in the order of their ends"
-        for entry in self._completed:
+        entries = [entry for entry in self._completed if len(entry) > END_ENTRY.size]
+        assert len(self._completed) - len(entries) == int(self._meta.get(b"holes", 0)), "holes that are not counted"
+        assert entries[:1] == self._completed[:1], "a hole at the old end"
+        for entry in entries:
             raw_id = entry[END_ENTRY.size :]
             header = self._put(raw_id, "c", "COMPLETED")
             marks = header.ended + (_APART if header.flags & codec.FLAG_APART else 0) + (_KEPT if header.flags & codec.FLAG_KEPT else 0)

@@ -9,7 +9,7 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.rules.filters import Filter
 from jobwire_broker.store.queue_store import MAX_ITEMS, QueueStore
 
-#: How many jobs one request for a page looks at, when it has a filter.
+#: How many places of indexes one request for a page looks at.
 MAX_LOOKED_AT = 16 * MAX_ITEMS
 
 #: Which indexes hold the jobs of a state, in the order in which they are listed.
@@ -39,7 +39,8 @@ def indexes_of(state: int, wanted: Filter | None) -> list[bytes]:
 async def page_of(store: QueueStore, state: int, wanted: Filter | None, cursor: bytes, size: int) -> tuple[Entries, bytes]:
     """One page of a state, at most `size` jobs as (id, record without payload), and the cursor of the next one; empty on the last.
 
-    With a filter it ends after MAX_LOOKED_AT jobs, whatever it has found. A cursor is the first letter of an index, and the place in it.
+    It ends after MAX_LOOKED_AT places, whatever it has found: there may be jobs that the filter leaves out, and places of COMPLETED jobs that were deleted.
+    A cursor is the first letter of an index, and the place in it.
     """
     entries: Entries = []
     looked_at = 0
@@ -49,7 +50,7 @@ async def page_of(store: QueueStore, state: int, wanted: Filter | None, cursor: 
             at, found, looked = await _step(store, index, at, wanted, limit, size - len(entries))
             entries += found
             looked_at += looked
-            if at and (len(entries) >= size or (wanted is not None and looked_at >= MAX_LOOKED_AT)):
+            if at and (len(entries) >= size or looked_at >= MAX_LOOKED_AT):
                 return entries, index[:1] + at
             if not at:
                 break

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 #: In the order in which each may use those before it.
 LIB_FILES = (
-    *("codec", "context", "rules", "failures", "times", "ring", "retention", "jobs", "history", "kept", "contents", "identity", "moves"),
+    *("codec", "context", "rules", "failures", "times", "ring", "retention", "completed", "jobs", "history", "kept", "contents", "identity", "moves"),
     *("lines", "groups", "limits", "leases", "choosing", "finishes"),
 )
 #: Those of them whose local names are their own, but for these: Lua allows 200 in one block.

@@ -11,18 +11,19 @@ local function newest_to_clean(ctx, grace_ms)
   return ctx.now_us - grace_ms * 1000
 end
 
+-- Answers how many jobs were forgotten, and how many entries were looked at for that.
 local function clean_completed(ctx, newest)
   local entries = redis.call('LRANGE', ctx.base .. 'c', 0, STEP - 1)
   local count = 0
   while entries[count + 1] and struct.unpack('>I8', entries[count + 1]) <= newest do count = count + 1 end
-  if count > 0 then forget_completed(ctx, count) end
-  return count
+  if count == 0 then return 0, 0 end
+  return pop_completed(ctx, count)
 end
 
 local function clean_others(ctx, state, newest)
   local ids = redis.call('ZRANGEBYSCORE', ctx.base .. FINAL_KEY[state], '-inf', string.format('%.0f', newest), 'LIMIT', 0, STEP)
   forget(ctx, state, ids)
-  return #ids
+  return #ids, #ids
 end
 
 -- Those that say for themselves how long they are kept.
@@ -36,16 +37,19 @@ local function clean(keys, argv)
   local ctx = open(keys[1])
   local state, newest = tonumber(argv[1]), tonumber(argv[3])
   if newest == 0 then newest = newest_to_clean(ctx, tonumber(argv[2])) end
-  local count
+  local count, passed
   if state == STATE.COMPLETED then
-    count = clean_completed(ctx, newest)
+    count, passed = clean_completed(ctx, newest)
   else
-    count = clean_others(ctx, state, newest)
+    count, passed = clean_others(ctx, state, newest)
   end
-  if count < STEP then count = count + clean_own(ctx, state, newest, STEP - count) end
+  if passed < STEP then
+    local own = clean_own(ctx, state, newest, STEP - passed)
+    count, passed = count + own, passed + own
+  end
   ctx.changed = count > 0
   close(ctx)
-  return { count, newest, count == STEP and 1 or 0 }
+  return { count, newest, passed == STEP and 1 or 0 }
 end
 
 register('clean', clean, { 'allow-oom' })

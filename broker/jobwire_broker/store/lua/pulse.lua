@@ -156,7 +156,7 @@ local function forget_old(ctx, state)
   local cutoff = ctx.now_us - age_ms * 1000
   if state == STATE.COMPLETED then
     local count = old_completed(ctx, cutoff)
-    if count > 0 then forget_completed(ctx, count) end
+    if count > 0 then pop_completed(ctx, count) end
     return count == LIMIT
   end
   local ids = redis.call('ZRANGEBYSCORE', ctx.base .. FINAL_KEY[state], '-inf', cutoff, 'LIMIT', 0, LIMIT)

@@ -52,6 +52,7 @@ end
 local function briefs(ctx, ids)
   local records, out = records_of(ctx, ids), {}
   for i = 1, #ids do
+    -- Of what was deleted meanwhile, or long ago (lib/completed.lua), there is none.
     if decode(records[i]) then
       out[#out + 1] = ids[i]
       out[#out + 1] = rules.shown(ctx, brief(records[i]))
@@ -113,25 +114,15 @@ local function list_active(ctx, cursor, limit)
   return ids, #members == limit and members[limit] or ''
 end
 
--- How many COMPLETED jobs have a lower revision than this one, whose job may be gone itself: a binary search.
-local function completed_before(key, revision)
-  local low, high = 0, redis.call('LLEN', key)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if struct.unpack('>I8', redis.call('LINDEX', key, middle)) < revision then low = middle + 1 else high = middle end
-  end
-  return low
-end
-
--- A page of COMPLETED jobs: ids, and when each ended, which is the cursor as well.
+-- A page of COMPLETED jobs: ids, and when each ended, which is the cursor as well. A hole is an entry with an empty id.
 local function completed_page(ctx, cursor, limit, is_upward)
   local key, ids, ends = ctx.base .. 'c', {}, {}
   local entries
   if is_upward then
-    local first = cursor == '' and 0 or completed_before(key, tonumber(cursor) + 1)
+    local first = cursor == '' and 0 or completed.before(ctx, tonumber(cursor) + 1)
     entries = redis.call('LRANGE', key, first, first + limit - 1)
   else
-    local behind = completed_before(key, cursor ~= '' and tonumber(cursor) or math.huge)
+    local behind = completed.before(ctx, cursor ~= '' and tonumber(cursor) or math.huge)
     entries = behind == 0 and {} or redis.call('LRANGE', key, math.max(0, behind - limit), behind - 1)
   end
   for i = 1, #entries do
@@ -223,12 +214,12 @@ end
 local function stats(keys)
   local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
-  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw', 'made_total', 'ended_total', 'rates')
-  ctx.lw = tonumber(meta[6]) or 0
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw', 'made_total', 'ended_total', 'rates', 'holes')
+  ctx.lw, ctx.holes = tonumber(meta[6]) or 0, tonumber(meta[10]) or 0
   local time = redis.call('TIME')
   local rate_in, rate_out = rules.rates(meta[9] or '', tonumber(meta[7]) or 0, tonumber(meta[8]) or 0, time[1] * 1000 + math.floor(time[2] / 1000))
-  local completed, failed, cancelled, expired = redis.call('LLEN', ctx.base .. 'c') + card('K5'), card('f') + card('K6'), card('x') + card('K7'), card('e') + card('K8')
-  return { waiting_count(ctx), card('a'), card('d'), completed, failed, cancelled, expired, tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
+  local done, failed, cancelled, expired = completed.count(ctx) + card('K5'), card('f') + card('K6'), card('x') + card('K7'), card('e') + card('K8')
+  return { waiting_count(ctx), card('a'), card('d'), done, failed, cancelled, expired, tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
     tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '', rate_in, rate_out }
 end
 

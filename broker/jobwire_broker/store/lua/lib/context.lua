@@ -2,7 +2,7 @@
 --
 -- All keys of a queue are `<base><suffix>` with the queue's hash tag in <base>:
 --   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total,
---               policy (JSON, see below), made_total, ended_total and rates (lib/rules.lua), lw (jobs in lines l, n, q), full (units for which a broker found no room under the queue's limit), judged (the policy
+--               policy (JSON, see below), made_total, ended_total and rates (lib/rules.lua), lw (jobs in lines l, n, q), holes (lib/completed.lua), full (units for which a broker found no room under the queue's limit), judged (the policy
 --               that blocks were made by), and what lib/limits.lua keeps: vt fw vx tat extra
 --   w   zset    waiting, score = priority, member = order (8 bytes) .. id
 --   o   zset    waiting to be delivered alone, same form
@@ -16,7 +16,7 @@
 --   T   hash    attempts that were ended at their deadline, whose worker is to be told: token (8) .. id -> sid (4)
 --   S   hash    labels of past sessions: sid (4) -> label
 --   k   hash    cancels not yet confirmed by the worker: id -> sid (4) .. token (8)
---   c   list    COMPLETED, oldest first: revision (8) token (8) created (8) ended (1) id
+--   c   list    COMPLETED, oldest first: revision (8) token (8) created (8) ended (1) id; without the id when the job was deleted (lib/completed.lua)
 --   f x e       zsets of FAILED, CANCELLED, EXPIRED, score = revision at the end, member = id
 --   g0 … g4     hashes, the ends of removed jobs by time: id -> revision (8) token (8) ended (1) state (1) young (1)
 --   l<group>    zset, waiting jobs of a group, form of w; `l` alone: those of no group that have units or required labels
@@ -64,7 +64,7 @@ local function open(key)
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
   local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy',
-    'lw', 'judged', 'full', 'made_total', 'ended_total')
+    'lw', 'judged', 'full', 'made_total', 'ended_total', 'holes')
   local now_us = time[1] * 1000000 + time[2]
   local last = tonumber(meta[1]) or 0
   local ctx = {
@@ -76,7 +76,8 @@ local function open(key)
     lw = tonumber(meta[11]) or 0,
     made_total = tonumber(meta[14]) or 0, ended_total = tonumber(meta[15]) or 0, made = 0, other_ends = 0,
   }
-  ctx.lw_before = ctx.lw
+  ctx.holes = tonumber(meta[16]) or 0
+  ctx.lw_before, ctx.holes_before = ctx.lw, ctx.holes
   if meta[13] and meta[13] ~= '0' then ctx.full = tonumber(meta[13]) end
   if ctx.policy.mark ~= (meta[12] or '') then limits.judge(ctx) end
   return ctx

@@ -54,7 +54,7 @@ local function depart(ctx, j)
     if retention.own(j) then
       retention.leave(ctx, j)
     elseif j.state == STATE.COMPLETED then
-      redis.call('LREM', ctx.base .. 'c', 1, end_entry(j, j.id))
+      completed.cut(ctx, j)
     else
       gather(ctx, FINAL_REMOVE[j.state], j.id)
     end
@@ -173,6 +173,7 @@ local function close(ctx)
   if ctx.full then limits.tell_room(ctx) end
   if ctx.fair then limits.save(ctx) end
   if ctx.lw ~= ctx.lw_before then set_meta(ctx, 'lw', ctx.lw) end
+  if ctx.holes ~= ctx.holes_before then set_meta(ctx, 'holes', ctx.holes) end
   -- A call that found nothing to do leaves no trace, not even in a queue that does not exist.
   if not ctx.changed and not ctx.wake and not ctx.newer and #ctx.set == 0 and ctx.added == 0 then return end
   set_meta(ctx, 'n', ctx.n)

@@ -75,27 +75,46 @@ local function leave_lease(ctx, j)
   end
 end
 
--- Forget the oldest COMPLETED jobs. Their entries say all that the ring must keep, so no record is read.
-local function forget_completed(ctx, count)
+-- Take the oldest entries of the COMPLETED, and forget their jobs. The entries say all that the ring must keep, so no record is read. Answers how many jobs they were,
+-- and how many entries.
+local function pop_completed(ctx, count)
   local entries = redis.call('LPOP', ctx.base .. 'c', count) or {}
-  local gone = batch_for(ctx, 'UNLINK', 2 * #entries)
+  local gone, holes = batch_for(ctx, 'UNLINK', 2 * #entries), 0
   for i = 1, #entries do
     local entry = entries[i]
     local id = sub(entry, END_ENTRY_SIZE + 1)
-    local marks = byte(entry, END_ENTRY_SIZE)
-    gone.n = gone.n + 1
-    gone[gone.n] = ctx.record_key .. id
-    if marks >= APART_MARK then
-      marks = marks - APART_MARK
+    if id == '' then
+      holes = holes + 1
+    else
+      local marks = byte(entry, END_ENTRY_SIZE)
       gone.n = gone.n + 1
-      gone[gone.n] = ctx.payload_key .. id
+      gone[gone.n] = ctx.record_key .. id
+      if marks >= APART_MARK then
+        marks = marks - APART_MARK
+        gone.n = gone.n + 1
+        gone[gone.n] = ctx.payload_key .. id
+      end
+      if marks >= KEPT_MARK then
+        marks = marks - KEPT_MARK
+        unlink_kept(ctx, id)
+      end
+      ring_add(ctx, id, sub(entry, 1, 16), marks, STATE.COMPLETED, struct.unpack('>I8', entry, 17))
     end
-    if marks >= KEPT_MARK then
-      marks = marks - KEPT_MARK
-      unlink_kept(ctx, id)
-    end
-    ring_add(ctx, id, sub(entry, 1, 16), marks, STATE.COMPLETED, struct.unpack('>I8', entry, 17))
   end
+  ctx.holes = ctx.holes - holes
+  completed.drop_holes(ctx)
+  return #entries - holes, #entries
+end
+
+-- Forget the oldest COMPLETED jobs. Answers how many: fewer where many holes are between them.
+local function forget_completed(ctx, count)
+  local forgotten, passed = 0, 0
+  while forgotten < count and passed < completed.HOLES_MAX do
+    local jobs, entries = pop_completed(ctx, count - forgotten)
+    if entries == 0 then break end
+    forgotten, passed = forgotten + jobs, passed + entries
+  end
+  return forgotten
 end
 
 -- Forget jobs that ended otherwise.
@@ -125,39 +144,42 @@ end
 
 -- The ends of the oldest jobs of a state, at most `count`.
 function retention.oldest_ends(ctx, state, count)
+  if state == STATE.COMPLETED then return completed.oldest_ends(ctx, count) end
   local ends = {}
-  if state == STATE.COMPLETED then
-    local entries = redis.call('LRANGE', ctx.base .. 'c', 0, count - 1)
-    for i = 1, #entries do ends[i] = struct.unpack('>I8', entries[i]) end
-    return ends
-  end
   local found = redis.call('ZRANGE', ctx.base .. FINAL_KEY[state], 0, count - 1, 'WITHSCORES')
   for i = 2, #found, 2 do ends[i / 2] = tonumber(found[i]) end
   return ends
 end
 
--- Forget the oldest jobs of a final state.
+-- Forget the oldest jobs of a final state, `own` of which have a retention of their own. Answers how many.
 function retention.forget_oldest(ctx, state, count, own)
-  local from_own = own > 0 and retention.share(ctx, state, count, retention.oldest_ends(ctx, state, count)) or 0
+  local from_own = 0
+  if own > 0 then
+    local ends = retention.oldest_ends(ctx, state, count)
+    -- Among so many holes it is not known which are older.
+    if state == STATE.COMPLETED and ctx.holes > completed.HOLES_MAX then count = math.min(count, #ends) end
+    from_own = retention.share(ctx, state, count, ends)
+  end
   if from_own > 0 then retention.forget_own(ctx, redis.call('ZRANGE', retention.key(ctx, state), 0, from_own - 1)) end
-  count = count - from_own
-  if count == 0 then return end
-  if state == STATE.COMPLETED then return forget_completed(ctx, count) end
-  forget(ctx, state, redis.call('ZRANGE', ctx.base .. FINAL_KEY[state], 0, count - 1))
+  local rest = count - from_own
+  if rest == 0 then return count end
+  if state == STATE.COMPLETED then return from_own + forget_completed(ctx, rest) end
+  forget(ctx, state, redis.call('ZRANGE', ctx.base .. FINAL_KEY[state], 0, rest - 1))
+  return count
 end
 
 -- Keep a final state within its count, by one step. True when there may be more to do.
 function retention.keep_count(ctx, state)
   local own = redis.call('ZCARD', retention.key(ctx, state))
-  local kept = own + redis.call(state == STATE.COMPLETED and 'LLEN' or 'ZCARD', ctx.base .. FINAL_KEY[state])
+  local kept = own + (state == STATE.COMPLETED and completed.count(ctx) or redis.call('ZCARD', ctx.base .. FINAL_KEY[state]))
   local over = kept - retention.bounds(ctx, state)
   if over <= 0 then return false end
-  retention.forget_oldest(ctx, state, math.min(over, retention.STEP), own)
-  return over > retention.STEP
+  return over > retention.forget_oldest(ctx, state, math.min(over, retention.STEP), own)
 end
 
 -- After a flush: keep each final state that grew within its count.
 local function trim(ctx)
+  if ctx.places then completed.drop_holes(ctx) end
   if ctx.completions > 0 then retention.keep_count(ctx, STATE.COMPLETED) end
   for state in pairs(ctx.grown) do
     if state ~= STATE.COMPLETED then retention.keep_count(ctx, state) end
