@@ -571,7 +571,9 @@ class ListJobsRequest(_message.Message):
     """`next_page_token` of the page before, of the same list. Empty for the first page."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
-        """Only those that it finds. A page may then have fewer jobs than were asked for, or none, and still not be the last: look at `next_page_token`."""
+        """Only those that it finds. A page may then have fewer jobs than were asked for, or none, and still not be the last: look at `next_page_token`. So may one without
+        a filter, of COMPLETED jobs many of which were deleted.
+        """
 
     def __init__(
         self,
