@@ -23,7 +23,6 @@ from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.rules.meter import Histogram, Meter
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.session import WorkSession
-from jobwire_broker.store.codec import header_of
 from jobwire_broker.store.policy import Policy, policy_from_text
 from jobwire_broker.store.queue_store import Stats
 
@@ -111,12 +110,9 @@ class BrokerMetrics(Collector):
         return view
 
     async def _lag_s(self, name: str) -> float:
-        """How long the job that runs next has waited; where all have groups, the first of one of them."""
-        for index in ("w", "U"):
-            _, found = await self._registry.store(name).page(index, b"", 1)
-            if found:
-                return max(0.0, (self._registry.clock.now_us() - header_of(found[0][1]).order) / 1e6)
-        return 0.0
+        """How long the job has waited that waits longest."""
+        oldest = await self._registry.store(name).oldest()
+        return max(0, oldest.now_us - oldest.waiting_us) / 1e6 if oldest.waiting_us else 0.0
 
     def _starts(self) -> Iterable[Metric]:
         """For queues that have a class or a target, as far as this broker knows."""

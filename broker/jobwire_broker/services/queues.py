@@ -55,7 +55,7 @@ class QueueService(QueueServiceServicer):
         for age, since_us in ((queue.oldest_waiting_age, oldest.waiting_us), (queue.oldest_active_age, oldest.active_us)):
             if since_us:
                 age.FromMicroseconds(max(0, oldest.now_us - since_us))
-        queue.more_workers_help = bool(oldest.waiting_us) and oldest.open and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
+        queue.more_workers_help = oldest.open and not queue.paused and is_short(await hands_of(self._registry, name, oldest.crew))
         return pb.GetQueueResponse(queue=queue)
 
     @unary

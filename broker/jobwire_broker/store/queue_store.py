@@ -267,7 +267,7 @@ class Oldest(NamedTuple):
     active_us: int
     crew: list[Crew]
     open: bool
-    """Whether a job could start if a worker had room."""
+    """Whether a job waits that could start if a worker had room."""
 
 
 class OwnLimit(NamedTuple):
@@ -659,9 +659,13 @@ class QueueStore:
         return answer._replace(paused=bool(answer.paused), crew=_crew(answer.crew), judged=_judged(answer.judged))
 
     async def oldest(self) -> Oldest:
-        """Since when the oldest jobs wait and run."""
-        answer = Oldest._make(await self._call("oldest", self._meta, ()))
-        return answer._replace(crew=_crew(answer.crew), open=bool(answer.open))
+        """Since when the oldest jobs wait and run. A call for each 500 lines or so, of groups or others."""
+        *answer, after = await self._call("oldest", self._meta, ())
+        now_us, waiting_us, active_us, crew, is_open = answer
+        while after:
+            in_lines_us, after = await self._call("oldest_in_lines", self._meta, (after,))
+            waiting_us = min(filter(None, (waiting_us, in_lines_us)), default=0)
+        return Oldest(now_us, waiting_us, active_us, _crew(crew), bool(is_open))
 
     async def sessions(self) -> list[tuple[bytes, int, bytes]]:
         """The sessions that take jobs from this queue: session, held count, descriptor."""

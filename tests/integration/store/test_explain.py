@@ -3,7 +3,7 @@
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Crew, Explained
 
-from tests.support.queue_lab import SESSION_MS, QueueLab, item
+from tests.support.queue_lab import SESSION_MS, QueueLab, item, ruled
 from tests.support.queue_state import session_bytes
 
 S, T = session_bytes("s"), session_bytes("t")
@@ -86,7 +86,7 @@ async def test_an_ended_job_is_explained_and_one_that_is_gone_by_its_end(q: Queu
 
 
 async def test_the_oldest_are_found_over_priorities_and_sessions(q: QueueLab) -> None:
-    assert (await q.store.oldest())._replace(now_us=0) == (0, 0, 0, [], True)
+    assert (await q.store.oldest())._replace(now_us=0) == (0, 0, 0, [], False)
     await q.make(item("first", priority=9), "x", "y")
     for session in ("t", "s"):
         await q.attach(session)
@@ -97,6 +97,41 @@ async def test_the_oldest_are_found_over_priorities_and_sessions(q: QueueLab) ->
     header = codec.header_of((await q.store.get([b"first"]))[0].record)
     assert found.waiting_us == header.order
     assert sorted(found.crew) == sorted([Crew(S, 1, False, b""), Crew(T, 1, False, b"")])
+
+
+async def test_the_oldest_is_found_behind_any_number_of_groups(q: QueueLab) -> None:
+    for number in range(510):
+        await q.store.set_group(f"a{number:03}", weight=2.0)
+    await q.make(ruled("late", "z"), ruled("later", "y"))
+    found = await q.store.oldest()
+    assert found.waiting_us == (await q.state()).numbers["late"].order
+    assert found.open
+
+
+async def test_the_oldest_is_found_among_parked_jobs(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.make(ruled("runs", name="slow"), ruled("named", name="slow"), ruled("labelled", "g", labels={"gpu": "a100"}))
+    await q.attach("s")
+    assert list(await q.lease("s", 9)) == ["runs"]
+    await q.make("plain")
+    numbers = (await q.state()).numbers
+    assert (await q.store.oldest()).waiting_us == numbers["named"].order
+    await q.store.cancel(b"named", 0)
+    assert (await q.store.oldest()).waiting_us == numbers["labelled"].order
+
+
+async def test_workers_do_not_help_where_all_that_waits_is_held(q: QueueLab) -> None:
+    await q.make(ruled("a", "g"))
+    await q.store.set_group("g", paused=True)
+    found = await q.store.oldest()
+    assert (found.open, found.waiting_us > 0) == (False, True)
+
+
+async def test_with_ageing_the_oldest_is_found_behind_those_that_go_before_it(q: QueueLab) -> None:
+    await q.set_policy(ageing=60_000)
+    await q.make(item("low", priority=20))
+    await q.make(*(item(f"a{priority:03}", priority=priority - 100) for priority in range(110)))
+    assert (await q.store.oldest()).waiting_us == (await q.state()).numbers["low"].order
 
 
 async def test_explaining_leaves_no_trace(q: QueueLab) -> None:

@@ -1,10 +1,13 @@
 --- Why a job does not run, and what a queue is short of. What only reads.
 -- KEYS[1]  the queue's meta hash
--- ARGV     of explain: id; of oldest: none
+-- ARGV     of explain: id; of oldest: none; of oldest_in_lines: the line after which to begin
 -- Returns  what stands at each function
 --
--- No cost grows with what waits: a place is a rank, and the oldest are found by going from one priority, or one session, to the next.
-local PRIORITIES_MAX, HOLDERS_MAX, LINES_MAX = 100, 1000, 100
+-- No cost grows with what waits: a place is a rank, and the oldest are found by going from one priority, or one session, to the next. With ageing, jobs stand in
+-- the order in which they go, and the first of them are looked at.
+local PRIORITIES_MAX, AGEING_MAX, HOLDERS_MAX = 100, 1000, 1000
+-- How many lines one call looks at, and how many jobs in them, before it leaves the others to the next.
+local LINES_MAX, LOOKS_MAX = 500, 2000
 
 -- What of a call's context reading needs.
 local function look(key)
@@ -134,16 +137,36 @@ local function older(oldest, number)
   return (oldest == 0 or number < oldest) and number or oldest
 end
 
--- The lowest order in an index of what waits: that of the first job of each priority.
+-- The lowest order among the first jobs of an index of what waits, and how many were looked at.
+local function oldest_of_first(ctx, suffix, oldest)
+  local members = redis.call('ZRANGE', ctx.base .. suffix, 0, AGEING_MAX - 1)
+  for i = 1, #members do oldest = older(oldest, (struct.unpack('>I8', members[i]))) end
+  return oldest, #members
+end
+
+-- The lowest order in an index of what waits: that of the first job of each priority; and how many were looked at.
 local function oldest_waiting(ctx, suffix, oldest)
+  if ctx.policy.ageing then return oldest_of_first(ctx, suffix, oldest) end
   local from = '-inf'
-  for _ = 1, PRIORITIES_MAX do
+  for looks = 1, PRIORITIES_MAX do
     local first = redis.call('ZRANGEBYSCORE', ctx.base .. suffix, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    if #first == 0 then break end
+    if #first == 0 then return oldest, looks end
     oldest = older(oldest, (struct.unpack('>I8', first[1])))
     from = '(' .. first[2]
   end
-  return oldest
+  return oldest, PRIORITIES_MAX
+end
+
+-- The lowest order in the lines after this one, and the line after which there are more; '' at the end.
+local function oldest_in(ctx, after, oldest)
+  if ctx.lw == 0 then return oldest, '' end
+  local found, looks, seen = redis.call('ZRANGEBYLEX', ctx.base .. 'U', '(' .. after, '+', 'LIMIT', 0, LINES_MAX), 0, nil
+  for i = 1, #found do
+    if looks >= LOOKS_MAX then return oldest, found[i - 1] end
+    oldest, seen = oldest_waiting(ctx, found[i], oldest)
+    looks = looks + seen
+  end
+  return oldest, #found == LINES_MAX and found[LINES_MAX] or ''
 end
 
 -- The lowest token among the leases: that of the first one of each session.
@@ -159,22 +182,27 @@ local function oldest_active(ctx)
   return oldest
 end
 
--- Whether a job could start if a worker had room: no limit of the queue holds all of them, and some stand in a line that is open.
+-- Whether a job waits that could start if a worker had room: no limit of the queue holds all of them, and some stand in a line that is open.
 local function is_open(ctx)
+  if waiting_count(ctx) == 0 then return false end
   limits.load(ctx).active = redis.call('ZCARD', ctx.base .. 'a')
   if limits.opens_at(ctx, 1) > 0 then return false end
   return ctx.lw == 0 or redis.call('EXISTS', ctx.base .. 'w', ctx.base .. 'o', ctx.base .. 'l', ctx.base .. 'r', ctx.base .. 'y', ctx.base .. 'q') > 0
 end
 
--- Returns { now (µs), since when the oldest waiting job waits (µs, 0: none), since when the oldest lease lasts (µs, 0: none), crew, 1 when a job could start if a
--- worker had room }.
+-- Returns { now (µs), since when the oldest waiting job waits (µs, 0: none), since when the oldest lease lasts (µs, 0: none), crew, 1 when a job waits that could
+-- start if a worker had room, the line after which oldest_in_lines is to go on; '' when there are no more }.
 local function oldest(keys)
   local ctx = look(keys[1])
-  local waiting = oldest_waiting(ctx, 'o', oldest_waiting(ctx, 'w', 0))
-  local found = redis.call('ZRANGE', ctx.base .. 'U', 0, LINES_MAX - 1)
-  for i = 1, #found do waiting = oldest_waiting(ctx, found[i], waiting) end
-  return { ctx.now_us, waiting, oldest_active(ctx), crew(ctx, redis.call('HGET', keys[1], 'solo') or ''), is_open(ctx) and 1 or 0 }
+  local waiting, after = oldest_in(ctx, '', (oldest_waiting(ctx, 'o', (oldest_waiting(ctx, 'w', 0)))))
+  return { ctx.now_us, waiting, oldest_active(ctx), crew(ctx, redis.call('HGET', keys[1], 'solo') or ''), is_open(ctx) and 1 or 0, after }
+end
+
+-- Returns { since when the oldest waiting job of some lines waits, the line after which to go on }.
+local function oldest_in_lines(keys, argv)
+  return { oldest_in(look(keys[1]), argv[1], 0) }
 end
 
 register('explain', explain, { 'no-writes' })
 register('oldest', oldest, { 'no-writes' })
+register('oldest_in_lines', oldest_in_lines, { 'no-writes' })

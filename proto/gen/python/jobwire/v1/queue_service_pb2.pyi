@@ -61,7 +61,7 @@ class Queue(_message.Message):
     @_builtins.property
     def oldest_waiting_age(self) -> _duration_pb2.Duration:
         """How long the job has waited that waits longest, counted from its enqueue or its due date. Absent when none waits. Only in the answer to GetQueue. Of more
-        than 100 different priorities, those that run first are looked at.
+        than 100 different priorities, those that run first are looked at; with ageing, in each group, the first 1,000 jobs in the order in which they run.
         """
 
     @_builtins.property
