@@ -85,7 +85,7 @@ def wanted(who: str, verb: str | None, kind: str, queue: str) -> int:
     return 0 if right else 403
 
 
-async def test_every_cell_of_identity_by_call_by_queue(strict_gateway: Gateway, strict_broker: Broker, keys: Keys) -> None:
+async def test_x09_every_cell_of_identity_by_call_by_queue(strict_gateway: Gateway, strict_broker: Broker, keys: Keys) -> None:
     identities: dict[str, str | None] = {
         **keys.of,
         "nobody": None,
@@ -237,8 +237,9 @@ async def test_of_many_who_bring_one_ticket_at_once_one_is_let_in(strict_gateway
     assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
 
 
-async def test_a_stream_ends_with_its_token_and_coming_back_is_refused_for_good(strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str) -> None:
-    """S14 and X14."""
+async def test_s14_x14_a_stream_ends_with_its_token_and_coming_back_is_refused_for_good(
+    strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str
+) -> None:
     token = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True, ttl_s=3)
     async with client(strict_gateway) as http, reading(http, f"/v1/queues/{queue}/events?ticket={token}") as reader:
         await reader.until("drain")

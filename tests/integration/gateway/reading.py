@@ -19,6 +19,9 @@ _FINISH_S = 10.0
 
 EVENT_SOURCE = {"Accept": "text/event-stream"}
 
+LARGE = {f"{number:0>63}": "v" * 128 for number in range(16)}
+"""Labels that make each frame of a job 3 kB long: few changes are then more than the kernel holds for a reader."""
+
 
 class Reader:
     """One open stream."""

@@ -81,7 +81,7 @@ async def test_a_list_that_no_address_can_hold_is_sent_as_a_body(http: httpx.Asy
         "/v1/events?" + "&".join(f"topic=queues/q{number}" for number in range(101)),
     ],
 )
-async def test_what_is_wrong_is_said_before_the_stream_begins(http: httpx.AsyncClient, path: str) -> None:
+async def test_s12_what_is_wrong_is_said_before_the_stream_begins(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path, headers=EVENT_SOURCE)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json()["violations"]

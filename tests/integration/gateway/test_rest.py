@@ -390,7 +390,7 @@ async def test_a_huge_header_is_431_and_harms_nobody_else(http: httpx.AsyncClien
         ({"Sec-Fetch-Site": "same-origin"}, 202),
     ],
 )
-async def test_pages_of_other_origins_can_enqueue_nothing(http: httpx.AsyncClient, queue: str, headers: dict[str, str], status: int) -> None:
+async def test_x03_x04_pages_of_other_origins_can_enqueue_nothing(http: httpx.AsyncClient, queue: str, headers: dict[str, str], status: int) -> None:
     answer = await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t"}, headers=headers)
     assert answer.status_code == status
     assert (queue in (await http.get("/v1/stats")).json()["queues"]) == (status == 202)

@@ -64,7 +64,7 @@ async def test_a_topic_with_half_of_a_surrogate_pair_costs_nobody_the_feed(http:
         await other.subscribe(f"queues/{queue}")
         await other.until("connected")
         name = f"queues/{queue}/labels/a=\ud800"
-        await socket.subscribe(name, [[]])
+        await socket.say(type="subscribe", topics=[name, [[]]])
         assert [(frame["reason"], frame["name"]) for frame in [await socket.next(), await socket.next()]] == [
             ("INVALID_TOPIC", name),
             ("INVALID_TOPIC", "[[]]"),

@@ -167,20 +167,3 @@ async def test_a_hundred_readers_of_a_hundred_jobs_all_see_the_end(http: httpx.A
         for _ in jobs:
             await complete(worker, await lease(worker, queue))
         assert await asyncio.gather(*watching) == ["completed"] * 100
-
-
-async def test_one_who_does_not_read_delays_nobody(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
-    job = await enqueue(http, queue)
-    delivery = await lease(worker, queue)
-    url = http.base_url
-    _, stalled = await asyncio.open_connection(url.host, url.port, limit=1)
-    stalled.write(f"GET {job['eventsUrl']} HTTP/1.1\r\nHost: {url.host}\r\nAccept: text/event-stream\r\n\r\n".encode())
-    try:
-        async with reading(http, job["eventsUrl"]) as reader:
-            await reader.until("update")
-            for percent in range(1, 40):
-                await report(worker, delivery, percent, "x" * 500)
-            await complete(worker, delivery)
-            await reader.until("final")
-    finally:
-        stalled.close()
