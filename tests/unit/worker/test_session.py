@@ -160,6 +160,42 @@ def test_a_finish_made_while_the_stream_is_away_is_sent_when_it_is_back() -> Non
     assert finish.snooze.delay == seconds(90)
 
 
+def test_the_latest_checkpoint_is_sent_again_on_each_new_stream_before_the_finish() -> None:
+    script = Script()
+    script.frame()
+    script.deliver("a", "b", "c")
+    for id_ in ("a", "b"):
+        for page in (1, 2):
+            script.session.reported(script.running[id_], None, (), job_pb2.Payload(json=f"{page}"))
+    script.session.ended(script.running["a"], Failed("E", ""))
+    script.session.ended(script.running["c"], NO_RESULT)
+    first = script.frame()
+    for _ in range(2):
+        # The stream breaks, and nobody knows what has come through.
+        script.session.closed()
+        script.connect()
+        again = script.frame()
+        assert [(report.id, report.token, report.checkpoint.json) for report in again.checkpoints] == [("a", 1, "2"), ("b", 2, "2")]
+        assert [finish.id for finish in again.finishes] == [finish.id for finish in first.finishes] == ["a", "c"]
+    for finish in first.finishes:
+        script.ack(finish)
+    script.session.closed()
+    script.connect()
+    script.now += 0.101
+    assert [report.id for report in script.frame().checkpoints] == ["b"]
+
+
+def test_a_lease_that_is_lost_takes_its_checkpoint_along() -> None:
+    script = Script()
+    script.frame()
+    script.deliver("a")
+    script.session.reported(script.running["a"], None, (), job_pb2.Payload(json="1"))
+    script.frame()
+    script.session.closed()
+    script.connect([verdict_on(script.running["a"], pb.VERDICT_STALE_LEASE)])
+    assert not script.frame().checkpoints
+
+
 def test_the_first_outcome_of_an_attempt_stands() -> None:
     script = Script()
     script.frame()

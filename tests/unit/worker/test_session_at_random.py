@@ -137,7 +137,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 100))
     def report(self, pick: int) -> None:
         lease = self.running[sorted(self.running)[pick % len(self.running)]]
-        self.session.reported(lease, job_pb2.Progress(percent=50), [job_pb2.LogLine(sequence=1)])
+        self.session.reported(lease, job_pb2.Progress(percent=50), [job_pb2.LogLine(sequence=1)], job_pb2.Payload(json="1"))
 
     @precondition(lambda self: self.open and self.waiting_acks)
     @rule(number=st.integers(1, 4), verdict=st.sampled_from([pb.VERDICT_OK, pb.VERDICT_STALE_LEASE, pb.VERDICT_CANCELLED]))

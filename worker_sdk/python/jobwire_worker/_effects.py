@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from ._outcomes import Outcome
@@ -16,7 +17,7 @@ Key = tuple[str, str, int]
 class Lease:
     """A job that was delivered. `run` belongs to whoever runs it; the session never looks at it."""
 
-    __slots__ = ("delivery", "id", "key", "listed", "outcome", "queue", "run", "running", "token")
+    __slots__ = ("checkpoint", "delivery", "id", "key", "listed", "outcome", "queue", "run", "running", "token")
 
     def __init__(self, delivery: pb.Delivery) -> None:
         self.delivery = delivery
@@ -29,6 +30,8 @@ class Lease:
         self.listed = True
         """Belongs in the `held` of a hello. False once the session that it was delivered to is gone."""
         self.outcome: Outcome | None = None
+        self.checkpoint: job_pb2.Payload | None = None
+        """The latest that the handler left. Sent again on each new stream, since nobody says whether it came through."""
         self.run: object = None
 
     def write_identity(self, message: pb.Finish | pb.Held | pb.ProgressReport | pb.LogReport | pb.CheckpointReport | pb.CancelReceipt) -> None:

@@ -6,7 +6,7 @@ monotonic clock.
 What holds at every moment (`check()` says so, the tests call it after each step):
 1. What is delivered on a stream never exceeds the credit granted on it, and a granted credit never falls.
 2. Each delivered job is in `held` until its finish is acked, or until the broker says that the lease is lost; `hello` lists exactly these.
-3. A finish is sent on each stream until it is acked, at most once per stream.
+3. A finish is sent on each stream until it is acked, at most once per stream; before it the latest checkpoint of the job.
 4. A job is started at most once per (job, token).
 5. Nothing starts while the lease may have run out, nor after a drain.
 
@@ -223,6 +223,9 @@ class Session:
         self.max_result_bytes = welcome.max_result_bytes or self.max_result_bytes
         lost = self._take_held_verdicts(welcome)
         stream.finishes.extend(lease for lease in self._held.values() if lease.outcome is not None)
+        for lease in self._held.values():
+            if lease.checkpoint is not None:
+                self._reports.note(lease, None, (), lease.checkpoint)
         # The broker renewed the leases when it took the hello, so they last from when the hello was sent.
         hello_at = stream.opened_at if stream.hello_at is None else stream.hello_at
         self._lease_until = max(hello_at + self.session_time_s, now)
@@ -417,6 +420,8 @@ class Session:
         """The handler says how far it is. Of several reports of progress the latest is sent."""
         if lease.outcome is not None or self._held.get(lease.key) is not lease:
             return
+        if checkpoint is not None:
+            lease.checkpoint = checkpoint
         self._reports.note(lease, progress, lines, checkpoint)
 
     def drain(self) -> None:

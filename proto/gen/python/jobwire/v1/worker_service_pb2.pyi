@@ -169,7 +169,9 @@ class WorkRequest(_message.Message):
 
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointReport]:
-        """What handlers leave for the next attempt, if there is one. Not acked; a stale one is answered by a cancel with STALE_LEASE. The latest one counts."""
+        """What handlers leave for the next attempt, if there is one. Not acked; a stale one is answered by a cancel with STALE_LEASE. The latest one counts.
+        So that none is lost with a stream, a worker sends the latest one of each job that it holds again on the next stream, before the finish.
+        """
 
     def __init__(
         self,
