@@ -241,6 +241,7 @@ local function pulse(keys, argv)
   local more_due = promote_due(ctx) or more_expired
   more_due = groups.open_due(ctx) or more_due
   groups.forget_idle(ctx)
+  more_due = lines.rescore(ctx) or more_due
   trim(ctx)
   local more_kept = forget_all(ctx)
   rules.note_rates(ctx)

@@ -2,15 +2,8 @@
 -- KEYS[1]  the queue's meta hash
 -- ARGV     the number up to which to delete, 0 in the first call; index and cursor of the last answer ('' in the first call)
 -- Returns  { count, the number up to which to delete, index and cursor to go on with: '' at the end }
--- Delayed jobs go first: one that comes due meanwhile waits then, and is found there.
+-- Delayed jobs go first, then those that wait, in the order of lines.after: one that comes due meanwhile waits then, and is found there.
 local STEP = 256
-
--- The index after one: delayed, alone, plain, then the lines (lib/lines.lua) by name. '' after the last.
-local function index_after(ctx, index)
-  if index == 'd' then return 'o' end
-  if index == 'o' then return 'w' end
-  return redis.call('ZRANGEBYLEX', ctx.base .. 'U', index == 'w' and '-' or '(' .. index, '+', 'LIMIT', 0, 1)[1] or ''
-end
 
 -- Whether a job that stands in an index now stood in one then. One that came due since, or was promoted, has changed, but not run.
 local function was_there(j, newest)
@@ -35,7 +28,7 @@ local function purge(keys, argv)
   end
   close(ctx)
   if #ids == STEP then return { count, newest, index, struct.pack('>d', tonumber(found[#found])) .. found[#found - 1] } end
-  return { count, newest, index_after(ctx, index), '' }
+  return { count, newest, index == 'd' and 'o' or lines.after(ctx, index) or '', '' }
 end
 
 register('purge', purge, { 'allow-oom' })

@@ -57,18 +57,18 @@ local function bring_back(ctx, sid, count)
   if ctx.touched then groups.settle(ctx) end
 end
 
--- Park a job, which stands in a line with this score, for a session that has its labels.
-local function park_for_labels(ctx, suffix, member, score, labels)
-  lines.park(ctx, suffix, member, score, 'q' .. labels)
+-- Park a job for a session that has its labels.
+local function park_for_labels(ctx, j)
+  local labels = lines.rules_of(j).labels
+  lines.park(ctx, lines.suffix(j), j, 'q' .. labels)
   redis.call('ZADD', ctx.base .. 'q', 0, labels)
 end
 
 -- The session has no room for the payload of what is next. What it alone may take is in nobody's way meanwhile: what was brought back for it is parked again.
-local function put_aside(ctx, next_one)
-  local labels = lines.rules_of(next_one.job).labels
-  if labels ~= '' then park_for_labels(ctx, next_one.suffix, next_one.member, next_one.score, labels) end
-  for _, job in ipairs(ctx.brought) do
-    if redis.call('ZSCORE', ctx.base .. job.suffix, job.member) then park_for_labels(ctx, job.suffix, job.member, job.score, job.labels) end
+local function put_aside(ctx, j)
+  if lines.rules_of(j).labels ~= '' then park_for_labels(ctx, j) end
+  for _, other in ipairs(ctx.brought) do
+    if redis.call('ZSCORE', ctx.base .. lines.suffix(other), place(other, other.id)) then park_for_labels(ctx, other) end
   end
 end
 
@@ -132,7 +132,7 @@ local function judge(ctx, sid, next_one, ahead)
   local labels = choosing.meets(ctx, sid, rules.labels) and rules.labels or nil
   local owed_ms = labels and 0 or redis.call('PTTL', ctx.base .. 'O' .. j.id)
   if owed_ms < 0 then
-    park_for_labels(ctx, next_one.suffix, next_one.member, next_one.score, rules.labels)
+    park_for_labels(ctx, j)
     -- Whoever has the labels may be idle.
     ctx.wake = 'work'
     return MOVED
@@ -142,7 +142,7 @@ local function judge(ctx, sid, next_one, ahead)
   if limit then
     local date = limits.name_opens_at(ctx, limit, limits.name(ctx, name), rules.units, ahead)
     if date > 0 then
-      lines.park(ctx, next_one.suffix, next_one.member, next_one.score, 'n' .. name)
+      lines.park(ctx, next_one.suffix, j, 'n' .. name)
       redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
       owe(ctx, j, labels or '')
       return MOVED
@@ -266,7 +266,7 @@ function choosing.lease(ctx, sid, count, bytes, out)
       if bytes >= 0 then
         local size = payload_size(ctx, next_one.job.id)
         if size > bytes then
-          put_aside(ctx, next_one)
+          put_aside(ctx, next_one.job)
           break
         end
         bytes = bytes - size

@@ -5,6 +5,7 @@
 -- lacks a label (`q<labels>`). It keeps its place there, and goes back to it when the name opens, or when a session comes that has the labels.
 -- `lw` of the meta hash counts who stands in lines l, n and q; while it is 0, and the queue has no limit, nothing here costs a plain job anything.
 lines.UNPARK_MAX = 128
+local RESCORE_MAX = 128
 
 -- What of a job's sections its lease is judged by.
 function lines.rules_of(j)
@@ -50,6 +51,51 @@ end
 function lines.score(ctx, priority, order)
   local ageing = ctx.policy.ageing
   return ageing and priority * ageing + math.floor(order / 1000) or priority
+end
+
+-- The index of jobs that wait which comes after one: those that go alone, plain ones, then the lines by name. nil after the last.
+function lines.after(ctx, index)
+  if index == 'o' then return 'w' end
+  return redis.call('ZRANGEBYLEX', ctx.base .. 'U', index == 'w' and '-' or '(' .. index, '+', 'LIMIT', 0, 1)[1]
+end
+
+-- Put jobs of an index where the policy has them stand, from a cursor of ZSCAN on. Answers the next cursor, and how many were looked at.
+local function rescore_some(ctx, index, cursor)
+  local found = redis.call('ZSCAN', ctx.base .. index, cursor, 'COUNT', RESCORE_MAX)
+  local ids = {}
+  for i = 1, #found[2], 2 do ids[#ids + 1] = sub(found[2][i], 9) end
+  local records = records_of(ctx, ids)
+  for i = 1, #ids do
+    local j = decode(records[i])
+    if j then gather(ctx, 'ZADD ' .. index, lines.score(ctx, j.priority, j.order), found[2][2 * i - 1]) end
+  end
+  send_gathered(ctx)
+  return found[1], #ids
+end
+
+-- The ageing is another now. Before a pulse sees it, it may be another once more.
+function lines.unscore(ctx)
+  set_meta(ctx, 'scored', '-1')
+  set_meta(ctx, 'scoring', '')
+end
+
+-- The ageing was changed: let what waits go to the places that it has now, some of it in each call. `scored` is the ageing by which all stand where they do, and
+-- `scoring` that to which they go, with the cursor and the index that were come to. Whatever enters a line meanwhile stands right. True when there is more.
+function lines.rescore(ctx)
+  local marks, now = redis.call('HMGET', ctx.meta, 'scored', 'scoring'), string.format('%.0f', ctx.policy.ageing or 0)
+  if (marks[1] or '0') == now then return false end
+  local target, cursor, index = string.match(marks[2] or '', '^(%d+) (%d+) (.+)$')
+  if target ~= now then cursor, index = '0', 'o' end
+  local looks = 0
+  while index and looks < RESCORE_MAX do
+    local seen
+    cursor, seen = rescore_some(ctx, index, cursor)
+    looks = looks + 1 + seen
+    if cursor == '0' then index = lines.after(ctx, index) end
+  end
+  set_meta(ctx, 'scoring', index and now .. ' ' .. cursor .. ' ' .. index or '')
+  if not index then set_meta(ctx, 'scored', now) end
+  return index ~= nil
 end
 
 local function is_counted(suffix)
@@ -103,10 +149,11 @@ function lines.enter(ctx, j)
   entered(ctx, suffix)
 end
 
--- Move the first job of a line, which stands there with this score, to a line n or q.
-function lines.park(ctx, from, member, score, to)
+-- Move the first job of a line to a line n or q.
+function lines.park(ctx, from, j, to)
+  local member = place(j, j.id)
   redis.call('ZREM', ctx.base .. from, member)
-  redis.call('ZADD', ctx.base .. to, score, member)
+  redis.call('ZADD', ctx.base .. to, lines.score(ctx, j.priority, j.order), member)
   redis.call('ZADD', ctx.base .. 'U', 0, to)
   ctx.lw = ctx.lw + 1
   if is_counted(from) then left(ctx, from) end
@@ -114,19 +161,19 @@ end
 
 -- Let the first jobs of a line n or q go back to where they were, and note them in `back`. Answers how many did.
 function lines.unpark(ctx, from, count, back)
-  local found = redis.call('ZRANGE', ctx.base .. from, 0, math.min(count, lines.UNPARK_MAX) - 1, 'WITHSCORES')
+  local found = redis.call('ZRANGE', ctx.base .. from, 0, math.min(count, lines.UNPARK_MAX) - 1)
   local ids = {}
-  for i = 1, #found, 2 do ids[#ids + 1] = sub(found[i], 9) end
+  for i = 1, #found do ids[i] = sub(found[i], 9) end
   fetch(ctx, ids)
   for i = 1, #ids do
-    local member, j = found[2 * i - 1], find(ctx, ids[i])
+    local member, j = found[i], find(ctx, ids[i])
     redis.call('ZREM', ctx.base .. from, member)
     left(ctx, from)
     if j and j.state == STATE.WAITING then
       local suffix = lines.suffix(j)
-      redis.call('ZADD', ctx.base .. suffix, found[2 * i], member)
+      redis.call('ZADD', ctx.base .. suffix, lines.score(ctx, j.priority, j.order), member)
       entered(ctx, suffix)
-      if back then back[#back + 1] = { suffix = suffix, member = member, score = found[2 * i], labels = lines.rules_of(j).labels } end
+      if back then back[#back + 1] = j end
     end
   end
   send_gathered(ctx)
