@@ -86,6 +86,19 @@ async def test_s04_text_of_a_worker_breaks_no_frame(http: httpx.AsyncClient, wor
     assert attack in [event["progress"]["message"] for event in wire.events() if "progress" in event]
 
 
+async def test_s04_no_text_of_anybody_becomes_a_header(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    attack = "a\r\nX-Evil: 1\r\n\r\n<script>"
+    job = await enqueue(http, queue, payload=attack, labels={"note": attack})
+    await fail(worker, await lease(worker, queue), attack)
+    for path in (f"/v1/{job['name']}", f"/v1/queues/{queue}/jobs?state=failed", f"/v1/queues/{queue}/failures", job["eventsUrl"]):
+        async with await Wire.ask(shared_gateway.address, path) as wire:
+            assert wire.status == 200
+            assert "x-evil" not in wire.headers
+            await wire.rest()
+            assert b"\r\nX-Evil" not in wire.body
+            assert rb"\r\nX-Evil" in wire.body
+
+
 async def test_s05_a_silent_stream_has_heartbeats_and_now_and_then_its_cursor(shared_broker: Broker, http: httpx.AsyncClient, queue: str) -> None:
     job = await enqueue(http, queue)
     async with Gateway(shared_broker, extra=["--heartbeat", "1s"]) as gateway:
@@ -215,7 +228,10 @@ async def test_s09_after_the_end_comes_204_and_an_unknown_job_is_404_to_programs
 
 
 async def test_s10_b06_b07_one_too_many_is_sent_back_softly_and_health_answers_all_the_same(shared_broker: Broker, queue: str) -> None:
-    async with Gateway(shared_broker, extra=["--max-streams", "2"]) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+    async with (
+        Gateway(shared_broker, extra=["--max-streams", "2", "--metrics", "127.0.0.1:0"]) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http,
+    ):
         path = f"/v1/queues/{queue}/events"
         held = [await Wire.ask(gateway.address, path) for _ in range(2)]
         async with await Wire.ask(gateway.address, path) as turned_away:
@@ -224,7 +240,8 @@ async def test_s10_b06_b07_one_too_many_is_sent_back_softly_and_health_answers_a
         plain = await http.get(path)
         assert (plain.status_code, plain.headers["content-type"], plain.json()["reason"]) == (503, "application/problem+json", "TOO_MANY_STREAMS")
         assert int(plain.headers["retry-after"]) >= 1
-        for probe in ("/livez", "/readyz", "/health"):
+        metrics = (await gateway.line(r"gateway\.metrics http=(\S+)", past=True))[1]
+        for probe in ("/livez", "/readyz", "/health", f"http://{metrics}/metrics"):
             assert (await http.get(probe)).status_code == 200
         await held.pop().close()
         async with await Wire.ask(gateway.address, path) as again:
@@ -239,6 +256,19 @@ async def test_s11_head_gives_the_head_and_other_methods_are_told_which_there_ar
         wrong = await http.put(path)
         assert wrong.status_code == 405
         assert "GET" in wrong.headers["allow"]
+    large = await http.post("/v1/events", json={"topics": [f"queues/{queue}/jobs/{'j' * 120}{number}" for number in range(500)]}, headers=EVENT_SOURCE)
+    assert (large.status_code, large.headers["content-type"]) == (413, "application/problem+json")
+
+
+async def test_s11_a_page_of_an_allowed_origin_may_send_what_resuming_needs(shared_broker: Broker, queue: str) -> None:
+    env = {"JOBWIRE_ALLOWED_ORIGINS": "https://app.example"}
+    async with Gateway(shared_broker, env=env) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization,last-event-id", "Sec-Fetch-Site": "cross-site"}
+        for origin, status in (("https://app.example", 204), ("https://evil.example", 403)):
+            answer = await http.request("OPTIONS", f"/v1/queues/{queue}/events", headers={"Origin": origin, **asked})
+            assert answer.status_code == status
+            allowed = {name.strip().lower() for name in answer.headers.get("access-control-allow-headers", "").split(",")}
+            assert (allowed >= {"authorization", "last-event-id"}) == (status == 204)
 
 
 async def test_s13_a_job_too_large_for_a_frame_is_replaced_by_its_address(http: httpx.AsyncClient, worker: Api, queue: str) -> None:

@@ -1,6 +1,7 @@
 """The process: what its readers see when it, a broker or the store goes away, and how it ends."""
 
 import asyncio
+import json
 import signal
 import socket
 import time
@@ -161,6 +162,20 @@ async def test_a_broker_that_is_frozen_is_passed_over(store: Store, queue: str) 
         assert time.monotonic() - began < 1
 
 
+async def test_a_gateway_whose_only_broker_is_frozen_is_not_ready_but_lives(store: Store, queue: str) -> None:
+    async with Broker(store) as broker, Gateway(broker) as gateway, client(gateway) as http:
+        broker.freeze()
+        began = time.monotonic()
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()["reason"]) == (503, "BROKER_UNAVAILABLE")
+        assert time.monotonic() - began < 3
+        assert (await http.get("/livez")).status_code == 200
+        broker.thaw()
+        async with asyncio.timeout(10):
+            while (await http.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.05)
+
+
 async def test_a_store_that_is_away_is_said_and_its_return_too(store: Store, queue: str) -> None:
     async with Broker(store) as broker, Gateway(broker) as gateway, client(gateway) as http:
         job = await enqueue(http, queue)
@@ -210,3 +225,14 @@ async def test_an_address_that_all_can_reach_needs_insecure(shared_broker: Broke
         await gateway.start()
     async with Gateway(shared_broker, extra=["--insecure"]) as open_to_all:
         assert open_to_all.running
+
+
+async def test_the_log_is_one_object_a_line_when_it_is_asked_for(shared_broker: Broker) -> None:
+    gateway = Gateway(shared_broker, extra=["--log-format", "json"])
+    gateway.ready_line = r'"event": ?"gateway\.ready".*?"http": ?"([^"]+)'
+    async with gateway, client(gateway) as http:
+        assert (await http.get("/v1/stats", headers={"Host": "evil.example"})).status_code == 421
+        await gateway.line(r"gateway\.refused", past=True)
+    events = [json.loads(line) for line in gateway.lines()]
+    assert all({"timestamp", "level", "event"} <= event.keys() for event in events)
+    assert [event["reason"] for event in events if event["event"] == "gateway.refused"] == ["HOST_NOT_ALLOWED"]

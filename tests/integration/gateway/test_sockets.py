@@ -147,6 +147,14 @@ async def test_w08_pings_without_end_and_messages_without_end_are_cut_off(shared
         assert await endless.closed() == 1008
 
 
+async def test_w08_a_flood_of_what_is_no_text_ends_with_its_first_message(shared_gateway: Gateway) -> None:
+    async with opened(shared_gateway) as socket:
+        for _ in range(1_000):
+            socket.connection.protocol.send_binary(b"x" * 1_000)
+        socket.connection.transport.write(b"".join(socket.connection.protocol.data_to_send()))
+        assert await socket.closed() == 1003
+
+
 async def test_w06_a_gateway_that_ends_says_when_to_come_back_and_closes_with_1012(shared_broker: Broker, queue: str) -> None:
     async with Gateway(shared_broker) as gateway, opened(gateway) as socket, opened(gateway) as silent:
         await socket.subscribe(f"queues/{queue}")
