@@ -6,7 +6,7 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
     connected  {name, resumed, heartbeatMs}    the watch is live: nothing that happens from here on is missed
     update     a job's members (jobs.py), or {queues: […]} in the overview; the first one is the snapshot
     final      a job's members at its end
-    log        {name, queue, id, lines: [{sequence, level, message, timeMs}], dropped?}
+    log        {name, queue, id, lines: [{sequence, level, message, timeMs}]}, or {name, lines: [], dropped} where lines are missing
     gap        {name, reason}                  something may have been missed; of a job, an update with its present state follows
     degraded   {degraded: true|false, reason}  the gateway is cut off from broker or store; the stream lives on
     drain      {reconnectMs}                   this gateway ends; reconnect
@@ -16,12 +16,15 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
 Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets an id of that stream (cursors.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from jobwire.v1.job_pb2 import Job, LogLine
 from jobwire.v1.queue_service_pb2 import Queue
+from websockets.frames import Frame as SocketFrame
+from websockets.frames import Opcode
 
 from jobwire_gateway.jobs import job_json, line_json, queue_json
 from jobwire_gateway.json_text import encoded
@@ -35,7 +38,14 @@ MISSING = "0.end"
 """The id of an `error`: there is no such job, and a reconnect learns no more."""
 
 MAX_FRAME_BYTES = 64 * 1024
-"""A job that is larger comes without its result and its failure's stack, with `truncated` and the address of the whole."""
+"""A job that is larger comes without its payload, its result and whatever else may be long, with `truncated` and the address of the whole; lines of a log that
+are more come in several frames."""
+
+_CONTENTS = ("payload", "result", "checkpoint")
+_SHORT = 500
+
+_LOG_HEAD_BYTES = 1024
+"""More than all of a log frame that is not lines."""
 
 
 class Kind(StrEnum):
@@ -65,11 +75,27 @@ class Frame:
     mark: tuple[object, ...] | None = None
     """Of two frames with the same name and equal marks the later says everything. Of an update it is all but its progress; None: nothing can
     take its place."""
+    lines: int = 0
+    """How many logged lines are in it, or are said to be missing."""
+    _message: bytes = field(default=b"", init=False)
 
     @property
     def json(self) -> bytes:
         """What the frame says, without its form."""
         return self.data[self.data.index(_DATA) + len(_DATA) : -2]
+
+    @property
+    def message(self) -> bytes:
+        """What the frame says as a message of a WebSocket, ready to be written. Made once for all."""
+        if not self._message:
+            object.__setattr__(self, "_message", SocketFrame(Opcode.TEXT, self.json).serialize(mask=False))
+        return self._message
+
+    def truncated(self) -> "Frame":
+        """The same of a job, without what may be long."""
+        members = json.loads(self.json)
+        del members["type"]
+        return replace(self, data=_encode(self.kind, _small(members), self.id))
 
     def with_id(self, event_id: str) -> bytes:
         """The same with another id. Whatever stands before the data, but for an id, stays."""
@@ -95,15 +121,26 @@ def final(job: Job) -> Frame:
     return Frame(Kind.FINAL, _job(Kind.FINAL, job, event_id), job.name, event_id)
 
 
-def log(job: Job, lines: Iterable[LogLine]) -> Frame:
-    """Lines that a handler logged."""
-    members = {"name": job.name, "queue": job.queue, "id": job.id, "lines": [line_json(line) for line in lines]}
-    return Frame(Kind.LOG, _encode(Kind.LOG, members), job.name)
+def logs(job: Job, lines: Iterable[LogLine]) -> Iterator[tuple[Frame, int]]:
+    """Lines that a handler logged, in as many frames as they need. Gives with each frame the cursor of its last line."""
+    head = b'data: {"type":"log",' + encoded({"name": job.name, "queue": job.queue, "id": job.id})[1:-1] + b',"lines":['
+    parts: list[bytes] = []
+    size = cursor = 0
+    for line in lines:
+        part = encoded(line_json(line))
+        if parts and size + len(part) > MAX_FRAME_BYTES - _LOG_HEAD_BYTES:
+            yield _lines(head, parts, job.name), cursor
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part) + 1
+        cursor = line.cursor
+    if parts:
+        yield _lines(head, parts, job.name), cursor
 
 
 def logs_dropped(name: str, count: int) -> Frame:
-    """Stands where log frames were dropped for a slow reader."""
-    return Frame(Kind.LOG, _encode(Kind.LOG, {"name": name, "lines": [], "dropped": count}), name)
+    """Stands where lines are missing: they were dropped for a slow reader, or are kept no more."""
+    return Frame(Kind.LOG, _encode(Kind.LOG, {"name": name, "lines": [], "dropped": count}), name, lines=count)
 
 
 def gap(name: str, reason: str) -> Frame:
@@ -151,17 +188,25 @@ def overview(fragments: Sequence[bytes]) -> Frame:
     return Frame(Kind.UPDATE, b'data: {"type":"update","queues":[' + b",".join(fragments) + b"]}\n\n")
 
 
+def _lines(head: bytes, parts: Sequence[bytes], name: str) -> Frame:
+    return Frame(Kind.LOG, head + b",".join(parts) + b"]}\n\n", name, lines=len(parts))
+
+
 def _job(kind: Kind, job: Job, event_id: str) -> bytes:
     members = job_json(job)
     frame = _encode(kind, members, event_id)
     if len(frame) <= MAX_FRAME_BYTES:
         return frame
-    small = {name: value for name, value in members.items() if name not in ("result", "resultText", "resultBase64", "payload", "payloadText", "payloadBase64")}
-    failure = small.get("failure")
-    if isinstance(failure, dict):
-        small["failure"] = {name: value for name, value in failure.items() if name != "stack"}
-    small |= {"truncated": True, "url": f"/v1/{members['name']}"}
-    return _encode(kind, small, event_id)
+    return _encode(kind, _small(members), event_id)
+
+
+def _small(members: Mapping[str, object]) -> dict[str, object]:
+    """A job without what may be long."""
+    small = {name: value for name, value in members.items() if not name.startswith(_CONTENTS)}
+    for name, left_out in (("failure", ("stack",)), ("progress", ("data", "dataText"))):
+        if isinstance(inner := small.get(name), dict):
+            small[name] = {key: value[:_SHORT] if isinstance(value, str) else value for key, value in inner.items() if key not in left_out}
+    return small | {"truncated": True, "url": f"/v1/{members['name']}"}
 
 
 def _control(kind: Kind, members: Mapping[str, object]) -> Frame:

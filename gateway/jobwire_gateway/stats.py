@@ -43,7 +43,6 @@ class OverviewStream:
         self._ready = asyncio.Event()
         self._beat = False
         self._watch = OverviewWatch(QUEUES, self._ready.set, topics.heartbeat_ms)
-        topics.join(self._watch)
 
     def heartbeat(self) -> None:
         self._beat = True
@@ -61,8 +60,10 @@ class OverviewStream:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes to write, until the watch ends or the reader goes away."""
+        # Nothing begins before this does: of a reader that has gone by then, nobody would hear.
         self._streams.add(self)
         try:
+            self._topics.join(self._watch)
             yield self._streams.retry_line()
             while not self._watch.ended:
                 await self._wait()

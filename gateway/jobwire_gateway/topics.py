@@ -11,6 +11,7 @@ before that one is of an earlier adding and ignored.
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from jobwire.v1.event_service_pb2 import SubscribeResponse
@@ -69,8 +70,8 @@ class JobTopic:
             case _ if not self.live:
                 self._early = [*self._early[1 - _EARLY :], change]
             case ChangeType.CHANGE_TYPE_LOG:
-                frame = frames.log(change.job, change.lines)
-                yield from _spread(self.watches, lambda watch: watch.log(frame))
+                for frame, _ in frames.logs(change.job, change.lines):
+                    yield from _spread(self.watches, partial(JobWatch.log, frame=frame))
             case _:
                 yield from self._change(seen)
 

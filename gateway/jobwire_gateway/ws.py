@@ -5,8 +5,9 @@ The client sends JSON, the gateway answers each topic as an event stream would, 
     {"type": "subscribe", "topics": ["queues/q/jobs/7", "queues/q"], "after": {"queues/q/jobs/7": "1764…"}}
     {"type": "unsubscribe", "topics": ["queues/q"]}
 
-`after` says, by topic, the revision that the client has: with `.end` behind it where it has the end. A topic that cannot be had is answered by an `error`
-with its name, and the others go on. A message that makes no sense ends the connection, for a program that sends one will send the next.
+`after` says, by topic, the revision that the client has: with `.end` behind it where it has the end, and then the answer is `unsubscribed`. A topic that
+cannot be had is answered by an `error` with its name, and the others go on. A message that makes no sense ends the connection, for a program that sends one
+will send the next; so does asking without reading the answers.
 
 Why a connection ends is said by its close code:
 
@@ -63,12 +64,13 @@ class _Refusal(Exception):
 class Socket:
     """One open connection."""
 
-    __slots__ = ("_allowance", "_close", "_limit", "_pump", "_reason", "_send", "_subscriptions", "last_write")
+    __slots__ = ("_allowance", "_close", "_limit", "_most_waiting", "_pump", "_reason", "_send", "_subscriptions", "last_write")
 
     def __init__(self, topics: Topics, send: Send, max_topics: int) -> None:
         self.last_write = asyncio.get_running_loop().time()
         self._send = send
         self._limit = max_topics
+        self._most_waiting = 2 * topics.bounds.max_frames + 3 * max_topics
         self._pump: asyncio.Task[None] | None = None
         self._close, self._reason = Close.GOING_AWAY, "the gateway ends"
         self._allowance = Allowance(_MESSAGES_PER_S, _MESSAGES_AT_ONCE)
@@ -121,12 +123,19 @@ class Socket:
         match message:
             case {"type": "subscribe", "topics": list(names), **rest} if rest.keys() <= {"after"} and isinstance(after := rest.get("after", {}), dict):
                 for name in names:
+                    self._check_room()
                     self._subscribe(name, after)
             case {"type": "unsubscribe", "topics": list(names), **rest} if not rest:
                 for name in names:
+                    self._check_room()
                     self._unsubscribe(name)
             case _:
                 raise _Refusal(Close.BROKEN_RULE, "a message is subscribe or unsubscribe, with topics")
+
+    def _check_room(self) -> None:
+        """Nothing is left out of the answers, so there are bounds to what may be asked while they are not read."""
+        if len(self._subscriptions.mailbox) > self._most_waiting:
+            raise _Refusal(Close.BROKEN_RULE, "too much is asked and not read")
 
     def _subscribe(self, name: object, after: dict[str, object]) -> None:
         try:
@@ -142,10 +151,13 @@ class Socket:
         cursor = cursor_of(str(after.get(topic, "")))
         if cursor is None or not cursor.end:
             self._subscriptions.add(topic, cursor)
+        elif topic not in self._subscriptions.watches:
+            # Nothing comes of it any more, and silence would look like a topic that is quiet.
+            self._subscriptions.mailbox.put(topic, frames.unsubscribed(topic))
 
     def _unsubscribe(self, name: object) -> None:
         if isinstance(name, str) and self._subscriptions.remove(name):
-            self._subscriptions.mailbox.put(GATEWAY, frames.unsubscribed(name))
+            self._subscriptions.mailbox.put(name, frames.unsubscribed(name))
 
     def _wake(self) -> None:
         if self._pump is None:
@@ -155,8 +167,8 @@ class Socket:
         mailbox = self._subscriptions.mailbox
         try:
             while taken := mailbox.take():
-                for frame in taken:
-                    await self._send({"type": "websocket.send", "text": frame.json.decode()})
+                # All that waits in one write, as messages that are the same for all who get them: `ws_protocol.py` takes them as they are.
+                await self._send({"type": "websocket.send", "messages": b"".join([frame.message for frame in taken])})
                 self.last_write = asyncio.get_running_loop().time()
             if mailbox.ended:
                 await self._send({"type": "websocket.close", "code": self._close, "reason": self._reason})

@@ -5,13 +5,15 @@ our own, every 20 s, find a peer that is gone.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
 from jobwire_gateway.allowance import Allowance
 from jobwire_gateway.protocol import STALL_S
@@ -47,7 +49,13 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Write what the application says."""
+        """Write what the application says; `messages`, which are as they go over the wire, in one write."""
+        if messages := cast("dict[str, bytes]", message).get("messages"):
+            await self.writable.wait()
+            if self.disconnected or self.close_sent or self.conn.state is not State.OPEN:
+                raise ClientDisconnected
+            self.transport.write(messages)
+            return
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             # Refused by an HTTP answer, which is as complete as a handshake; uvicorn would log it as a fault.

@@ -48,6 +48,14 @@ async def test_w05_topics_come_and_go_and_each_goes_on_from_its_own_cursor(http:
         assert (await socket.next())["resumed"] is True
 
 
+async def test_an_end_that_the_reader_has_is_answered_as_well(http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    await complete(worker, await lease(worker, queue))
+    async with opened(shared_gateway) as socket:
+        await socket.say(type="subscribe", topics=[job["name"]], after={job["name"]: "17.end"})
+        assert await socket.next() == {"type": "unsubscribed", "name": job["name"]}
+
+
 async def test_a_topic_that_cannot_be_had_is_said_and_the_others_go_on(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
     job = await enqueue(http, queue)
     async with opened(shared_gateway) as socket:
@@ -121,6 +129,15 @@ async def test_w03_w06_a_message_that_breaks_a_rule_ends_the_connection_with_a_c
     async with opened(shared_gateway) as socket:
         await socket.connection.send(message)
         assert await socket.closed() == code
+
+
+async def test_w07_answers_are_not_piled_up_for_one_who_asks_and_asks(shared_gateway: Gateway) -> None:
+    async with opened(shared_gateway) as socket:
+        await socket.subscribe(*("x" * 10,) * 400)
+        for _ in range(400):
+            assert (await socket.next())["reason"] == "INVALID_TOPIC"
+        await socket.subscribe(*("x",) * 10_000)
+        assert await socket.closed() == 1008
 
 
 async def test_w03_too_many_messages_end_the_connection_and_nothing_is_compressed(shared_gateway: Gateway) -> None:

@@ -1,12 +1,13 @@
 """Frames are what EventSource reads, whatever a job carries."""
 
+import itertools
 import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, Payload, Progress
+from jobwire.v1.job_pb2 import Failure, Job, JobCounts, JobState, LogLine, Payload, Progress
 from jobwire.v1.queue_service_pb2 import Queue
 from jobwire_gateway import frames
 from jobwire_gateway.cursors import UNKNOWN, Cursor, cursor_of
@@ -83,6 +84,20 @@ def test_a_job_over_the_bound_comes_without_its_result_and_says_where_it_is() ->
     (event,) = events(frames.final(of).data)
     assert "result" not in event.data
     assert (event.data["truncated"], event.data["url"]) == (True, "/v1/queues/q/jobs/j")
+
+
+@given(st.lists(st.tuples(st.sampled_from(("x", "\0", "\\", "ü", "\u2028")), st.integers(0, 2_048)), min_size=1, max_size=200))
+@settings(max_examples=30, deadline=None)
+def test_lines_of_a_log_come_in_as_many_frames_as_they_need(texts: list[tuple[str, int]]) -> None:
+    lines = [LogLine(sequence=n, message=(char * size).encode()[:2_048].decode(errors="ignore"), cursor=n) for n, (char, size) in enumerate(texts, 1)]
+    made = list(frames.logs(job(1, queue="q" * 100, job_id="j" * 128), lines))
+    assert all(len(frame.with_id(str(2**63))) <= frames.MAX_FRAME_BYTES for frame, _ in made)
+    seen = [event.data for frame, _ in made for event in events(frame.data)]
+    assert [line["message"] for data in seen for line in data["lines"]] == [line.message for line in lines]
+    assert [cursor for _, cursor in made] == [data["lines"][-1]["cursor"] for data in seen]
+    assert sum(frame.lines for frame, _ in made) == len(lines)
+    sizes = [len(frame.data) for frame, _ in made]
+    assert all(one + following > frames.MAX_FRAME_BYTES - 2_048 for one, following in itertools.pairwise(sizes))
 
 
 def test_json_is_embedded_with_exact_numbers() -> None:

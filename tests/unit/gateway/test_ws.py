@@ -1,0 +1,52 @@
+"""What is written to a WebSocket."""
+
+import asyncio
+
+from jobwire.v1.event_service_pb2 import SubscribeResponse
+from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire_gateway import frames
+from jobwire_gateway.mailbox import Bounds
+from jobwire_gateway.topics import Topics
+from jobwire_gateway.ws import Socket
+from starlette.types import Message
+
+from .reading import job
+
+A, B = "queues/q/jobs/a", "queues/q/jobs/b"
+
+
+def test_b02_a_message_is_made_once_for_all_who_get_it() -> None:
+    short, long = frames.update(job(1)), frames.update(job(1, job_id="j" * 100))
+    for frame, head in ((short, b"\x81\x7e"), (frames.unsubscribed("q"), b"\x81\x22"), (long, b"\x81\x7e")):
+        assert frame.message is frame.message
+        assert frame.message.startswith(head)
+        assert frame.message.endswith(frame.json)
+
+
+async def test_b02_all_that_waits_for_a_socket_goes_out_in_one_write() -> None:
+    sent: list[Message] = []
+    written = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        written.set()
+
+    topics = Topics(Bounds(100, 1_000_000), 15_000)
+    list(topics.plug())
+    sockets = [Socket(topics, send, 10) for _ in range(2)]
+    messages = iter([{"type": "websocket.receive", "text": f'{{"type":"subscribe","topics":["{A}","{B}"]}}'}, {"type": "websocket.disconnect"}] * 2)
+
+    async def receive() -> Message:
+        return next(messages)
+
+    for socket in sockets:
+        await socket.listen(receive)
+    add, _ = topics.demand()
+    changes = [JobChange(type=ChangeType.CHANGE_TYPE_SNAPSHOT, job=job(1, job_id=name[-1])) for name in add]
+    list(topics.apply(SubscribeResponse(added=add, changes=changes)))
+    while len(sent) < 2:
+        await asyncio.wait_for(written.wait(), 5)
+        written.clear()
+    assert [message["messages"].count(b'"type":') for message in sent] == [4, 4]
+    for socket in sockets:
+        await socket.leave()
