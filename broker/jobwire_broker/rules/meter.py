@@ -146,7 +146,7 @@ class Meter:
             elif kind == "F":
                 self._failed(item, pop(token, b""), state)
                 observe((now_us - token) / 1e6)
-            elif kind in "SR":
+            elif kind in "SRG":
                 pop(token, b"")
                 self.handed_back += 1
 

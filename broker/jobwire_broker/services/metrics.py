@@ -156,7 +156,7 @@ class BrokerMetrics(Collector):
 def _counted(meters: Mapping[str, Meter]) -> Iterable[Metric]:
     enqueued = CounterMetricFamily("jobwire_jobs_enqueued", "Jobs made through this broker.", labels=["queue"])
     leased = CounterMetricFamily("jobwire_jobs_leased", "Jobs leased to workers at this broker, repeats counted.", labels=["queue"])
-    handed_back = CounterMetricFamily("jobwire_jobs_handed_back", "Jobs that workers gave back without charge: snoozed or released.", labels=["queue"])
+    handed_back = CounterMetricFamily("jobwire_jobs_handed_back", "Jobs that workers gave back without charge: snoozed, released or limited.", labels=["queue"])
     retries = CounterMetricFamily("jobwire_job_retries", "Attempts that failed and will be repeated.", labels=["queue"])
     completions = CounterMetricFamily("jobwire_job_completions", "Jobs completed through this broker.", labels=["queue", "job_name"])
     failures = CounterMetricFamily("jobwire_job_failures", "Jobs that failed for good, as a worker at this broker said.", labels=["queue", "job_name"])

@@ -104,7 +104,7 @@ class Attempt:
     end_time: datetime | None = None
     """When it ended; None while it runs."""
     end: str = ""
-    """completed, failed, timeout, snoozed, released, lost or cancelled; empty while it runs."""
+    """completed, failed, timeout, snoozed, released, lost, cancelled or limited; empty while it runs."""
     failure: Failure | None = None
     """With failed and timeout."""
 

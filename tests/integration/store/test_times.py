@@ -374,6 +374,41 @@ async def test_every_attempt_that_ended_otherwise_is_kept(q: QueueLab) -> None:
     assert await all_attempts(q, "a") == [*kept, (3, "COMPLETED", "")]
 
 
+async def test_what_is_handed_back_uncharged_is_an_attempt_too(q: QueueLab) -> None:
+    await q.make(timed("a", attempts=9))
+    await q.attach("s")
+    await q.turn("G", "a", (await q.lease("s", 1))["a"], 0)
+    await q.come_due("a")
+    await q.lease("s", 1)
+    # The stream broke, and the worker that comes back does not have it.
+    await q.attach("s", 2)
+    await q.lease("s", 1, 2)
+    await q.detach("s", 2)
+    kept = [(1, "LIMITED", ""), (1, "RELEASED", ""), (1, "RELEASED", "")]
+    assert await all_attempts(q, "a") == kept
+    # A goodbye that came while a newer stream was on its way: the lease goes on, and ends once.
+    await q.attach("s")
+    token = (await q.lease("s", 1))["a"]
+    await q.detach("s")
+    await q.attach("s", 1, [("a", token)])
+    assert await all_attempts(q, "a") == [*kept, (1, "UNSPECIFIED", "")]
+    await q.turn("F", "a", token, failure("E"), 0)
+    assert await all_attempts(q, "a") == [*kept, (1, "FAILED", "E")]
+
+
+async def test_a_cancelled_attempt_has_its_number_however_it_comes_back(q: QueueLab) -> None:
+    tokens = await q.leased("a", "b", "c", "d", "e", "f")
+    for raw_id in tokens:
+        await q.store.cancel(raw_id.encode(), 60_000)
+    await q.turn("G", "a", tokens["a"], 0)
+    await q.turn("S", "b", tokens["b"], 0)
+    await q.turn("R", "c", tokens["c"])
+    await q.fail("d", tokens["d"])
+    await q.attach("s", 2, [("f", tokens["f"])])
+    await q.detach("s", 2)
+    assert (await q.state()).history == {key: [(1, "CANCELLED")] for key in "abcdef"}
+
+
 async def test_a_lease_that_was_lost_and_went_on_is_one_attempt(q: QueueLab) -> None:
     token = (await q.leased("a"))["a"]
     await q.lose("s")

@@ -61,6 +61,17 @@ def test_what_was_refused_counts_for_nothing() -> None:
     assert (dict(meter.completions.items()), meter.handed_back, counted(meter.durations)) == ({}, 1, {})
 
 
+def test_whatever_is_handed_back_uncharged_is_counted_and_its_name_is_forgotten() -> None:
+    meter = Meter(Clock())
+    for kind in ("S", "R", "G"):
+        token = now_us()
+        meter.delivered([lease("mail", token, 0)])
+        meter.settled([TurnItem(kind, b"a", token)], [Settled("OK", DELAYED)])
+        # A second end of the same lease finds no name.
+        meter.settled([TurnItem("C", b"a", token)], [Settled("OK", COMPLETED)])
+    assert (meter.handed_back, dict(meter.completions.items())) == (3, {"": 3})
+
+
 def test_words_from_outside_are_bounded() -> None:
     meter = Meter(Clock())
     for number in range(MAX_WORDS + 50):

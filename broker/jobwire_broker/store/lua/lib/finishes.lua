@@ -82,7 +82,8 @@ end
 local function limit_group(ctx, j, delay_ms)
   j.losses = 0
   j.attempt = j.attempt - 1
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, nil, j.attempt + 1) end
+  history.add(ctx, j, history.LIMITED, '', j.attempt + 1)
   j.ended = END.RELEASE
   clear_flag(j, FLAG_ALONE)
   local group = lines.rules_of(j).group

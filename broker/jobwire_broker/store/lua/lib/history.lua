@@ -3,7 +3,7 @@
 -- An entry is token (8) · end in µs (8) · sid (4) · number (2) · how it ended (1, jobwire.v1.AttemptEnd) · length of the failure (4) · jobwire.v1.Failure.
 -- The run of an active job, and the last one of a completed job, are in its record alone: who needs one attempt pays nothing for its history.
 local history = {
-  FAILED = 2, TIMEOUT = 3, SNOOZED = 4, RELEASED = 5, LOST = 6, CANCELLED = 7, MAX = 20, BYTES = 65536, ENTRY = '>I8I8I4I2BI4', ENTRY_SIZE = 27,
+  FAILED = 2, TIMEOUT = 3, SNOOZED = 4, RELEASED = 5, LOST = 6, CANCELLED = 7, LIMITED = 8, MAX = 20, BYTES = 65536, ENTRY = '>I8I8I4I2BI4', ENTRY_SIZE = 27,
 }
 
 -- Call visit(first) for each entry.

@@ -241,8 +241,10 @@ end
 -- Put a leased job back at its place, uncharged: it was not delivered, or is not wanted.
 local function put_back(ctx, j)
   leave_lease(ctx, j)
+  local number = j.attempt
   j.attempt = math.max(j.attempt - 1, 0)
-  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j) end
+  if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, nil, number) end
+  history.add(ctx, j, history.RELEASED, '', number)
   move_to_waiting(ctx, j)
 end
 

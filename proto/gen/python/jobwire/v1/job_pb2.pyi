@@ -126,11 +126,13 @@ class _AttemptEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptEnd
     ATTEMPT_END_SNOOZED: _AttemptEnd.ValueType  # 4
     """The handler asked to be run later. Not charged."""
     ATTEMPT_END_RELEASED: _AttemptEnd.ValueType  # 5
-    """It was handed back. Not charged."""
+    """It was handed back, at its worker's goodbye too, or had not been delivered when the stream broke. Not charged."""
     ATTEMPT_END_LOST: _AttemptEnd.ValueType  # 6
     """The worker was lost. Not charged."""
     ATTEMPT_END_CANCELLED: _AttemptEnd.ValueType  # 7
     """The job was cancelled."""
+    ATTEMPT_END_LIMITED: _AttemptEnd.ValueType  # 8
+    """The handler said that its group is limited for a time. Not charged."""
 
 class AttemptEnd(_AttemptEnd, metaclass=_AttemptEndEnumTypeWrapper):
     """How an attempt ended."""
@@ -146,11 +148,13 @@ ATTEMPT_END_TIMEOUT: AttemptEnd.ValueType  # 3
 ATTEMPT_END_SNOOZED: AttemptEnd.ValueType  # 4
 """The handler asked to be run later. Not charged."""
 ATTEMPT_END_RELEASED: AttemptEnd.ValueType  # 5
-"""It was handed back. Not charged."""
+"""It was handed back, at its worker's goodbye too, or had not been delivered when the stream broke. Not charged."""
 ATTEMPT_END_LOST: AttemptEnd.ValueType  # 6
 """The worker was lost. Not charged."""
 ATTEMPT_END_CANCELLED: AttemptEnd.ValueType  # 7
 """The job was cancelled."""
+ATTEMPT_END_LIMITED: AttemptEnd.ValueType  # 8
+"""The handler said that its group is limited for a time. Not charged."""
 Global___AttemptEnd: _TypeAlias = AttemptEnd  # noqa: Y015
 
 class _Durability:
