@@ -103,9 +103,9 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
             path=_JOBS,
             id="listJobs",
             tag=JOBS,
-            summary="List the jobs of a queue in one state, without payloads",
-            description="Ended jobs come newest first, the others in the order in which they will run. With a filter, a page may have fewer jobs than "
-            "were asked for, or none, and still not be the last: look at `nextPageToken`.",
+            summary="List the jobs of a queue in one state, without payloads and results",
+            description="Ended jobs come newest first, those that wait in the order in which they will run, or line by line where groups are "
+            "used. A page may have fewer jobs than were asked for, or none, and still not be the last: look at `nextPageToken`.",
             handler=relay(brokers, lambda broker: broker.jobs.ListJobs, list_request, _jobs_page),
             parameters=(_STATE, *FILTERS, *PAGE),
             returns={200: Returns(description="A page.", schema=ref("Jobs"))},

@@ -9,8 +9,10 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.rules.filters import Filter
 from jobwire_broker.store.queue_store import MAX_ITEMS, QueueStore
 
-#: How many places of indexes one request for a page looks at.
-MAX_LOOKED_AT = 16 * MAX_ITEMS
+#: How many steps one request for a page takes at most. Each looks at MAX_ITEMS places of an index, or fewer where records are long.
+MAX_STEPS = 16
+#: A page with so much in it ends. One step of the store brings at most about MAX_BYTES more, so that a page fits in the 4 MiB that any client takes.
+MAX_PAGE_BYTES = 2 << 20
 
 #: Which indexes hold the jobs of a state, in the order in which they are listed.
 INDEXES: dict[int, str] = {
@@ -37,20 +39,21 @@ def indexes_of(state: int, wanted: Filter | None) -> list[bytes]:
 
 
 async def page_of(store: QueueStore, state: int, wanted: Filter | None, cursor: bytes, size: int) -> tuple[Entries, bytes]:
-    """One page of a state, at most `size` jobs as (id, record without payload), and the cursor of the next one; empty on the last.
+    """One page of a state, at most `size` jobs as (id, record without payload and result), and the cursor of the next one; empty on the last.
 
-    It ends after MAX_LOOKED_AT places, whatever it has found: there may be jobs that the filter leaves out, and places of COMPLETED jobs that were deleted.
+    It ends after MAX_STEPS, whatever it has found: there may be jobs that the filter leaves out, and places of COMPLETED jobs that were deleted.
     A cursor is the first letter of an index, and the place in it.
     """
     entries: Entries = []
-    looked_at = 0
+    steps = size_bytes = 0
     for index, at in _from(indexes_of(state, wanted), cursor):
         while True:
             limit = MAX_ITEMS if wanted is not None else min(MAX_ITEMS, size - len(entries))
-            at, found, looked = await _step(store, index, at, wanted, limit, size - len(entries))
+            at, found = await _step(store, index, at, wanted, limit, size - len(entries))
             entries += found
-            looked_at += looked
-            if at and (len(entries) >= size or looked_at >= MAX_LOOKED_AT):
+            steps += 1
+            size_bytes += sum(len(record) for _, record in found)
+            if at and (len(entries) >= size or steps >= MAX_STEPS or size_bytes >= MAX_PAGE_BYTES):
                 return entries, index[:1] + at
             if not at:
                 break
@@ -66,13 +69,13 @@ def _from(indexes: list[bytes], cursor: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield index, cursor[1:] if number == 0 else b""
 
 
-async def _step(store: QueueStore, index: bytes, at: bytes, wanted: Filter | None, limit: int, room: int) -> tuple[bytes, Entries, int]:
-    """The next cursor, what was found, and how many were looked at. Where more are found than there is room for, fewer are looked at."""
+async def _step(store: QueueStore, index: bytes, at: bytes, wanted: Filter | None, limit: int, room: int) -> tuple[bytes, Entries]:
+    """The next cursor, and what was found. Where more are found than there is room for, fewer are looked at."""
     while True:
         following, entries = await store.page(index, at, limit)
         found = entries if wanted is None else [entry for entry in entries if wanted.matches(entry[1])]
         if len(found) <= room:
-            return following, found, limit
+            return following, found
         limit = entries.index(found[room - 1]) + 1
 
 

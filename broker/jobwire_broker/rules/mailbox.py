@@ -1,37 +1,53 @@
-"""A watcher's mailbox: bounded, in order per job, with what nobody will miss left out.
+"""A watcher's mailbox: bounded in count and bytes, in order per job, with what nobody will miss left out.
 
 Progress of a job takes the place of the progress before it. Changes of state are kept, up to MAX_PER_JOB for one job (then log lines go, and after them the
 oldest in between), and the last change of state of each job is always kept. Nothing older than what was put before for the same job gets in. A reader of whole
-queues that falls behind by MAX_JOBS jobs is told of a gap; what it follows by name it still hears of, down to the last change of each.
+queues that falls behind by MAX_JOBS jobs, or MAX_BYTES, is told of a gap; what it follows by name it still hears of, down to the last change of each. What is
+too much even so is dropped, and read again when the reader has made room.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
 
 from jobwire.v1 import job_service_pb2 as pb
 
 MAX_PER_JOB = 16
 MAX_JOBS = 10_000
 MAX_SEEN = 100_000
+#: What may wait for a reader, and how much more for each job that it follows by name. A change may carry a result of 1 MiB.
+MAX_BYTES, MAX_BYTES_PER_FOLLOWED = 16 << 20, 1 << 10
+#: What one frame takes, or one change that is larger: the rest of its 3 MiB is for names and counts.
+MAX_FRAME_BYTES = 2 << 20
+#: How many jobs are read again at once.
+_READ_AGAIN = 4
 _ALWAYS = frozenset((pb.CHANGE_TYPE_LOG, pb.CHANGE_TYPE_GAP, pb.CHANGE_TYPE_NOT_FOUND))
+
+
+class _Kept(NamedTuple):
+    change: pb.JobChange
+    size: int
 
 
 class Mailbox:
     """Changes on their way to one reader."""
 
     def __init__(self) -> None:
-        self._chains: dict[str, list[pb.JobChange]] = {}
+        self._chains: dict[str, list[_Kept]] = {}
+        self._bytes = 0
         self._seen: dict[str, int] = {}
         self._opening: dict[str, int] = {}
-        self._snapshots: dict[str, list[pb.JobChange]] = {}
-        self._followed: set[str] = set()
+        self._snapshots: dict[str, list[_Kept]] = {}
+        self._followed: dict[str, Callable[[], None]] = {}
+        self._lost: dict[str, None] = {}
         self._ready = asyncio.Event()
 
-    def open(self, name: str) -> None:
-        """A snapshot of this job is under way: keep what comes until it is there."""
+    def open(self, name: str, read_again: Callable[[], None]) -> None:
+        """A snapshot of this job is under way: keep what comes until it is there. `read_again` is to bring another one, where changes were dropped."""
         self._opening[name] = self._opening.get(name, 0) + 1
-        self._followed.add(name)
+        self._followed[name] = read_again
 
     def put_snapshot(self, change: pb.JobChange) -> None:
         """The job as it was read after `open`: it goes before what is newer, and in place of what is not."""
@@ -39,11 +55,12 @@ class Mailbox:
         self._opened(name)
         # Who asks twice is answered twice, also when the first answer has not been taken yet.
         snapshots = self._snapshots.setdefault(name, [])
-        others = [c for c in self._chains.pop(name, []) if all(c is not snapshot for snapshot in snapshots)]
-        newer = [c for c in others if c.type in _ALWAYS or c.job.revision > change.job.revision]
-        snapshots.append(change)
-        self._chains[name] = [*snapshots, *newer]
+        others = [kept for kept in self._pop(name) if all(kept is not snapshot for snapshot in snapshots)]
+        newer = [kept for kept in others if kept.change.type in _ALWAYS or kept.change.job.revision > change.job.revision]
+        snapshots.append(_Kept(change, change.ByteSize()))
+        self._set(name, [*snapshots, *newer])
         self._note(name, change.job.revision)
+        self._bound()
         self._ready.set()
 
     def abandon(self, name: str) -> None:
@@ -58,24 +75,35 @@ class Mailbox:
         else:
             self._opening.pop(name, None)
 
-    def put(self, change: pb.JobChange) -> None:
-        """Take a change in, unless the reader knows better already."""
+    def put(self, change: pb.JobChange, size: int | None = None) -> None:
+        """Take a change in, unless the reader knows better already. `size` is about how long it is."""
         name = change.job.name
         if change.type not in _ALWAYS:
             revision = change.job.revision
             if revision and revision <= self._seen.get(name, 0):
                 return
             self._note(name, revision)
+        kept = _Kept(change, change.ByteSize() if size is None else size)
+        self._bytes += kept.size
         chain = self._chains.setdefault(name, [])
-        if chain and _is_progress(chain[-1], change):
-            chain[-1] = change
+        if chain and _is_progress(chain[-1].change, change):
+            self._bytes -= chain[-1].size
+            chain[-1] = kept
         else:
-            chain.append(change)
+            chain.append(kept)
             if len(chain) > MAX_PER_JOB:
-                del chain[next((i for i, kept in enumerate(chain[1:], 1) if kept.type == pb.CHANGE_TYPE_LOG), 1)]
-        if len(self._chains) > MAX_JOBS + len(self._followed):
-            self._overflow()
+                self._bytes -= chain.pop(next((i for i, other in enumerate(chain[1:], 1) if other.change.type == pb.CHANGE_TYPE_LOG), 1)).size
+        self._bound()
         self._ready.set()
+
+    def _pop(self, name: str) -> list[_Kept]:
+        chain = self._chains.pop(name, [])
+        self._bytes -= sum(kept.size for kept in chain)
+        return chain
+
+    def _set(self, name: str, chain: list[_Kept]) -> None:
+        self._chains[name] = chain
+        self._bytes += sum(kept.size for kept in chain)
 
     def _note(self, name: str, revision: int) -> None:
         # The names that were quiet for longest stand first, and are forgotten first.
@@ -85,10 +113,11 @@ class Mailbox:
 
     def forget(self, name: str) -> None:
         """The reader follows this job no more."""
-        self._chains.pop(name, None)
+        self._pop(name)
         self._snapshots.pop(name, None)
         self._seen.pop(name, None)
-        self._followed.discard(name)
+        self._followed.pop(name, None)
+        self._lost.pop(name, None)
 
     def wake(self) -> None:
         """Let the reader look, though nothing came."""
@@ -100,29 +129,78 @@ class Mailbox:
         self._ready.clear()
 
     def take(self, limit: int = 500) -> list[pb.JobChange]:
-        """Up to about `limit` changes, in order per job."""
+        """Up to about `limit` changes and MAX_FRAME_BYTES, or one change, in order per job."""
         taken: list[pb.JobChange] = []
+        size = 0
         for name in [name for name in self._chains if name not in self._opening] if self._opening else list(self._chains):
             if len(taken) >= limit:
                 self._ready.set()
                 break
-            taken += self._chains.pop(name)
-            self._snapshots.pop(name, None)
+            chain = self._pop(name)
+            snapshots = self._snapshots.pop(name, [])
+            at = 0
+            while at < len(chain) and (not taken or size + chain[at].size <= MAX_FRAME_BYTES):
+                taken.append(chain[at].change)
+                size += chain[at].size
+                at += 1
+            if at < len(chain):
+                self._put_back(name, chain[at:], snapshots[at:])
+                break
+        if self._lost and self._bytes <= MAX_BYTES // 4:
+            self._read_lost()
         return taken
+
+    def _put_back(self, name: str, chain: list[_Kept], snapshots: list[_Kept]) -> None:
+        # First again: what is taken in pieces would else never end under a flood of others.
+        others, self._chains = self._chains, {}
+        self._set(name, chain)
+        self._chains |= others
+        if snapshots:
+            self._snapshots[name] = snapshots
+        self._ready.set()
+
+    def _bound(self) -> None:
+        most = MAX_BYTES + MAX_BYTES_PER_FOLLOWED * len(self._followed)
+        if len(self._chains) > MAX_JOBS + len(self._followed) or self._bytes > most:
+            self._overflow()
+            if self._bytes > most:
+                self._lose(most // 2)
 
     def _overflow(self) -> None:
         # A reader this slow is told so instead of being fed an old backlog; the newest change of each job is in the store.
         dropped = [name for name in self._chains if name not in self._followed]
-        queues = {change.job.queue for name in dropped for change in self._chains.pop(name)}
+        queues = {kept.change.job.queue for name in dropped for kept in self._pop(name)}
         for name in dropped:
             self._seen.pop(name, None)
-        for name, chain in self._chains.items():
-            self._chains[name] = [next((change for change in reversed(chain) if change.type != pb.CHANGE_TYPE_LOG), chain[-1])]
+        for name in list(self._chains):
+            self._set(name, [self._last_of(name, self._pop(name))])
         self._snapshots.clear()
         for queue in queues:
             gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
             gap.job.queue, gap.job.name = queue, f"queues/{queue}"
-            self._chains[gap.job.name] = [gap]
+            self._set(gap.job.name, [_Kept(gap, gap.ByteSize())])
+
+    def _last_of(self, name: str, chain: list[_Kept]) -> _Kept:
+        last = next((kept for kept in reversed(chain) if kept.change.type != pb.CHANGE_TYPE_LOG), chain[-1])
+        if name in self._snapshots and last.change.type == pb.CHANGE_TYPE_UPDATE:
+            # Its reader waits for a snapshot.
+            return _Kept(pb.JobChange(type=pb.CHANGE_TYPE_SNAPSHOT, job=last.change.job), last.size)
+        return last
+
+    def _lose(self, most: int) -> None:
+        """Drop what is followed, the latest first, until so much is left."""
+        for name in reversed(list(self._chains)):
+            if self._bytes <= most:
+                return
+            if name in self._followed:
+                self._pop(name)
+                self._seen.pop(name, None)
+                self._lost[name] = None
+
+    def _read_lost(self) -> None:
+        for name in list(self._lost)[:_READ_AGAIN]:
+            del self._lost[name]
+            self._followed[name]()
 
 
 def _is_progress(before: pb.JobChange, after: pb.JobChange) -> bool:

@@ -52,6 +52,11 @@ _due = itemgetter(JobItem._fields.index("due"))
 _flags = itemgetter(JobItem._fields.index("flags"))
 
 
+def turn_size(item: TurnItem) -> int:
+    """About how many bytes an item of a turn has."""
+    return (len(item.a) if isinstance(item.a, (bytes, str)) else 8) + _ITEM_OVERHEAD
+
+
 class Stream(Protocol):
     """What a partition needs of a Work stream."""
 
@@ -346,8 +351,7 @@ class Partition:
         chunk: list[_TurnEntry] = []
         size = 0
         while self._entries and len(chunk) < MAX_ITEMS:
-            body = self._entries[0][0].a
-            size += (len(body) if isinstance(body, (bytes, str)) else 8) + _ITEM_OVERHEAD
+            size += turn_size(self._entries[0][0])
             if chunk and size > MAX_BYTES:
                 break
             chunk.append(self._entries.popleft())

@@ -31,6 +31,8 @@ MAX_LABELS = 32
 MAX_FRAME_BYTES = 3 << 20
 #: Nothing more is leased to a stream that this much waits for: its reader is slow. Less than that is what gathers while a frame is on its way.
 MAX_BACKLOG_BYTES = 256 << 10
+#: From a worker that has left this much unread, nothing more is read: each finish would add an ack.
+MAX_UNREAD_BYTES = 2 * MAX_FRAME_BYTES
 
 
 class Phase(Enum):
@@ -90,7 +92,7 @@ class WorkSession:
         self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
         self._wire: list[bytes] = []
-        self._wire_bytes = 0
+        self._wire_bytes = self._full_bytes = 0
         self._full: deque[tuple[bytes, list[tuple[str, bytes, int]]]] = deque()
         self._unsent: list[tuple[str, bytes, int]] = []
         self._ping_number = 0
@@ -229,21 +231,26 @@ class WorkSession:
         self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
         self._bytes_sent += wire.payload_size(record)
         self._hold(queue, raw_id, token)
-        if self._unsent and self._wire_bytes + size > MAX_FRAME_BYTES:
-            self._close_frame()
-        self._wire.append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts, timeout_ms)))
+        self._append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts, timeout_ms)), size)
         self._unsent.append((queue, raw_id, token))
+
+    def _append(self, part: bytes, size: int) -> None:
+        if self._wire and self._wire_bytes + size > MAX_FRAME_BYTES:
+            self._close_frame()
+        self._wire.append(part)
         self._wire_bytes += size
 
     def _close_frame(self) -> None:
         frame = self._outbox.SerializeToString() + b"".join(self._wire)
         self._full.append((frame, self._unsent))
+        self._full_bytes += len(frame)
         self._outbox, self._wire, self._unsent, self._wire_bytes = pb.WorkResponse(), [], [], 0
 
     def ack(self, queue: str, raw_id: bytes, token: int, verdict: pb.Verdict.ValueType, state: int) -> None:
         """Tell the verdict on a finish."""
         self.drop(queue, raw_id, token)
-        self._wire.append(wire.acks_field(queue, raw_id, token, verdict, state))
+        ack = wire.acks_field(queue, raw_id, token, verdict, state)
+        self._append(ack, len(ack))
 
     def drop(self, queue: str, raw_id: bytes, token: int) -> None:
         """Forget a job that is not this session's any more."""
@@ -291,10 +298,16 @@ class WorkSession:
         return bool(self._full or self._wire) or self._outbox.ByteSize() > 0
 
     def take_frame(self) -> bytes:
-        """Everything that is ready, as one WorkResponse in its wire form; a further one where jobs pass 3 MiB."""
+        """Everything that is ready, as one WorkResponse in its wire form; a further one where that passes 3 MiB."""
         if not self._full:
             self._close_frame()
-        return self._full.popleft()[0]
+        frame, _ = self._full.popleft()
+        self._full_bytes -= len(frame)
+        return frame
+
+    def is_unread(self) -> bool:
+        """Whether the worker has left so much unread that nothing more is to be read from it."""
+        return self._full_bytes + self._wire_bytes > MAX_UNREAD_BYTES
 
     def unsent(self) -> list[tuple[str, bytes, int]]:
         """Jobs that were leased and never written: (queue, id, token)."""

@@ -72,6 +72,7 @@ class Feed:
         self._is_listening = False
         self._is_promised = False
         self._reading: asyncio.Task[None] | None = None
+        self._readings: set[asyncio.Task[None]] = set()
         self._wanted: set[bytes] = set()
         self._lag_timer: asyncio.TimerHandle | None = None
 
@@ -85,7 +86,7 @@ class Feed:
     async def watch_job(self, raw_id: bytes, mailbox: Mailbox) -> None:
         """Follow one job: a SNAPSHOT (or FINAL, or NOT_FOUND), then its changes. Raises StoreUnavailable, and then nothing is followed."""
         name = job_path(self._store.queue, raw_id)
-        mailbox.open(name)
+        mailbox.open(name, lambda: self._read_for(raw_id, mailbox))
         self._jobs.setdefault(raw_id, set()).add(mailbox)
         try:
             await self._listen()
@@ -176,7 +177,7 @@ class Feed:
             self._want([raw_id])
             return
         for mailbox in self._watchers_of(raw_id, change.job):
-            mailbox.put(change)
+            mailbox.put(change, len(record))
 
     def _watchers_of(self, raw_id: bytes, job: job_pb2.Job) -> set[Mailbox]:
         """Whom a change of a job is told."""
@@ -223,8 +224,10 @@ class Feed:
                     self._wanted.update(batch)
                     await asyncio.sleep(_RETRY_S)
                     continue
-                for raw_id, answer in zip(batch, found, strict=True):
+                for raw_id, answer in zip(batch, found, strict=False):
                     self._tell_read(raw_id, answer)
+                # Those that were too large for one call with the others.
+                self._wanted.update(batch[len(found) :])
         finally:
             self._reading = None
 
@@ -237,7 +240,29 @@ class Feed:
             change.type = pb.CHANGE_TYPE_FINAL
             change.job.state = job_pb2.JOB_STATE_REMOVED
         for mailbox in self._watchers_of(raw_id, change.job):
-            mailbox.put(change)
+            mailbox.put(change, len(found.record))
+
+    def _read_for(self, raw_id: bytes, mailbox: Mailbox) -> None:
+        """Read a job again for one of its watchers, which has made room for it."""
+        task = asyncio.create_task(self._read_patiently(raw_id, mailbox))
+        self._readings.add(task)
+        task.add_done_callback(self._readings.discard)
+
+    async def _read_patiently(self, raw_id: bytes, mailbox: Mailbox) -> None:
+        name = job_path(self._store.queue, raw_id)
+        while mailbox in self._jobs.get(raw_id, ()):
+            mailbox.open(name, lambda: self._read_for(raw_id, mailbox))
+            try:
+                (found,) = await self._store.get([raw_id])
+            except BrokerError:
+                mailbox.abandon(name)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if mailbox in self._jobs.get(raw_id, ()):
+                mailbox.put_snapshot(snapshot_of(self._store.queue, raw_id, found))
+            else:
+                mailbox.abandon(name)
+            return
 
 
 def change_of(queue: str, raw_id: bytes, record: bytes) -> pb.JobChange | None:
@@ -258,7 +283,6 @@ def snapshot_of(queue: str, raw_id: bytes, found: Found) -> pb.JobChange:
     """A job as it was read: SNAPSHOT, FINAL or NOT_FOUND."""
     if found.record:
         job = codec.job_from_record(queue, raw_id, found.record)
-        job.ClearField("payload")
         return pb.JobChange(type=pb.CHANGE_TYPE_FINAL if job.state in codec.FINAL_STATES else pb.CHANGE_TYPE_SNAPSHOT, job=job)
     return pb.JobChange(type=pb.CHANGE_TYPE_FINAL if found.state else pb.CHANGE_TYPE_NOT_FOUND, job=gone_job(queue, raw_id, found))
 

@@ -21,6 +21,8 @@ from jobwire_broker.topics import parse_topic
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_TOPICS = 100_000
+#: How many confirmations, and how many queues, one frame carries: beside what the mailbox gives, that stays under 3 MiB.
+MAX_ADDED = MAX_COUNTS = 2_000
 COUNTS_INTERVAL_S = 0.25
 _RETRY_S = 0.5
 
@@ -102,15 +104,17 @@ class Subscription:
             task.add_done_callback(self._openings.discard)
 
     def take(self) -> pb.SubscribeResponse | None:
-        """Everything that is ready, as one frame."""
-        changes = self.mailbox.take()
-        queues = self._counts.take() if self._counts else []
-        if not (changes or queues or self._added or self._store_available is not None):
+        """Everything that is ready, as one frame; a further one where that passes 3 MiB."""
+        added, self._added = self._added[:MAX_ADDED], self._added[MAX_ADDED:]
+        # A topic is confirmed before anything is said of it.
+        changes = [] if self._added else self.mailbox.take()
+        queues = self._counts.take() if self._counts and not self._added else []
+        if not (changes or queues or added or self._store_available is not None):
             return None
-        response = pb.SubscribeResponse(added=self._added, changes=changes, queues=queues)
+        response = pb.SubscribeResponse(added=added, changes=changes, queues=queues)
         if self._store_available is not None:
             response.store_available = self._store_available
-        self._added, self._store_available = [], None
+        self._store_available = None
         return response
 
     def end(self) -> None:
@@ -197,9 +201,9 @@ class Counts:
             await self._registry.get(name).feed.leave_counts(changed)
 
     def take(self) -> list[Any]:
-        """Queues whose counts changed."""
-        ready, self._ready = list(self._ready.values()), {}
-        return ready
+        """Queues whose counts changed: some of them, and the rest with the next call."""
+        names = list(self._ready)[:MAX_COUNTS]
+        return [self._ready.pop(name) for name in names]
 
     async def _watch(self, queue: Queue) -> None:
         if queue.name not in self._watched:

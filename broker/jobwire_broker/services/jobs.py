@@ -90,12 +90,12 @@ class JobService(JobServiceServicer):
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Read one job."""
         queue, raw_id = parse_job(request.name)
-        found, history, labels = await self._registry.store(queue).inspect(raw_id)
+        found, descriptor, history, labels = await self._registry.store(queue).inspect(raw_id)
         if not found.record:
             raise _not_found(queue, raw_id, found.state)
         job = codec.job_from_record(queue, raw_id, found.record)
         job.attempts.extend(attempts_of(found.record, history, labels))
-        job.worker = job_without_payload(queue, raw_id, found.record, found.descriptor).worker
+        job.worker = job_without_payload(queue, raw_id, found.record, descriptor).worker
         if codec.header_of(found.record).flags & codec.FLAG_KEPT:
             await self._add_kept(job, queue, raw_id)
         return pb.GetJobResponse(job=job)
@@ -325,7 +325,7 @@ def _changed(queue: str, raw_id: bytes, changed: Changed, verb: str) -> job_pb2.
         word = state_word(changed.state)
         raise WrongState(f"can't {verb} {job_path(queue, raw_id)}: it is {word}", metadata={"state": word})
     if not changed.record:
-        return gone_job(queue, raw_id, Found(b"", b"", changed.state, 0))
+        return gone_job(queue, raw_id, Found(b"", changed.state, 0))
     return job_without_payload(queue, raw_id, changed.record)
 
 

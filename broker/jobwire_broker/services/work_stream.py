@@ -18,7 +18,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import BrokerError, Precondition, SessionMoved, ShuttingDown, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
-from jobwire_broker.rules.partition import SILENT, verdict_of
+from jobwire_broker.rules.partition import SILENT, turn_size, verdict_of
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _FINISHES = frozenset("CFSRG")
+#: While so much of what a worker said has no verdict yet, nothing more is read from it.
+MAX_UNSETTLED_BYTES = 4 << 20
 #: How soon a call is repeated whose outcome is unknown, and how often a store that is away is asked again.
 _REPEAT_S, _RETRY_S = 0.02, 0.3
 #: A stream on which nothing came for this share of a session time gets no more leases.
@@ -49,7 +51,8 @@ class WorkStream:
         self._broker_id = broker_id
         self._context = context
         self._session_s = config.session_time.total_seconds()
-        self._wake = asyncio.Event()
+        self._wake, self._eased = asyncio.Event(), asyncio.Event()
+        self._unsettled = 0
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reattaching: dict[str, asyncio.Task[None]] = {}
         self._attached_at = 0.0
@@ -103,11 +106,12 @@ class WorkStream:
     # The three roles ----------------------------------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while (frame := await self._context.read()) is not grpc.aio.EOF:
+        while (frame := await self._next_frame()) is not grpc.aio.EOF:
             received = self.work.receive(frame, time.monotonic())
             if received.hello:
                 await self._attach_all()
             for queue, text_id, item in received.items:
+                self._unsettled += turn_size(item)
                 self._registry.get(queue).partition.settle(item, text_id, self)
             if received.goodbye:
                 await self._detach_all()
@@ -115,12 +119,20 @@ class WorkStream:
             if received.credit:
                 self._kick_all()
 
+    async def _next_frame(self) -> Any:
+        """The next frame, when the worker has read the most of what was said to it, and the store has settled the most of what it said."""
+        while self.work.is_unread() or self._unsettled > MAX_UNSETTLED_BYTES:
+            self._eased.clear()
+            await self._eased.wait()
+        return await self._context.read()
+
     async def _write(self) -> None:
         while not self._ending:
             await self._wake.wait()
             self._wake.clear()
             while self.work.has_frame() and not self._ending:
                 await self._context.write(self.work.take_frame())
+                self._eased.set()
             self._kick_all()
 
     async def _beat(self) -> None:
@@ -131,11 +143,11 @@ class WorkStream:
             if self.work.phase is Phase.NEW and silent > self._session_s:
                 self.end(Precondition("the stream began without `hello`", reason="PROTOCOL_VIOLATION"))
                 return
-            # While it attaches, the stream is not read: a store that is away for long must not end it.
+            # While it attaches, or has said a lot that can't be settled now, the stream is not read: a store that is away for long must not end it.
             if self.work.phase is Phase.LIVE:
                 # Frozen or cut off, most likely: what it holds may come back to life, but it gets nothing more.
                 self.work.is_silent = silent > self._session_s * _QUIET_SESSIONS
-                if silent > self._session_s * _SILENT_SESSIONS:
+                if silent > self._session_s * _SILENT_SESSIONS and (self._unsettled <= MAX_UNSETTLED_BYTES or self._registry.client.available):
                     log.info("stream.silent session=%s seconds=%.1f", self.work.session.hex(), silent)
                     return
                 self.work.ping(self.lease_left())
@@ -263,6 +275,8 @@ class WorkStream:
 
     def settled(self, queue: str, text_id: str, item: TurnItem, settled: Settled) -> None:
         """The store's word on what the worker said."""
+        self._unsettled -= turn_size(item)
+        self._eased.set()
         if item.kind in _FINISHES:
             self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
         elif settled.word != Word.OK and item.kind in "PK":

@@ -196,15 +196,15 @@ class Found(NamedTuple):
     """What is known of a job: its record; or, when it is gone, the state and revision of its end, 0 when nothing is."""
 
     record: bytes
-    descriptor: bytes
     state: int
     revision: int
 
 
 class Inspected(NamedTuple):
-    """All that is known of a job. `labels` are those of the sessions that ran it, by their numbers in records."""
+    """All that is known of a job: whole, who holds it, and how it went. `labels` are those of the sessions that ran it, by their numbers in records."""
 
     found: Found
+    descriptor: bytes
     history: bytes
     labels: dict[int, bytes]
 
@@ -619,7 +619,7 @@ class QueueStore:
         return [_group(row) for row in await self._call("groups", self._meta, (after, limit))]
 
     async def get(self, raw_ids: Sequence[bytes]) -> list[Found]:
-        """Read jobs, at most MAX_ITEMS."""
+        """Read jobs without their payloads, at most MAX_ITEMS: as many of the first as about MAX_BYTES hold, and one at least."""
         return [Found(*answer) for answer in await self._call("get", self._meta, raw_ids)]
 
     async def logs(self, raw_id: bytes, after: int, limit: int) -> Logs:
@@ -634,12 +634,14 @@ class QueueStore:
 
     async def inspect(self, raw_id: bytes) -> Inspected:
         """Read all of a job."""
-        record, descriptor, state, revision, history, *labels = await self._call("inspect", self._meta, (raw_id,))
+        record, state, revision, descriptor, history, *labels = await self._call("inspect", self._meta, (raw_id,))
         by_sid = {int.from_bytes(sid, "big"): label for sid, label in zip(labels[::2], labels[1::2], strict=True)}
-        return Inspected(Found(record, descriptor, state, revision), history, by_sid)
+        return Inspected(Found(record, state, revision), descriptor, history, by_sid)
 
     async def page(self, index: str | bytes, cursor: bytes, limit: int, *, upward: bool = False) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """One page of an index: the cursor of the next one, and (id, record without payload). `upward`: what has ended comes oldest first."""
+        """One page of an index: the cursor of the next one, and (id, record without payload and result), of about MAX_BYTES at the most. `upward`: what has
+        ended comes oldest first.
+        """
         answer = await self._call("list", self._meta, (index, cursor, limit, int(upward)))
         return answer[0], list(zip(answer[1::2], answer[2::2], strict=True))
 

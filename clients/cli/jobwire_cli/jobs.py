@@ -40,7 +40,7 @@ def list_jobs(
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
-    """List the jobs of one queue in one state, in the order in which they will run; those that have ended come newest first."""
+    """List the jobs of one queue in one state: in the order in which they will run, or group by group; those that have ended newest first."""
     wanted = filtering.filter_of(
         name=name,
         group=group,

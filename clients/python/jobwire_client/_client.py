@@ -419,7 +419,8 @@ class Client:
     # ------------------------------------------------------------------ lists
 
     async def list_jobs(self, queue: str, state: str, *, filter: JobFilter | None = None, limit: int | None = None) -> AsyncGenerator[Job, None]:
-        """The jobs of one queue in one state: final states newest first, `active` by worker, the others in the order in which they will run.
+        """The jobs of one queue in one state, without payloads and results: final states newest first, `active` by worker, `delayed` by due date, `waiting` in
+        the order in which they will run, or line by line where groups, units or required labels are used.
 
         Args:
             queue: the queue's name.

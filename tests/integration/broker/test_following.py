@@ -10,7 +10,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2 as work
 
-from tests.integration.broker.asking import completed, enqueue, failed, finish, get, job_name_of, lease, span, wait_for
+from tests.integration.broker.asking import completed, enqueue, enqueue_all, failed, finish, get, job_name_of, lease, span, spec, wait_for
 from tests.support import Broker
 from tests.support.api import Api, refusal
 from tests.support.raw_worker import RawWorker
@@ -249,3 +249,27 @@ async def test_changes_of_state_are_not_skipped_however_much_progress_there_is(a
 async def test_a_watch_out_of_its_bounds_is_refused(api: Api, names: list[str], field: str) -> None:
     refused = await refusal(Watch(api, *names).rest())
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+
+
+async def test_large_results_that_come_at_once_are_all_told(api: Api, queue: str) -> None:
+    ids = [f"j{i}" for i in range(5)]
+    await enqueue_all(api, [spec(queue, job) for job in ids])
+    jobs = await lease(api, queue, 5)
+    call = api.jobs.WatchJobs(pb.WatchJobsRequest(names=[job_name_of(queue, job) for job in ids]), timeout=20)
+    frame = await call.read()
+    assert isinstance(frame, pb.WatchJobsResponse)
+    ends = [completed(job) for job in jobs]
+    for end in ends:
+        # Too long for an event, so they are read, and more than one call reads.
+        end.complete.result.data = bytes(400_000)
+    await finish(api, *ends)
+    finals = [change for change in await rest(call) if change.type == pb.CHANGE_TYPE_FINAL]
+    assert sorted((change.job.id, len(change.job.result.data)) for change in finals) == [(job, 400_000) for job in ids]
+
+
+async def rest(call: "grpc.aio.UnaryStreamCall[pb.WatchJobsRequest, pb.WatchJobsResponse]") -> list[pb.JobChange]:
+    """All changes up to the end of the stream."""
+    found: list[pb.JobChange] = []
+    while isinstance(frame := await call.read(), pb.WatchJobsResponse):
+        found += frame.changes
+    return found

@@ -272,3 +272,31 @@ async def test_a_topic_that_is_none_ends_the_stream_and_says_which_whatever_is_b
         await stream.added("never")
     refused = Refusal.of(error.value)
     assert (refused.code, refused.reason, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", ("add[1]",))
+
+
+async def test_many_large_ends_come_in_frames_of_3_mib_or_one_change(api: Api, shared_broker: Broker, queue: str) -> None:
+    await enqueue_all(api, [spec(queue, f"j{i}") for i in range(24)])
+    for job in await lease(api, queue, 24):
+        end = completed(job)
+        end.complete.result.data = bytes(1 << 20)
+        await finish(api, end)
+    names = tuple(job_name_of(queue, f"j{i}") for i in range(24))
+    async with subscribed(api) as subscription:
+        await subscription.send(add=names)
+        ends = [await subscription.change() for _ in names]
+    assert {(end.type, end.job.name, len(end.job.result.data)) for end in ends} == {(FINAL, name, 1 << 20) for name in names}
+    assert max(frame.ByteSize() for _, frame in subscription.frames) < 3 << 20
+
+
+async def test_thousands_of_topics_are_confirmed_before_anything_is_said_of_them(api: Api, queue: str) -> None:
+    names = tuple(job_name_of(queue, f"j{i}") for i in range(5000))
+    async with subscribed(api) as subscription:
+        await subscription.send(add=names)
+        for _ in names:
+            await subscription.change()
+    confirmed: set[str] = set()
+    for _, frame in subscription.frames:
+        confirmed.update(frame.added)
+        assert {change.job.name for change in frame.changes} <= confirmed
+        assert len(frame.added) <= 2000
+    assert confirmed == set(names)

@@ -36,6 +36,16 @@ async def test_a_lease_brings_as_many_as_were_asked_for_and_one_by_default(api: 
     assert await lease(api, queue, 100) == []
 
 
+async def test_an_answer_of_large_jobs_stays_under_the_4_mib_that_any_client_takes(api: Api, queue: str) -> None:
+    for i in range(6):
+        await enqueue(api, queue, f"j{i}", payload=job_pb2.Payload(data=bytes(1 << 20)))
+    answers = []
+    while jobs := await lease(api, queue, 100):
+        answers.append(jobs)
+    assert [job.id for jobs in answers for job in jobs] == [f"j{i}" for i in range(6)]
+    assert max(work.LeaseJobsResponse(jobs=jobs).ByteSize() for jobs in answers) < 4 << 20
+
+
 async def test_a_lease_waits_for_a_job_and_for_no_longer_than_it_may(api: Api, queue: str) -> None:
     waiting = asyncio.create_task(lease(api, queue, wait_s=10))
     assert not (await asyncio.wait([waiting], timeout=0.2))[0]

@@ -133,7 +133,7 @@ async def test_a_long_payload_is_kept_apart_and_goes_wherever_the_job_goes(q: Qu
     await q.attach("s")
     ((_, token, record),) = (await q.lease_fully("s", 1)).jobs
     assert codec.sections(record, codec.body_start(record)) == {codec.TAG_PAYLOAD: payload}
-    (found,) = await q.store.get([b"a"])
+    found = (await q.store.inspect(b"a")).found
     assert codec.sections(found.record, codec.body_start(found.record)) == {codec.TAG_PAYLOAD: payload}
     assert await q.complete("a", token, b"result") == ("OK", "COMPLETED")
     assert (await q.state()).payloads == {"a": payload}

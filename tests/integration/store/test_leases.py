@@ -85,6 +85,40 @@ async def test_a_call_gives_about_as_many_bytes_as_it_may(q: QueueLab) -> None:
     assert len(await q.lease("s", 20)) == len(sizes)
 
 
+async def test_large_payloads_behind_small_ones_pass_the_bytes_of_a_call_by_one_job_at_the_most_and_the_rest_keeps_its_order(q: QueueLab) -> None:
+    ids = [f"a{i:02}" for i in range(20)]
+    await q.make(*(item(raw_id, payload=bytes(20 if i < 5 else 600_000), priority=i // 10) for i, raw_id in enumerate(ids)))
+    await q.attach("s")
+    async with q.heard() as heard:
+        first = (await q.lease_fully("s", 20)).jobs
+    assert [raw_id.decode() for raw_id, _, _ in first] == ids[:7]
+    assert [raw_id for raw_id, _ in heard.events] == ids[:7]
+    state = await q.state()
+    assert (state.waiting, list(state.active), state.hungry) == (ids[7:], ids[:7], False)
+    assert list(await q.lease("s", 20)) == ids[7:9]
+
+
+async def test_ageing_jobs_that_go_back_keep_their_order(q: QueueLab) -> None:
+    await q.set_policy(ageing=1000)
+    ids = [f"a{i:02}" for i in range(9)]
+    await q.make(*(item(raw_id, payload=bytes(20 if i < 4 else 600_000), priority=i % 2) for i, raw_id in enumerate(ids)))
+    await q.attach("s")
+    order = (await q.state()).waiting
+    assert list(await q.lease("s", 9)) == order[: len(order) - len((await q.state()).waiting)]
+    assert (await q.state()).waiting == order[len((await q.state()).active) :]
+
+
+@pytest.mark.parametrize("payload_bytes", [-1, 100 << 20])
+async def test_sessions_of_one_call_share_its_bytes(q: QueueLab, payload_bytes: int) -> None:
+    await q.make(*(item(f"a{i}", payload=bytes(600_000)) for i in range(8)))
+    sessions = ("s", "t", "u")
+    for session in sessions:
+        await q.attach(session)
+    leases = (await q.store.turn([], [LeaseRequest(session_bytes(session), 1, 4, payload_bytes) for session in sessions])).leases
+    assert [(lease.word, len(lease.jobs)) for lease in leases] == [("OK", 2), ("OK", 0), ("OK", 0)]
+    assert (await q.state()).waiting == [f"a{i}" for i in range(2, 8)]
+
+
 async def test_a_paused_queue_gives_nothing_and_is_not_hungry(q: QueueLab) -> None:
     await q.leased("a")
     token = (await q.state()).numbers["a"].token

@@ -307,7 +307,7 @@ async def test_the_last_thousand_completions_are_kept(q: QueueLab) -> None:
     assert await q.turn("F", "old0", now_us - 2_000_000, b"", -1) == ("ALREADY_FINISHED", "COMPLETED")
     assert (await q.turn("C", "old0", now_us))[0] == "STALE_LEASE"
     (found,) = await q.store.get([b"old0"])
-    assert found == (b"", b"", job_pb2.JOB_STATE_COMPLETED, now_us - 1_000_000)
+    assert found == (b"", job_pb2.JOB_STATE_COMPLETED, now_us - 1_000_000)
 
 
 async def test_a_late_crowd_of_ends_goes_a_piece_at_a_time(q: QueueLab) -> None:

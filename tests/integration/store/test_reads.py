@@ -43,10 +43,49 @@ async def test_get_gives_the_whole_record_and_who_holds_it(q: QueueLab) -> None:
     await q.store.attach(session_bytes("s"), 1, SESSION_MS, b"descriptor", [])
     await q.make(item("a", payload=b"xyz"), "b")
     await q.lease("s", 1)
-    held, waiting, never = await q.store.get([b"a", b"b", b"never"])
-    assert (held.descriptor, codec.sections(held.record, codec.body_start(held.record))) == (b"descriptor", {codec.TAG_PAYLOAD: b"xyz"})
-    assert (waiting.descriptor, state_name(waiting.record[1])) == (b"", "WAITING")
-    assert never == Found(b"", b"", 0, 0)
+    held, waiting, never = [await q.store.inspect(raw_id) for raw_id in (b"a", b"b", b"never")]
+    assert (held.descriptor, codec.sections(held.found.record, codec.body_start(held.found.record))) == (b"descriptor", {codec.TAG_PAYLOAD: b"xyz"})
+    assert (waiting.descriptor, state_name(waiting.found.record[1])) == (b"", "WAITING")
+    assert never.found == Found(b"", 0, 0)
+
+
+async def test_watchers_get_the_record_without_its_payload(q: QueueLab) -> None:
+    await q.make(item("a", payload=bytes(5000)), item("b", payload=b"xyz"))
+    found = await q.store.get([b"a", b"never", b"b"])
+    assert [len(one.record) for one in found] == [codec.HEADER_SIZE + 5, 0, codec.HEADER_SIZE + 5]
+    assert found[1] == Found(b"", 0, 0)
+
+
+async def large_results(q: QueueLab, *ids: str) -> None:
+    for raw_id, token in (await q.leased(*ids)).items():
+        await q.complete(raw_id, token, bytes(400_000))
+
+
+async def test_one_call_reads_about_1_mib_of_results(q: QueueLab) -> None:
+    ids = [f"j{i}".encode() for i in range(5)]
+    await large_results(q, *(raw_id.decode() for raw_id in ids))
+    first = await q.store.get(ids)
+    assert len(first) == 2
+    assert [codec.sections(one.record, codec.body_start(one.record))[codec.TAG_RESULT] for one in first] == [bytes(400_000)] * 2
+    # However large: the first one comes.
+    await q.make("large")
+    tokens = await q.lease("s", 1)
+    await q.complete("large", tokens["large"], bytes((1 << 20) + 1))
+    assert len(await q.store.get([b"large", *ids])) == 1
+
+
+@pytest.mark.parametrize("upward", [False, True])
+async def test_a_page_leaves_results_out_and_one_call_reads_about_1_mib_of_them(q: QueueLab, upward: bool) -> None:
+    await large_results(q, *(f"j{i}" for i in range(5)))
+    cursor, ids = b"", []
+    while True:
+        cursor, found = await q.store.page("c", cursor, 100, upward=upward)
+        assert len(found) == (2 if cursor else 1)
+        assert not any(codec.TAG_RESULT in codec.sections(record, codec.body_start(record)) for _, record in found)
+        ids += [raw_id.decode() for raw_id, _ in found]
+        if not cursor:
+            break
+    assert ids == [f"j{i}" for i in range(5)][:: 1 if upward else -1]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4, 9, 10, 100])

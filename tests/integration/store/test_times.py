@@ -342,7 +342,7 @@ async def test_errors_that_are_listed_end_a_job_at_once(q: QueueLab, kind: str, 
 
 
 async def all_attempts(q: QueueLab, raw_id: str) -> list[tuple[int, str, str]]:
-    found, history, labels = await q.store.inspect(raw_id.encode())
+    found, _, history, labels = await q.store.inspect(raw_id.encode())
     attempts = attempts_of(found.record, history, labels)
     assert all(attempt.start_time.ToMicroseconds() == attempt.token for attempt in attempts)
     assert all(not attempt.HasField("end_time") or attempt.end_time.ToMicroseconds() >= attempt.token for attempt in attempts)
@@ -462,7 +462,7 @@ async def test_the_worker_of_an_attempt_is_known_when_it_is_gone(q: QueueLab) ->
     await q.turn("F", "b", tokens["b"], failure("E"), 0)
     for _ in range(2):
         for raw_id in ("a", "b"):
-            found, history, labels = await q.store.inspect(raw_id.encode())
+            found, _, history, labels = await q.store.inspect(raw_id.encode())
             assert [attempt.worker for attempt in attempts_of(found.record, history, labels)] == ["größe-" + "x" * 122]
         await q.detach("s")
 

@@ -73,7 +73,7 @@ async def test_labels_stand_before_the_payload(q: QueueLab) -> None:
     await q.make(item("a", payload=SHORT, due="+60000"))
     labels = codec.encode_labels({"a": "b"})
     assert await update(q, "a", "labels", section(codec.TAG_LABELS, labels)) == "OK"
-    record = (await q.store.get([b"a"]))[0].record
+    record = (await q.store.inspect(b"a")).found.record
     assert list(codec.sections(record, codec.body_start(record)))[:3] == [codec.TAG_DELAY, codec.TAG_LABELS, codec.TAG_PAYLOAD]
     assert await update(q, "a", "labels", b"") == "OK"
     assert codec.TAG_LABELS not in codec.sections((await q.store.get([b"a"]))[0].record, codec.body_start(record))

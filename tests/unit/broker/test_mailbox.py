@@ -39,6 +39,10 @@ def name_of(job: str) -> str:
     return change(job, 1).job.name
 
 
+def unasked() -> None:
+    raise AssertionError("nothing was dropped")
+
+
 def test_progress_takes_the_place_of_the_progress_before_it() -> None:
     box = Mailbox()
     for revision in range(1, 50):
@@ -57,13 +61,13 @@ def test_changes_of_state_are_kept(other: pb.JobChange) -> None:
 
 def test_who_asks_twice_is_answered_twice_before_what_is_newer() -> None:
     box = Mailbox()
-    box.open(name_of("q/a"))
-    box.open(name_of("q/a"))
+    box.open(name_of("q/a"), unasked)
+    box.open(name_of("q/a"), unasked)
     box.put_snapshot(change("q/a", 5, kind=pb.CHANGE_TYPE_SNAPSHOT))
     box.put(change("q/a", 6, WAITING))
     box.put_snapshot(change("q/a", 5, kind=pb.CHANGE_TYPE_SNAPSHOT))
     assert revisions(box) == [5, 5, 6]
-    box.open(name_of("q/a"))
+    box.open(name_of("q/a"), unasked)
     box.put_snapshot(change("q/a", 6, kind=pb.CHANGE_TYPE_SNAPSHOT))
     assert revisions(box) == [6]
 
@@ -79,7 +83,7 @@ def test_what_is_not_newer_does_not_get_in_even_after_it_was_taken() -> None:
 
 def test_a_snapshot_goes_before_what_is_newer_and_in_place_of_what_is_not() -> None:
     box = Mailbox()
-    box.open(name_of("q/a"))
+    box.open(name_of("q/a"), unasked)
     box.put(change("q/a", 3, WAITING))
     box.put(change("q/a", 5, ACTIVE))
     box.put(change("q/a", 7, COMPLETED))
@@ -90,7 +94,7 @@ def test_a_snapshot_goes_before_what_is_newer_and_in_place_of_what_is_not() -> N
 
 def test_others_do_not_wait_for_a_snapshot() -> None:
     box = Mailbox()
-    box.open(name_of("q/a"))
+    box.open(name_of("q/a"), unasked)
     box.put(change("q/a", 3))
     box.put(change("q/b", 4))
     assert revisions(box) == [4]
@@ -101,7 +105,7 @@ def test_others_do_not_wait_for_a_snapshot() -> None:
 def test_two_snapshots_under_way_are_both_waited_for() -> None:
     box = Mailbox()
     for _ in range(2):
-        box.open(name_of("q/a"))
+        box.open(name_of("q/a"), unasked)
     box.put_snapshot(snapshot("q/a", 3))
     assert box.take() == []
     box.put_snapshot(snapshot("q/a", 4))
@@ -171,7 +175,7 @@ def test_who_falls_behind_is_told_of_a_gap_in_each_queue(small: int) -> None:
 
 def test_what_is_followed_by_name_survives_a_gap_down_to_its_last_change(small: int) -> None:
     box = Mailbox()
-    box.open(name_of("q/mine"))
+    box.open(name_of("q/mine"), unasked)
     box.put_snapshot(snapshot("q/mine", 1, WAITING))
     box.put(change("q/mine", 2, ACTIVE))
     box.put(change("q/mine", 3, COMPLETED))
@@ -188,7 +192,7 @@ def test_what_is_followed_by_name_survives_a_gap_down_to_its_last_change(small: 
 def test_any_number_of_jobs_may_be_followed_by_name_without_a_gap(small: int) -> None:
     box = Mailbox()
     for i in range(5 * small):
-        box.open(name_of(f"q/{i}"))
+        box.open(name_of(f"q/{i}"), unasked)
         box.put_snapshot(snapshot(f"q/{i}", 1))
     assert {x.type for x in box.take()} == {pb.CHANGE_TYPE_SNAPSHOT}
 
@@ -200,6 +204,71 @@ def test_what_a_gap_dropped_may_be_told_again(small: int) -> None:
     box.take()
     box.put(change("q/0", 7))
     assert revisions(box) == [7]
+
+
+def ended(job: str, revision: int, size: int) -> pb.JobChange:
+    """An end with a result."""
+    made = change(job, revision, COMPLETED)
+    made.job.result.data = bytes(size)
+    return made
+
+
+def test_a_frame_has_2_mib_or_one_change() -> None:
+    box = Mailbox()
+    sizes = [3 << 20, 1 << 20, 900_000, 900_000, 900_000, 10]
+    for i, size in enumerate(sizes):
+        box.put(ended(f"q/{i}", 1 + i, size))
+    assert [revisions(box) for _ in range(4)] == [[1], [2, 3], [4, 5, 6], []]
+
+
+async def test_one_job_s_changes_come_in_pieces_in_order_and_the_reader_is_woken_for_the_rest() -> None:
+    box = Mailbox()
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 1))
+    for revision in (2, 3, 4):
+        box.put(ended("q/a", revision, 1 << 20))
+    await box.wait()
+    assert revisions(box) == [1, 2]
+    await asyncio.wait_for(box.wait(), 1)
+    assert revisions(box) == [3]
+    # A second answer goes before what is left, and not in the place of one that was taken.
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 3))
+    assert [revisions(box) for _ in range(2)] == [[3, 4], []]
+
+
+def test_what_is_too_much_is_dropped_and_read_again_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 8 << 20)
+    box, asked = Mailbox(), list[str]()
+    for i in range(40):
+        box.open(name_of(f"q/{i}"), lambda i=i: asked.append(f"q/{i}"))  # type: ignore[misc]  # a lambda with a default
+        box.put_snapshot(snapshot(f"q/{i}", 1))
+    for i in range(40):
+        box.put(ended(f"q/{i}", 2, 1 << 20))
+        assert box._bytes <= (8 << 20) + (1 << 20)
+    ends = dict.fromkeys((f"q/{i}" for i in range(40)), False)
+    most = 0
+    for _ in range(200):
+        for found in box.take():
+            ends[found.job.name.removeprefix("queues/q/jobs/")] |= found.type == pb.CHANGE_TYPE_FINAL
+        most = max(most, len(asked))
+        for job in asked:
+            box.open(name_of(job), unasked)
+            box.put_snapshot(snapshot(job, 2, COMPLETED))
+        asked.clear()
+    assert all(ends.values())
+    assert 0 < most <= 4
+    assert box._bytes == 0
+
+
+def test_a_first_answer_that_is_folded_into_a_later_change_stays_an_answer(small: int) -> None:
+    box = Mailbox()
+    box.open(name_of("q/mine"), unasked)
+    box.put_snapshot(snapshot("q/mine", 1, WAITING))
+    box.put(change("q/mine", 2, ACTIVE))
+    for i in range(small + 2):
+        box.put(change(f"q/{i}", 1))
+    assert next((x.type, x.job.revision) for x in box.take()) == (pb.CHANGE_TYPE_SNAPSHOT, 2)
 
 
 # Random lives -----------------------------------------------------------------------------------------------------------------------------------------
@@ -235,7 +304,7 @@ def test_the_end_always_arrives_revisions_never_go_backward_and_bounds_hold(scri
         elif step == "late" and truth[job].job.revision > detail:
             box.put(change(f"q/{job}", truth[job].job.revision - detail, WAITING))
         elif step == "open":
-            box.open(name_of(f"q/{job}"))
+            box.open(name_of(f"q/{job}"), unasked)
             opened[job] += 1
         elif step == "read" and opened[job]:
             opened[job] -= 1
@@ -243,6 +312,7 @@ def test_the_end_always_arrives_revisions_never_go_backward_and_bounds_hold(scri
         elif step == "take":
             collect(got, box.take(detail))
         assert all(len(chain) <= MAX_PER_JOB + 1 for chain in box._chains.values())
+        assert box._bytes == sum(kept.size for chain in box._chains.values() for kept in chain)
     for job in "abc":
         for _ in range(opened[job]):
             box.put_snapshot(snapshot(f"q/{job}", truth[job].job.revision, truth[job].job.state))

@@ -245,6 +245,21 @@ def test_what_was_delivered_is_held_until_its_ack() -> None:
     assert session.held == {}
 
 
+def test_acks_count_for_frames_and_backlog_and_a_worker_that_does_not_read_them_is_not_read() -> None:
+    session = live(jobs=10)
+    ids = [f"{i:0128}".encode() for i in range(60_000)]
+    for at, raw_id in enumerate(ids):
+        session.ack("q", raw_id, 1, pb.VERDICT_NOT_FOUND, 0)
+        assert not session.is_unread() or at > 20_000
+    assert session.is_unread()
+    assert session.free("q") == 0
+    sent = frames(session)
+    assert all(x.ByteSize() <= MAX_FRAME_BYTES for x in sent)
+    assert [ack.id.encode() for x in sent for ack in x.acks] == ids
+    assert not session.is_unread()
+    assert session.free("q") == 10
+
+
 def test_every_frame_shows_life() -> None:
     session = live()
     session.receive(pb.WorkRequest(pong=pb.Pong(number=1)), 17.5)

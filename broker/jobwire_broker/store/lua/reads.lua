@@ -6,35 +6,50 @@ local function look(key)
   return { base = base, record_key = base .. 'j', payload_key = base .. 'p', lw = 0 }
 end
 
--- ARGV ids. Returns per id { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring }.
+-- How many of these jobs, from the first on, one call reads: their records may hold results of 1 MiB each.
+local READ_BYTES = 1048576
+local function bounded(ctx, ids)
+  local size = 0
+  for i = 1, #ids do
+    size = size + redis.call('STRLEN', ctx.record_key .. ids[i])
+    if size > READ_BYTES and i > 1 then return i - 1 end
+  end
+  return #ids
+end
+
+-- ARGV ids. Returns per id { record without payload ('' when gone), state, revision in the ring }, for as many of the first as one call reads.
 local function get(keys, argv)
-  local ctx = look(keys[1])
-  local records, answers = records_of(ctx, argv), {}
-  for i = 1, #argv do
-    local record = records[i]
-    local j = decode(record)
-    if j and has_flag(j, FLAG_APART) then record = record .. payload_apart(ctx, argv[i]) end
-    local answer = { record and rules.shown(ctx, record) or '', '', 0, 0 }
-    if j and j.state == STATE.ACTIVE then
-      local session = redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
-      local row = session and redis.call('HGET', ctx.base .. 's', session)
-      if row then answer[2] = string.sub(row, 17) end
-    elseif not j then
+  local ctx, answers = look(keys[1]), {}
+  local records = records_of(ctx, { unpack(argv, 1, bounded(ctx, argv)) })
+  for i = 1, #records do
+    if decode(records[i]) then
+      answers[i] = { rules.shown(ctx, brief(records[i])), 0, 0 }
+    else
       local state, _, revision = ring_get(ctx, argv[i])
-      if state then answer[3], answer[4] = state, revision end
+      answers[i] = { '', state or 0, revision or 0 }
     end
-    answers[i] = answer
   end
   return answers
 end
 
--- ARGV id. Returns { record ('' when gone), descriptor of the session that holds it (''), state, revision in the ring, attempts before the last (history.lua), and
+-- ARGV id. Returns { record ('' when gone), state, revision in the ring, descriptor of the session that holds it (''), attempts before the last (history.lua), and
 -- of each session that ran it: sid (4), label }.
 local function inspect(keys, argv)
   local ctx, id = look(keys[1]), argv[1]
   bind()
-  local answer = get(keys, { id })[1]
-  local j = decode(answer[1])
+  local record = records_of(ctx, { id })[1]
+  local j = decode(record)
+  local answer = { '', 0, 0, '' }
+  if j then
+    if has_flag(j, FLAG_APART) then record = record .. payload_apart(ctx, id) end
+    answer[1] = rules.shown(ctx, record)
+    local session = j.state == STATE.ACTIVE and redis.call('HGET', ctx.base .. 's', struct.pack('>I4', j.sid))
+    local row = session and redis.call('HGET', ctx.base .. 's', session)
+    if row then answer[4] = string.sub(row, 17) end
+  else
+    local state, _, revision = ring_get(ctx, id)
+    if state then answer[2], answer[3] = state, revision end
+  end
   local past = j and has_flag(j, FLAG_KEPT) and redis.call('GET', ctx.base .. 'h' .. id) or ''
   answer[5] = past
   local sids = j and { [struct.pack('>I4', j.sid)] = true } or {}
@@ -48,14 +63,14 @@ local function inspect(keys, argv)
   return answer
 end
 
--- The records of these jobs, without payloads, as id, record, id, record …
-local function briefs(ctx, ids)
+-- The records of these jobs, without payloads and results, as id, record, id, record …
+local function list_entries(ctx, ids)
   local records, out = records_of(ctx, ids), {}
   for i = 1, #ids do
     -- Of what was deleted meanwhile, or long ago (lib/completed.lua), there is none.
     if decode(records[i]) then
       out[#out + 1] = ids[i]
-      out[#out + 1] = rules.shown(ctx, brief(records[i]))
+      out[#out + 1] = rules.shown(ctx, list_entry(records[i]))
     end
   end
   return out
@@ -187,24 +202,25 @@ local function list_alike(ctx, suffix, fingerprint, cursor, limit, is_upward)
   return ids, #members == limit and members[limit] or ''
 end
 
+-- The first ids of an index behind a cursor, and the cursor of the next page ('' when it was the last).
+local function page(ctx, index, cursor, limit, is_upward)
+  local suffix, rest = string.sub(index, 1, 1), string.sub(index, 2)
+  if suffix == 'w' or suffix == 'd' or suffix == 'o' then return list_queued(ctx, suffix, cursor, limit) end
+  if suffix == 'U' then return list_lines(ctx, rest, cursor, limit) end
+  if suffix == 'a' then return list_active(ctx, cursor, limit) end
+  if suffix == 'D' or suffix == 'R' then return list_alike(ctx, suffix, rest, cursor, limit, is_upward) end
+  return list_ended(ctx, suffix, cursor, limit, is_upward)
+end
+
 -- ARGV suffix of the index ('D' and 'R': with a fingerprint behind it; 'U': with a group, or none), cursor ('' for the first page), limit, 1 when what has ended is to come oldest first.
--- Returns { cursor of the next page, id, record, id, record … }.
+-- Returns { cursor of the next page, id, record, id, record … }, less than the limit where the records are long.
 local function list(keys, argv)
   local ctx = look(keys[1])
-  local suffix, cursor, limit, is_upward = string.sub(argv[1], 1, 1), argv[2], tonumber(argv[3]), argv[4] == '1'
-  local ids, next_cursor
-  if suffix == 'w' or suffix == 'd' or suffix == 'o' then
-    ids, next_cursor = list_queued(ctx, suffix, cursor, limit)
-  elseif suffix == 'U' then
-    ids, next_cursor = list_lines(ctx, string.sub(argv[1], 2), cursor, limit)
-  elseif suffix == 'a' then
-    ids, next_cursor = list_active(ctx, cursor, limit)
-  elseif suffix == 'D' or suffix == 'R' then
-    ids, next_cursor = list_alike(ctx, suffix, string.sub(argv[1], 2), cursor, limit, is_upward)
-  else
-    ids, next_cursor = list_ended(ctx, suffix, cursor, limit, is_upward)
-  end
-  local out = briefs(ctx, ids)
+  local index, cursor, is_upward = argv[1], argv[2], argv[4] == '1'
+  local ids, next_cursor = page(ctx, index, cursor, tonumber(argv[3]), is_upward)
+  local count = bounded(ctx, ids)
+  if count < #ids then ids, next_cursor = page(ctx, index, cursor, count, is_upward) end
+  local out = list_entries(ctx, ids)
   table.insert(out, 1, next_cursor)
   return out
 end

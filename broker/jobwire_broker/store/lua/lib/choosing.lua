@@ -240,8 +240,8 @@ end
 
 -- Choose and lease. `bytes` is the hard limit on payloads, -1: none.
 function choosing.lease(ctx, sid, count, bytes, out)
-  local chosen, spent, steps = {}, 0, 0
-  while #chosen < count and spent < LEASE_BYTES do
+  local chosen, steps = {}, 0
+  while #chosen < count and ctx.spent < LEASE_BYTES do
     local date = limits.opens_at(ctx, 1, #chosen)
     -- With labels it goes on to see what it is refused.
     if date > 0 and (#chosen > 0 or not next(labels_of(ctx, sid))) then
@@ -273,8 +273,9 @@ function choosing.lease(ctx, sid, count, bytes, out)
       end
       take(ctx, next_one, #chosen)
       chosen[#chosen + 1] = next_one
-      spent = spent + #ctx.records[next_one.job.id]
-      if has_flag(next_one.job, FLAG_APART) then spent = spent + redis.call('STRLEN', ctx.payload_key .. next_one.job.id) end
+      ctx.spent = ctx.spent + #ctx.records[next_one.job.id]
+      if has_flag(next_one.job, FLAG_APART) then ctx.spent = ctx.spent + redis.call('STRLEN', ctx.payload_key .. next_one.job.id) end
+      if has_flag(next_one.job, FLAG_KEPT) then ctx.spent = ctx.spent + redis.call('STRLEN', ctx.base .. 'y' .. next_one.job.id) end
     end
   end
   if #chosen > 0 then lease_chosen(ctx, sid, chosen, out) end

@@ -109,14 +109,19 @@ local function with_section(body, wanted, bytes)
   return rest .. struct.pack('>BI4', wanted, #bytes) .. bytes
 end
 
--- A body without payload, and without what decides of waits alone: what lists and watchers need.
-local function brief_body(body)
-  return filtered(body, function(tag) return tag >= TAG_STATE_FIRST or (tag >= TAG.GROUP and tag <= TAG.TOTAL_TIMEOUT) end)
+-- What lists and watchers need of what was enqueued: no payload, and nothing that decides of waits alone.
+local function is_shown(tag)
+  return tag >= TAG_STATE_FIRST or (tag >= TAG.GROUP and tag <= TAG.TOTAL_TIMEOUT)
 end
 
--- The same of a whole record.
+-- A record as watchers get it.
 local function brief(record)
-  return string.sub(record, 1, HEADER_SIZE) .. brief_body(string.sub(record, HEADER_SIZE + 1))
+  return string.sub(record, 1, HEADER_SIZE) .. filtered(string.sub(record, HEADER_SIZE + 1), is_shown)
+end
+
+-- A record as lists show it: a page is of many, so the result is left out as well.
+local function list_entry(record)
+  return string.sub(record, 1, HEADER_SIZE) .. filtered(string.sub(record, HEADER_SIZE + 1), function(tag) return tag ~= TAG_RESULT and is_shown(tag) end)
 end
 
 local function number8(n)

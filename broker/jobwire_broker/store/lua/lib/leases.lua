@@ -67,15 +67,16 @@ local function with_apart(ctx, id, record, flags)
   return record
 end
 
--- Lease jobs that were just taken out of an index; id, token and record of each go to `out`. Answers the size of the records.
+-- Lease jobs that were just taken out of an index; id, token and record of each go to `out`. Answers the size of the records, and how many of the jobs it has
+-- dealt with: what is kept apart from records is looked at here first, and with `most` no more of them are taken once that many bytes are passed.
 -- A record goes out as it was before: its reader adds one to the attempt. This loop is the hottest of all, so it makes no table for a job.
-local function lease_popped(ctx, sid, members, out)
+local function lease_popped(ctx, sid, members, out, most)
   local ids = {}
   for i = 1, #members do ids[i] = sub(members[i], 9) end
   local records, sid4, watched, record_key = records_of(ctx, ids), pack('>I4', sid), is_watched(ctx), ctx.record_key
   local timed = times.by_policy(ctx)
   local writes, leases = batch_for(ctx, 'MSET', 2 * #ids), batch_for(ctx, 'ZADD a', 2 * #ids)
-  local w, a, o, n, size = writes.n, leases.n, #out, ctx.n, 0
+  local w, a, o, n, size, done = writes.n, leases.n, #out, ctx.n, 0, #ids
   for i = 1, #ids do
     local id, record = ids[i], records[i]
     if record then
@@ -94,11 +95,15 @@ local function lease_popped(ctx, sid, members, out)
         out[o + 1], out[o + 2], out[o + 3] = id, n, record
         w, a, o, size = w + 2, a + 2, o + 3, size + #record
         if watched then tell(ctx, id, brief(leased)) end
+        if flags >= FLAG_APART and most and size >= most then
+          done = i
+          break
+        end
       end
     end
   end
   writes.n, leases.n, ctx.n, ctx.changed = w, a, n, true
-  return size
+  return size, done
 end
 
 -- Take the first jobs out of an index of what waits. Cheaper than ZPOPMIN, which tells their scores as well.
@@ -106,6 +111,18 @@ local function pop(ctx, suffix, count)
   local members = redis.call('ZRANGE', ctx.base .. suffix, 0, count - 1)
   if #members > 0 then redis.call('ZREMRANGEBYRANK', ctx.base .. suffix, 0, #members - 1) end
   return members
+end
+
+-- Put those back that come after `last`.
+local function put_back_popped(ctx, members, last)
+  local ids, args = {}, {}
+  for i = last + 1, #members do ids[#ids + 1] = sub(members[i], 9) end
+  local records = records_of(ctx, ids)
+  for i = 1, #ids do
+    local j = decode(records[i])
+    if j then args[#args + 1], args[#args + 2] = lines.score(ctx, j.priority, j.order), place(j, ids[i]) end
+  end
+  if #args > 0 then redis.call('ZADD', ctx.base .. 'w', unpack(args)) end
 end
 
 -- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
@@ -141,7 +158,7 @@ local function lease_fitting(ctx, sid, bytes, out)
   if #first == 0 then return -1 end
   local size = payload_size(ctx, string.sub(first[1], 9))
   if size > bytes then return -1 end
-  lease_popped(ctx, sid, pop(ctx, 'w', 1), out)
+  ctx.spent = ctx.spent + lease_popped(ctx, sid, pop(ctx, 'w', 1), out)
   return bytes - size
 end
 
@@ -152,32 +169,38 @@ local function ask_for_wake(ctx)
   set_meta(ctx, 'hungry', '1')
 end
 
--- Lease the first jobs of `w`.
-local function lease_plain(ctx, sid, count, bytes, out)
-  while bytes >= 0 and count > 0 do
+-- Lease jobs of `w` one by one, as long as their payloads fit.
+local function lease_by_size(ctx, sid, count, bytes, out)
+  while bytes >= 0 and count > 0 and ctx.spent < LEASE_BYTES do
     bytes = lease_fitting(ctx, sid, bytes, out)
-    if bytes < 0 then
-      if redis.call('EXISTS', ctx.base .. 'w') == 0 then ask_for_wake(ctx) end
-      return
-    end
     count = count - 1
   end
-  local spent = 0
-  while count > 0 and spent < LEASE_BYTES do
-    -- Large records are taken few at a time, so that one call stays near its bound of bytes.
-    local step = spent == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor((LEASE_BYTES - spent) / (spent / (#out / 3 + 1)))))
+  if bytes < 0 and redis.call('EXISTS', ctx.base .. 'w') == 0 then ask_for_wake(ctx) end
+end
+
+-- Lease the first jobs of `w`.
+local function lease_plain(ctx, sid, count, bytes, out)
+  if bytes >= 0 then return lease_by_size(ctx, sid, count, bytes, out) end
+  local before = ctx.spent
+  while count > 0 and ctx.spent < LEASE_BYTES do
+    -- Large records are taken few at a time, so that few must go back when the call has its bytes.
+    local room, own = LEASE_BYTES - ctx.spent, ctx.spent - before
+    local step = own == 0 and math.min(count, 4) or math.min(count, 128, math.max(1, math.floor(room / (own / (#out / 3 + 1)))))
     local popped = pop(ctx, 'w', step)
     if #popped == 0 then break end
     local expired = ctx.expired or 0
-    spent = spent + lease_popped(ctx, sid, popped, out)
+    local size, done = lease_popped(ctx, sid, popped, out, room)
+    if done < #popped then put_back_popped(ctx, popped, done) end
+    ctx.spent = ctx.spent + size
     -- What has expired takes no room; the pulse finds it as well, so a call need not go through all of it.
     if (ctx.expired or 0) > EXPIRED_MAX then expired = ctx.expired end
-    count = count - #popped + (ctx.expired or 0) - expired
+    count = count - done + (ctx.expired or 0) - expired
   end
-  if count > 0 and spent < LEASE_BYTES then ask_for_wake(ctx) end
+  if count > 0 and ctx.spent < LEASE_BYTES then ask_for_wake(ctx) end
 end
 
--- Lease up to `count` jobs to one session, `bytes` of payload in all, or (-1) about LEASE_BYTES. Answers { word, id, token, record, id … }.
+-- Lease up to `count` jobs to one session, `bytes` of payload at the most (-1: any), and about LEASE_BYTES in all to all sessions of a call. Answers
+-- { word, id, token, record, id … }.
 local function lease_to(ctx, session, epoch, count, bytes)
   local row = redis.call('HGET', ctx.base .. 's', session)
   if not row then return { 'NO_SESSION' } end
@@ -208,6 +231,7 @@ end
 local function lease_all(ctx, argv, at)
   local answers = {}
   local count = tonumber(argv[at])
+  ctx.spent = 0
   for i = 1, count do
     local p = at + (i - 1) * 4
     answers[i] = lease_to(ctx, argv[p + 1], tonumber(argv[p + 2]), tonumber(argv[p + 3]), tonumber(argv[p + 4]))

@@ -846,7 +846,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def result(self) -> Global___Payload:
-        """What the handler gave back. Only in COMPLETED."""
+        """What the handler gave back. Only in COMPLETED, and not in lists."""
 
     @_builtins.property
     def failure(self) -> Global___Failure:

@@ -566,14 +566,14 @@ class ListJobsRequest(_message.Message):
     state: _job_pb2.JobState.ValueType
     """The state to list. Required."""
     page_size: _builtins.int
-    """How many at most: 1 to 1,000; 0 means 100."""
+    """How many at most: 1 to 1,000; 0 means 100. A page may have fewer, or none, and still not be the last: where a filter finds few, where what the jobs carry is
+    long, or where many COMPLETED jobs were deleted. Look at `next_page_token`.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before, of the same list. Empty for the first page."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
-        """Only those that it finds. A page may then have fewer jobs than were asked for, or none, and still not be the last: look at `next_page_token`. So may one without
-        a filter, of COMPLETED jobs many of which were deleted.
-        """
+        """Only those that it finds."""
 
     def __init__(
         self,
@@ -699,7 +699,7 @@ class ListJobsResponse(_message.Message):
     """How many jobs the state has, without the filter."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """Without payloads."""
+        """Without payloads and results: read a job to see those. About 3 MiB at the most."""
 
     def __init__(
         self,

@@ -180,10 +180,13 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
+        """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
+        then in the order of arrival: so they run, where none has a group, units or required labels. Those that have such a rule come after the others, line by
+        line; which line is next is chosen when a worker has room. Jobs that are to be delivered alone stand in between.
 
         Errors:
-        INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
+        INVALID_ARGUMENT: unknown state, page_size out of bounds, or a filter out of its bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,10 +71,13 @@ class JobServiceStub:
       NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
     """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
+    """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
+    then in the order of arrival: so they run, where none has a group, units or required labels. Those that have such a rule come after the others, line by
+    line; which line is next is chosen when a worker has room. Jobs that are to be delivered alone stand in between.
 
     Errors:
-      INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
+      INVALID_ARGUMENT: unknown state, page_size out of bounds, or a filter out of its bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
@@ -209,10 +212,13 @@ class JobServiceAsyncStub(JobServiceStub):
       NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
     """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
+    """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
+    then in the order of arrival: so they run, where none has a group, units or required labels. Those that have such a rule come after the others, line by
+    line; which line is next is chosen when a worker has room. Jobs that are to be delivered alone stand in between.
 
     Errors:
-      INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
+      INVALID_ARGUMENT: unknown state, page_size out of bounds, or a filter out of its bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
@@ -374,10 +380,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
-        """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, the others in the order in which they will run.
+        """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
+        then in the order of arrival: so they run, where none has a group, units or required labels. Those that have such a rule come after the others, line by
+        line; which line is next is chosen when a worker has room. Jobs that are to be delivered alone stand in between.
 
         Errors:
-          INVALID_ARGUMENT: unknown state, page_size out of bounds, a filter out of its bounds, or a page token of another list.
+          INVALID_ARGUMENT: unknown state, page_size out of bounds, or a filter out of its bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
 
     @_abc_1.abstractmethod
