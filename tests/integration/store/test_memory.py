@@ -78,6 +78,8 @@ async def test_a_full_store_says_what_it_has_and_makes_nothing(own_queue: QueueL
     await q.make(*made)
     await q.store.delete(b"u")
     await q.make(item("v", identity=unique("k")))
+    # What it takes to apply a new policy is left to a call that may write.
+    await q.set_policy(names={"work": {"concurrency": 5}})
     before = await q.state()
     await q.redis.config_set("maxmemory", "1mb")
     asked = [item("a"), *made, item("b"), item("w", identity=unique("k")), item("j", identity=idempotent("k")), item("e", identity=debounced("k")), item("new")]

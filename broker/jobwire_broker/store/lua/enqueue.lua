@@ -224,7 +224,7 @@ end
 
 -- For a store that is full: takes and gives what `enqueue` does, and makes nothing. Who repeats a call learns of its job, also then.
 local function known(keys, argv)
-  local ctx = open(keys[1])
+  local ctx = open(keys[1], true)
   if argv[5] ~= '' and tonumber(argv[5]) ~= (ctx.policy.priority or 5) then return { redis.call('HGET', ctx.meta, 'policy') or '' } end
   local ids, _, _, after = read_items(ctx, argv, tonumber(argv[1]))
   local asks, removed, records, words = read_asks(argv, after), ring_known(ctx, ids, 0, 0), existing(ctx, ids), {}

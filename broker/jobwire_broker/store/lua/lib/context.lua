@@ -59,7 +59,8 @@ local lines, groups, limits, choosing = {}, {}, {}, {}
 local RING_SLOTS, RING_SLOT_S = 5, 30
 local RING_ADD = { [0] = 'HSET g0', 'HSET g1', 'HSET g2', 'HSET g3', 'HSET g4' }
 
-local function open(key)
+-- `to_read`: nothing is to be written.
+local function open(key, to_read)
   bind()
   local base = string.sub(key, 1, -2)
   local time = redis.call('TIME')
@@ -79,7 +80,7 @@ local function open(key)
   ctx.holes = tonumber(meta[16]) or 0
   ctx.lw_before, ctx.holes_before = ctx.lw, ctx.holes
   if meta[13] and meta[13] ~= '0' then ctx.full = tonumber(meta[13]) end
-  if ctx.policy.mark ~= (meta[12] or '') then limits.judge(ctx) end
+  if ctx.policy.mark ~= (meta[12] or '') and not to_read then limits.judge(ctx) end
   return ctx
 end
 
