@@ -457,6 +457,18 @@ async def test_a_frozen_group_runs_again_by_itself(q: QueueLab) -> None:
     assert len(await starts(q, 1)) == 1
 
 
+async def test_a_paused_queue_names_no_time_at_which_to_ask_again(q: QueueLab) -> None:
+    await q.make(ruled("a0", "a"), ruled("a1", "a"))
+    await q.attach("s")
+    await q.turn("G", "a0", (await q.lease("s", 1))["a0"], 1)
+    await q.store.pause(True)
+    await asyncio.sleep(0.002)
+    report = await q.store.turn([], [LeaseRequest(session_bytes("s"), 1, 5)])
+    assert (report.waiting, report.leases[0].jobs, report.opens_ms) == (2, [], -1)
+    await q.store.pause(False)
+    assert list(await q.lease("s", 5)) == ["a0", "a1"]
+
+
 async def test_the_memory_of_a_frozen_group_without_jobs_goes_with_its_time(q: QueueLab) -> None:
     await q.make(ruled("a0", "a"))
     await q.attach("s")

@@ -218,7 +218,7 @@ local function prepare(ctx, sid, count)
   send_gathered(ctx)
   local fair = limits.load(ctx)
   fair.active, fair.own, fair.express = redis.call('ZCARD', ctx.base .. 'a'), nil, nil
-  ctx.brought = {}
+  ctx.brought, ctx.prepared = {}, true
   local added = ctx.added
   groups.open_due(ctx)
   if ctx.lw > 0 and redis.call('EXISTS', ctx.base .. 'q') == 1 then bring_back(ctx, sid, count) end

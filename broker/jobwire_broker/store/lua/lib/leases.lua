@@ -227,7 +227,7 @@ local function lease_to(ctx, session, epoch, count, bytes)
 end
 
 -- Lease to each of the sessions asked for in ARGV from position `at`: count, then (session, epoch, jobs, bytes) each. Answers the leases, and in how many ms to
--- ask again; -1: nobody knows.
+-- ask again; -1: nobody knows, or that is not what holds them.
 local function lease_all(ctx, argv, at)
   local answers = {}
   local count = tonumber(argv[at])
@@ -240,7 +240,7 @@ local function lease_all(ctx, argv, at)
     flush(ctx)
     trim(ctx)
   end
-  return answers, count > 0 and (ctx.fair or ctx.lw > 0) and choosing.opens_in(ctx) or -1
+  return answers, ctx.prepared and choosing.opens_in(ctx) or -1
 end
 
 -- The cancel of a running job, as its record keeps it: asked for, heard of by the worker (both µs), and how it went (1: its handler gave way, 2: it was forced).
