@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 
-GROUP_ROW = struct.Struct(">BdIdddIIdI")
+GROUP_ROW = struct.Struct(">BdIdddIIdII")
 NAME_ROW = struct.Struct(">Id")
 SORTED_SETS = ("r", "y", "b", "v", "U", "q")
 HASHES = ("G", "N", "M")
@@ -142,6 +142,10 @@ def _check_counters(keys: LineKeys) -> None:
     if is_judged:
         rows = {name.decode(): NAME_ROW.unpack(row)[0] for name, row in keys.hashes["N"].items()}
         assert {name: count for name, count in rows.items() if count} == dict(names), "units of job names that are not those of their leases"
+    parked = Counter(rules_of(keys.records[member[8:]]).group for line, members in keys.lines.items() if line[0] in "nq" for member, _ in members)
+    parked.pop("", None)
+    noted = {name.decode(): GROUP_ROW.unpack(row)[10] for name, row in keys.hashes["G"].items()}
+    assert {name: count for name, count in noted.items() if count} == dict(parked), "parked jobs that their groups do not count"
     assert int(float(keys.meta.get(b"extra", 0))) == extra, "units beyond one that are not those of the leases"
 
 
@@ -159,7 +163,7 @@ def _groups(keys: LineKeys) -> dict[str, GroupView]:
     rows = {name.decode(): GROUP_ROW.unpack(row) for name, row in keys.hashes["G"].items()}
     views: dict[str, GroupView] = {}
     for group in places.keys() | rows.keys() | waiting:
-        flags, weight, active, _, _, _, concurrency, count, period, burst = rows.get(group, (0, 1.0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0, 1))
+        flags, weight, active, _, _, _, concurrency, count, period, burst, _ = rows.get(group, (0, 1.0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0, 1, 0))
         place = places.get(group, "")
         own = (concurrency, count, period, burst) if flags & _OWN else None
         views[group] = GroupView(place, active, weight, bool(flags & _PAUSED), bool(flags & _EXPRESS), own)

@@ -108,6 +108,28 @@ async def test_a_paused_group_is_in_nobodys_way(q: QueueLab) -> None:
     assert await order(q, 9) == "aaa"
 
 
+async def test_parked_jobs_wait_in_their_group(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.make(ruled("x", name="slow"), ruled("a", "named", name="slow"), ruled("b", "labelled", labels={"gpu": "a100"}), ruled("c", "labelled"))
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    assert sorted(tokens) == ["c", "x"]
+    await q.complete("c", tokens["c"])
+
+    async def waiting() -> dict[str, int]:
+        return {group.name: group.waiting for group in await q.store.groups("", 9)}
+
+    assert await waiting() == {"labelled": 1, "named": 1}
+    assert (await q.store.group("named")).waiting == 1
+    await q.state()
+    await q.store.cancel(b"b", 0)
+    assert await waiting() == {"named": 1}
+    await q.complete("x", tokens["x"])
+    assert await waiting() == {"named": 1}
+    assert list(await q.lease("s", 9)) == ["a"]
+    await q.state()
+
+
 async def test_a_group_without_jobs_may_have_rules(q: QueueLab) -> None:
     await q.store.set_group("a", paused=True, weight=2.0)
     assert (await q.state()).groups == {"a": GroupView(paused=True, weight=2)}

@@ -11,7 +11,7 @@ local function view(ctx, name)
   local rate = own.rate or {}
   local blocked = tonumber(redis.call('ZSCORE', ctx.base .. 'b', name))
   if blocked and blocked < math.huge then date = math.max(blocked, g.frozen) elseif g.frozen > ctx.now_ms then date = g.frozen end
-  return { name, redis.call('ZCARD', ctx.base .. g.line), g.active, g.paused and 1 or 0, g.express and 1 or 0, string.format('%.17g', g.weight), g.own and 1 or 0,
+  return { name, redis.call('ZCARD', ctx.base .. g.line) + g.parked, g.active, g.paused and 1 or 0, g.express and 1 or 0, string.format('%.17g', g.weight), g.own and 1 or 0,
     own.concurrency or 0, rate.count or 0, rate.period or 0, rate.burst or 1, string.format('%.0f', date > ctx.now_ms and math.ceil(date) or 0) }
 end
 

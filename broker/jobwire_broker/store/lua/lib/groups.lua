@@ -8,7 +8,8 @@
 --      it must be remembered when its next start may be
 --   v  nothing waits, and it has had more than its share lately: score = its tag
 -- So who is blocked is in nobody's way, and to choose is to look at the first of `r`, however many groups there are.
-local GROUP_ROW = '>BdI4dddI4I4dI4'
+local GROUP_ROW, PARKED = '>BdI4dddI4I4dI4', '>I4'
+local PARKED_AT = 58
 local GROUP_FLAG = { PAUSED = 1, EXPRESS = 2, OWN = 4 }
 local PLACES = { 'r', 'b', 'y', 'v' }
 
@@ -16,12 +17,14 @@ local function bit(flags, flag)
   return math.floor(flags / flag) % 2 == 1
 end
 
--- The row of a group: its rules (paused, express, weight, a limit of its own) and its counters (units leased, date of its rate in µs, frozen until in ms, tag).
+-- The row of a group: its rules (paused, express, weight, a limit of its own) and its counters (units leased, date of its rate in µs, frozen until in ms, tag;
+-- behind the limit, how many of its jobs are parked).
 function groups.decode(name, row)
-  local g = { name = name, line = 'l' .. name, had_row = row and true or false, weight = 1, active = 0, tat = 0, frozen = 0, tag = 0 }
+  local g = { name = name, line = 'l' .. name, had_row = row and true or false, weight = 1, active = 0, tat = 0, frozen = 0, tag = 0, parked = 0 }
   if not row then return g end
   local flags, concurrency, count, period, burst
   flags, g.weight, g.active, g.tat, g.frozen, g.tag, concurrency, count, period, burst = struct.unpack(GROUP_ROW, row)
+  if #row >= PARKED_AT + 3 then g.parked = struct.unpack(PARKED, row, PARKED_AT) end
   g.paused, g.express = bit(flags, GROUP_FLAG.PAUSED), bit(flags, GROUP_FLAG.EXPRESS)
   if bit(flags, GROUP_FLAG.OWN) then
     g.own = { concurrency = concurrency > 0 and concurrency or nil, rate = count > 0 and { count = count, period = period, burst = burst } or nil }
@@ -34,6 +37,7 @@ local function encode_row(g)
   local rate = own.rate or { count = 0, period = 0, burst = 1 }
   local flags = (g.paused and GROUP_FLAG.PAUSED or 0) + (g.express and GROUP_FLAG.EXPRESS or 0) + (g.own and GROUP_FLAG.OWN or 0)
   return struct.pack(GROUP_ROW, flags, g.weight, g.active, g.tat, g.frozen, g.tag, own.concurrency or 0, rate.count, rate.period, rate.burst)
+    .. struct.pack(PARKED, g.parked)
 end
 
 -- A group as this call knows it.
@@ -74,6 +78,13 @@ function groups.touch(ctx, name)
   ctx.touched = ctx.touched or {}
   ctx.touched[name] = g
   return g
+end
+
+-- A job was parked (1), or is not any more (-1).
+function groups.park(ctx, name, count)
+  if name == '' then return end
+  local g = groups.touch(ctx, name)
+  g.parked = math.max(0, g.parked + count)
 end
 
 -- A job enters the line of a group. One that is in its place already stays there.
@@ -139,7 +150,7 @@ end
 -- Write the row of a group, and whether it is listed.
 local function write(ctx, g)
   local listed = g.place == 'r' or g.place == 'y' or g.place == 'b'
-  local has_row = g.paused or g.express or g.own or g.weight ~= 1 or g.active > 0 or g.place == 'b'
+  local has_row = g.paused or g.express or g.own or g.weight ~= 1 or g.active > 0 or g.parked > 0 or g.place == 'b'
     or limits.remembered(groups.limit_of(ctx, g), g.tat) > ctx.now_us
   if has_row then
     redis.call('HSET', ctx.base .. 'G', g.name, encode_row(g))

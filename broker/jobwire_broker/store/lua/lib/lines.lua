@@ -126,8 +126,8 @@ function lines.depart(ctx, j)
   if ctx.lw == 0 then return gather(ctx, 'ZREM ' .. suffix, member) end
   if lines.remove(ctx, suffix, member) then return end
   local labels = lines.rules_of(j).labels
-  if labels ~= '' and lines.remove(ctx, 'q' .. labels, member) then return end
-  lines.remove(ctx, 'n' .. lines.job_name(j), member)
+  local is_parked = labels ~= '' and lines.remove(ctx, 'q' .. labels, member) or lines.remove(ctx, 'n' .. lines.job_name(j), member)
+  if is_parked then groups.park(ctx, lines.rules_of(j).group, -1) end
 end
 
 -- Count a job that enters its line: whoever waits for work hears of it, unless its group is blocked.
@@ -157,6 +157,7 @@ function lines.park(ctx, from, j, to)
   redis.call('ZADD', ctx.base .. 'U', 0, to)
   ctx.lw = ctx.lw + 1
   if is_counted(from) then left(ctx, from) end
+  groups.park(ctx, lines.rules_of(j).group, 1)
 end
 
 -- Let the first jobs of a line n or q go back to where they were, and note them in `back`. Answers how many did.
@@ -173,6 +174,7 @@ function lines.unpark(ctx, from, count, back)
       local suffix = lines.suffix(j)
       redis.call('ZADD', ctx.base .. suffix, lines.score(ctx, j.priority, j.order), member)
       entered(ctx, suffix)
+      groups.park(ctx, lines.rules_of(j).group, -1)
       if back then back[#back + 1] = j end
     end
   end
