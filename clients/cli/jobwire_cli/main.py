@@ -8,7 +8,9 @@ from jobwire_cli.exits import CommandFailed
 def main() -> None:
     """Run the command line and end the process with one of the codes of jobwire_cli.exits."""
     try:
-        from jobwire_cli.app import app
+        from jobwire_cli.app import app_for
+
+        app = app_for(next((word for word in sys.argv[1:] if not word.startswith("-")), None))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
