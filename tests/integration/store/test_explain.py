@@ -134,6 +134,26 @@ async def test_with_ageing_the_oldest_is_found_behind_those_that_go_before_it(q:
     assert (await q.store.oldest()).waiting_us == (await q.state()).numbers["low"].order
 
 
+async def test_whoever_holds_a_limit_is_found_behind_any_number_of_leases(q: QueueLab) -> None:
+    await q.set_policy(limit={"concurrency": 1101}, names={"slow": {"concurrency": 1}}, group_limit={"concurrency": 1})
+    await q.attach("s")
+    for start in range(0, 1100, 100):
+        await q.make(*(f"a{start + i}" for i in range(100)))
+        await q.lease("s", 100)
+    await q.attach("t")
+    await q.make(ruled("held", "g", name="slow"))
+    assert list(await q.lease("t", 1)) == ["held"]
+    await q.make("next", ruled("named", name="slow"), ruled("grouped", "g"))
+    found = {raw_id: (await q.store.explain(raw_id.encode())).judged for raw_id in ("next", "named", "grouped")}
+    assert {raw_id: judged and judged.holders for raw_id, judged in found.items()} == dict.fromkeys(found, {S: 1100, T: 1})
+    await q.set_policy(names={"slow": {"concurrency": 1}}, group_limit={"concurrency": 1})
+    await q.pulse("s", "t")
+    for raw_id in ("named", "grouped"):
+        judged = (await q.store.explain(raw_id.encode())).judged
+        assert judged is not None
+        assert judged.holders == {T: 1}
+
+
 async def test_explaining_leaves_no_trace(q: QueueLab) -> None:
     await q.store.explain(b"a")
     await q.store.oldest()

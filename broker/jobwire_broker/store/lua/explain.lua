@@ -5,7 +5,7 @@
 --
 -- No cost grows with what waits: a place is a rank, and the oldest are found by going from one priority, or one session, to the next. With ageing, jobs stand in
 -- the order in which they go, and the first of them are looked at.
-local PRIORITIES_MAX, AGEING_MAX, HOLDERS_MAX = 100, 1000, 1000
+local PRIORITIES_MAX, AGEING_MAX, HOLDERS_MAX, LEASES_MAX = 100, 1000, 1000, 10000
 -- How many lines one call looks at, and how many jobs in them, before it leaves the others to the next.
 local LINES_MAX, LOOKS_MAX = 500, 2000
 
@@ -57,15 +57,28 @@ local function groups_before(ctx, g)
   return g.place == 'r' and express + redis.call('ZRANK', ctx.base .. 'r', g.name) or 0
 end
 
--- Who holds jobs that fit, as session, count, session …, of the first HOLDERS_MAX leases.
-local function holders_where(ctx, fits)
-  local members = redis.call('ZRANGE', ctx.base .. 'a', 0, HOLDERS_MAX - 1)
-  local ids, counts, out = {}, {}, {}
-  for i = 1, #members do ids[i] = string.sub(members[i], 13) end
-  local records = records_of(ctx, ids)
-  for i = 1, #members do
-    local j, sid = decode(records[i]), string.sub(members[i], 1, 4)
-    if j and fits(j) then counts[sid] = (counts[sid] or 0) + 1 end
+-- Who holds leases of the queue, as session, count, session …
+local function holders(ctx)
+  local rows, out = redis.call('HGETALL', ctx.base .. 's'), {}
+  for i = 1, #rows, 2 do
+    local count = #rows[i] == 16 and held_count(ctx, (struct.unpack(ROW, rows[i + 1]))) or 0
+    if count > 0 then out[#out + 1], out[#out + 2] = rows[i], count end
+  end
+  return out
+end
+
+-- Who holds jobs that fit, which have so many units in all, in the same form. Leases say nothing of their jobs, so records are read until all are found.
+local function holders_where(ctx, units, fits)
+  local counts, out, from = {}, {}, 0
+  while units > 0 and from < LEASES_MAX do
+    local members, ids = redis.call('ZRANGE', ctx.base .. 'a', from, from + FETCH_MAX - 1), {}
+    for i = 1, #members do ids[i] = string.sub(members[i], 13) end
+    local records = records_of(ctx, ids)
+    for i = 1, #members do
+      local j, sid = decode(records[i]), string.sub(members[i], 1, 4)
+      if j and fits(j) then counts[sid], units = (counts[sid] or 0) + 1, units - lines.rules_of(j).units end
+    end
+    from = #members == FETCH_MAX and from + FETCH_MAX or LEASES_MAX
   end
   for sid, count in pairs(counts) do
     out[#out + 1], out[#out + 2] = redis.call('HGET', ctx.base .. 's', sid) or '', count
@@ -96,11 +109,11 @@ local function judged(ctx, j)
   local name_date = limit and limits.name_opens_at(ctx, limit, limits.name(ctx, name), r.units) or 0
   local found = {}
   if queue_date == math.huge then
-    found = holders_where(ctx, function() return true end)
+    found = holders(ctx)
   elseif group_date == math.huge and not g.paused then
-    found = holders_where(ctx, function(other) return lines.rules_of(other).group == r.group end)
+    found = holders_where(ctx, g.active, function(other) return lines.rules_of(other).group == r.group end)
   elseif name_date == math.huge then
-    found = holders_where(ctx, function(other) return lines.job_name(other) == name end)
+    found = holders_where(ctx, limits.name(ctx, name).active, function(other) return lines.job_name(other) == name end)
   end
   return { date_text(queue_date), date_text(group_date), date_text(name_date), r.group, g and g.paused and 1 or 0, found,
     j.state == STATE.WAITING and groups_before(ctx, g) or 0, has_labeled(ctx, r.labels) and 1 or 0 }

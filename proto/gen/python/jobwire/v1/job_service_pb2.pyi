@@ -1186,7 +1186,10 @@ class JobHold(_message.Message):
 
     @_builtins.property
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobHolder]:
-        """With NO_CREDIT: the workers of the queue; with DELIVERED_ALONE: whoever must become free; with ACTIVE: who runs it. Those with most jobs first, at most 100."""
+        """With NO_CREDIT: the workers of the queue; with DELIVERED_ALONE: whoever must become free; with ACTIVE: who runs it; with
+        CONCURRENCY_LIMITED: who holds the limit, where it is a group's or a job name's among the first 10,000 leases of the queue. Those with most jobs first, at most
+        100.
+        """
 
     @_builtins.property
     def cancel_left(self) -> _duration_pb2.Duration:
