@@ -15,7 +15,7 @@ import grpc.aio
 from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 
 from jobwire_gateway.brokers import Broker, Brokers
-from jobwire_gateway.topics import Topics
+from jobwire_gateway.topics import MOST_UNCONFIRMED, Topics
 
 if TYPE_CHECKING:
     Call = grpc.aio.StreamStreamCall[SubscribeRequest, SubscribeResponse]
@@ -32,7 +32,8 @@ _STEADY_S = 5.0
 """A stream that lived this long was a good one: the next waits start over. One that ends as soon as it is asked for something would else be opened for ever
 without a pause."""
 
-_NAMES_PER_REQUEST = 1_000
+_STORE_IS_BACK = "the store is back"
+"""A replica that took over may have lost changes that were heard already, and a broker tells nothing twice on one stream: so all is asked for anew."""
 
 
 class Feed:
@@ -69,13 +70,16 @@ class Feed:
             if self.open or self._failures == 0:
                 _log.warning("gateway.feed_lost broker=%s reason=%s", broker.address, reason)
             self.open = False
-            await self._say_lost()
+            if reason == _STORE_IS_BACK:
+                await self._say_lost("store_unavailable")
+                continue
+            await self._say_lost("broker_unavailable")
             self._brokers.leave(broker)
             await asyncio.sleep(self._backoff_s())
 
-    async def _say_lost(self) -> None:
+    async def _say_lost(self, trouble: str) -> None:
         try:
-            await _drive(self._topics.unplug("broker_unavailable"))
+            await _drive(self._topics.unplug(trouble))
         except Exception:
             # A feed that ended here would end for good, and for everybody.
             _log.exception("gateway.feed_failed")
@@ -124,6 +128,8 @@ class Feed:
 
     async def _read(self, call: "Call") -> str:
         while isinstance(response := await call.read(), SubscribeResponse):
+            if response.store_available and self._topics.trouble == "store_unavailable":
+                return _STORE_IS_BACK
             await _drive(self._topics.apply(response))
         return await _end_of(call)
 
@@ -132,8 +138,8 @@ class Feed:
             await self._wanted.wait()
             self._wanted.clear()
             add, remove = self._topics.demand()
-            for start in range(0, max(len(add), len(remove)), _NAMES_PER_REQUEST):
-                part = slice(start, start + _NAMES_PER_REQUEST)
+            for start in range(0, max(len(add), len(remove)), MOST_UNCONFIRMED):
+                part = slice(start, start + MOST_UNCONFIRMED)
                 await call.write(SubscribeRequest(add=add[part], remove=remove[part]))
 
     def _backoff_s(self) -> float:

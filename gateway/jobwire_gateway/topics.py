@@ -26,6 +26,9 @@ from jobwire_gateway.watches import JobWatch, Outlet, OverviewWatch, QueueWatch,
 
 _log = logging.getLogger("jobwire.gateway")
 
+MOST_UNCONFIRMED = 1_000
+"""Topics that the broker is asked for at once. Each costs it a read; of a feed that comes back to very many, the rest waits for the first."""
+
 _YIELD_EVERY = 250
 """After so many mailboxes the event loop gets a turn."""
 
@@ -81,22 +84,22 @@ class JobTopic:
             job.job_name = self.latest.job.job_name
 
     def _snapshot(self, seen: Seen) -> Iterator[None]:
-        reason = "broker_lost" if not self.live else "store_lost"
         # A first snapshot is the truth even when it is older than what was heard before the feed broke: the store may have lost something.
-        if not self.live or self.latest is None or seen.revision > self.latest.revision:
+        is_first, self.live = not self.live, True
+        reason = "broker_lost" if is_first else "store_lost"
+        if is_first or self.latest is None or seen.revision > self.latest.revision:
             self.latest = seen
-        self.live = True
-        yield from _spread(self.watches, lambda watch: self._show(watch, reason))
+        yield from _spread(self.watches, lambda watch: self._show(watch, reason, is_truth=is_first))
         early, self._early = self._early, []
         for change in early:
             self.fill(change.job)
             yield from self.apply(change, Seen(change.job))
 
-    def _show(self, watch: JobWatch, reason: str) -> None:
+    def _show(self, watch: JobWatch, reason: str, *, is_truth: bool = False) -> None:
         if self.latest is None:
             watch.gone()
         else:
-            watch.snapshot(self.latest, reason)
+            watch.snapshot(self.latest, reason, is_truth=is_truth)
 
     def _change(self, seen: Seen) -> Iterator[None]:
         if self.latest is not None and seen.revision <= self.latest.revision:
@@ -123,8 +126,9 @@ class QueueTopic:
         self.live = False
 
     def confirm(self) -> Iterator[None]:
-        """It is heard from here on."""
+        """It is heard from here on. What was heard before may be of changes that the store has lost since."""
         self.live = True
+        self._recent.clear()
         yield from _spread(self.watches, lambda watch: watch.live("broker_lost"))
 
     def gap(self) -> Iterator[None]:
@@ -230,6 +234,9 @@ class Topics:
                 self._drop(name)
                 topic = None
             if topic is not None and name not in self._asked:
+                if len(self._unconfirmed) >= MOST_UNCONFIRMED:
+                    self._changed.add(name)
+                    continue
                 add.append(name)
                 self._asked.add(name)
                 self._unconfirmed.add(name)
@@ -257,6 +264,8 @@ class Topics:
     def apply(self, response: SubscribeResponse) -> Iterator[None]:
         """Hand on what the broker says. Yields now and then, so that others get a turn."""
         confirmed = [topic for name in response.added if (topic := self._confirm(name)) is not None]
+        if response.added and self._changed:
+            self.on_demand()
         for topic in confirmed:
             if isinstance(topic, QueueTopic):
                 yield from topic.confirm()

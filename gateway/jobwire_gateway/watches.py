@@ -78,15 +78,18 @@ class JobWatch:
         self._heartbeat_ms = heartbeat_ms
         self._on_heard = on_heard
 
-    def snapshot(self, seen: Seen, reason: str) -> None:
-        """Show the job as it is, when the watch begins and whenever changes may have been missed; `reason` is then the gap's."""
+    def snapshot(self, seen: Seen, reason: str, *, is_truth: bool = False) -> None:
+        """Show the job as it is, when the watch begins and whenever changes may have been missed; `reason` is then the gap's.
+
+        `is_truth`: also when it is older than what was shown. The store has lost something then, as a replica may that takes over.
+        """
         if self._on_heard is not None:
             self._hear(seen, self._on_heard)
             return
         first = not self.started
         if first:
             self._start(resumed=self._cursor == seen.revision)
-        if seen.revision > self._cursor or (first and seen.revision != self._cursor):
+        if seen.revision > self._cursor or ((first or is_truth) and seen.revision != self._cursor):
             if self._cursor:
                 self._put(frames.gap(self.topic, "resumed" if first else reason))
             self._cursor = seen.revision

@@ -97,6 +97,33 @@ async def test_a_broker_that_ends_every_feed_is_not_asked_without_a_pause() -> N
         assert stage.sessions <= 6
 
 
+async def test_a_store_that_comes_back_is_asked_for_everything_anew() -> None:
+    session = iter(range(10))
+
+    async def lose_the_store(context: Context) -> None:
+        if next(session):
+            await answer(context)
+            return
+        await context.write(SubscribeResponse(store_available=True))
+        request = await context.read()
+        await context.write(SubscribeResponse(added=request.add, changes=[JobChange(type=ChangeType.CHANGE_TYPE_SNAPSHOT, job=job(9))]))
+        await context.write(SubscribeResponse(store_available=False))
+        await context.write(SubscribeResponse(store_available=True))
+        await asyncio.Event().wait()
+
+    async with fed(lose_the_store) as (_, topics, _):
+        woken = asyncio.Event()
+        reader = OneReader.of_job(topics, NAME, None, woken.set)
+        stream = b""
+        async with asyncio.timeout(10):
+            while b'"revision":1,' not in stream:
+                await woken.wait()
+                woken.clear()
+                stream += reader.take()
+        assert [event.type for event in events(stream) if event.type != "degraded"] == ["connected", "update", "gap", "update"]
+        assert "broker_unavailable" not in stream.decode()
+
+
 async def test_a_bug_in_the_handling_of_what_came_ends_the_session_and_not_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
     rightly, left = {name: getattr(Topics, name) for name in ("apply", "unplug")}, {"apply": 2, "unplug": 1}
 

@@ -326,6 +326,48 @@ def test_fan_out_gives_others_a_turn() -> None:
     assert turns >= 4
 
 
+def test_a_store_that_has_lost_changes_is_believed_after_the_feed_was_away() -> None:
+    topics = topics_on_a_feed()
+    reader, everything, held = watch(topics), watch_queue(topics), watch(topics, Cursor(9))
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(9)), added=(NAME, "queues/q"))
+    say(topics, change(UPDATE, job(10, DELAYED)))
+    for each in (reader, everything, held):
+        each.take()
+    drive(topics.unplug("store_unavailable"))
+    drive(topics.plug())
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(5)), added=(NAME, "queues/q"))
+    say(topics, change(UPDATE, job(6, DELAYED)), change(FINAL, job(7, COMPLETED)))
+    for each in (reader, held):
+        seen = [(event.type, event.data.get("revision")) for event in events(each.take()) if event.type != "degraded"]
+        assert seen == [("gap", None), ("update", 5), ("update", 6), ("final", 7)]
+        assert each.ended
+    assert [event.data.get("revision") for event in events(everything.take()) if event.type != "degraded"] == [None, 6, 7]
+
+
+def test_b09_very_many_topics_are_asked_for_a_part_at_a_time() -> None:
+    topics = topics_on_a_feed()
+    names = {f"queues/q/jobs/{number}" for number in range(2_500)}
+    readers = [OneReader.of_job(topics, name, None, lambda: None) for name in names]
+    demanded: list[bool] = []
+    topics.on_demand = lambda: demanded.append(True)
+    for _ in range(2):
+        asked: set[str] = set()
+        while batch := topics.demand()[0]:
+            assert len(batch) <= 1_000
+            assert topics.demand() == ([], [])
+            asked |= set(batch)
+            demanded.clear()
+            for part in (batch[:400], batch[400:]):
+                say(topics, *(change(SNAPSHOT, job(1, job_id=name.rpartition("/")[2])) for name in part), added=tuple(part))
+            assert demanded or asked == names
+        assert asked == names
+        drive(topics.unplug("broker_unavailable"))
+        drive(topics.plug())
+    assert all(types(reader.take())[:2] == ["connected", "update"] for reader in readers)
+
+
 def test_a_change_that_cannot_be_shown_costs_its_readers_a_gap_and_nobody_else_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     topics = topics_on_a_feed()
     reader, other, everything = watch(topics), OneReader.of_job(topics, "queues/q/jobs/k", None, lambda: None), watch_queue(topics)
