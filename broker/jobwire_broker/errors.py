@@ -11,6 +11,7 @@ BrokerError
 ├── StoreFull             the store is at its memory limit
 ├── QueueFull             the queue is at its maximum depth
 ├── TooManyTopics         one stream follows as much as it may
+├── NotServed             the contract names the call, and this version does not serve it
 ├── ShuttingDown          the broker is ending
 ├── SessionMoved          a newer stream of the session has taken over
 └── WaitTimeout           the job did not end in the time given
@@ -29,13 +30,16 @@ class BrokerError(Exception):
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
     retry_after_s: float | None = None
+    quota: str = ""
+    """What is used up: `queues/{queue}`, the store or the stream."""
 
-    def __init__(self, message: str, *, reason: str | None = None, field: str = "", metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, message: str, *, reason: str | None = None, field: str = "", metadata: Mapping[str, str] | None = None, quota: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.reason
         self.field = field
         self.metadata = dict(metadata or {})
+        self.quota = quota or self.quota
 
 
 class InvalidField(BrokerError):
@@ -101,6 +105,7 @@ class StoreFull(BrokerError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "STORE_FULL"
     retry_after_s = 5.0
+    quota = "store"
 
 
 class QueueFull(BrokerError):
@@ -116,6 +121,15 @@ class TooManyTopics(BrokerError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_TOPICS"
+    retry_after_s = 1.0
+    quota = "stream"
+
+
+class NotServed(BrokerError):
+    """Raised by calls that the contract names and this version does not serve."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "NOT_SERVED"
 
 
 class StoreFault(Exception):

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 import grpc
 from google.protobuf.message import DecodeError
-from jobwire.v1.error_pb2 import BadRequest, ErrorInfo, ErrorStatus, RetryInfo
+from jobwire.v1.error_pb2 import BadRequest, ErrorInfo, ErrorStatus, QuotaFailure, RetryInfo
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
@@ -51,6 +51,14 @@ class Violation:
     description: str
 
 
+@dataclass(frozen=True)
+class UsedUp:
+    """One thing of which there is no more: a queue's depth, the store's memory, a stream's topics."""
+
+    subject: str
+    description: str
+
+
 @dataclass(eq=False)
 class Problem(Exception):
     """Raised when a request cannot be answered. Shown as `application/problem+json`."""
@@ -60,6 +68,7 @@ class Problem(Exception):
     reason: str = ""
     code: str = ""
     violations: tuple[Violation, ...] = ()
+    quota: tuple[UsedUp, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     retry_after_ms: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -75,6 +84,7 @@ class Problem(Exception):
             "reason": self.reason,
             "metadata": self.metadata,
             "violations": [{"field": v.field, "description": v.description} for v in self.violations],
+            "quota": [{"subject": used.subject, "description": used.description} for used in self.quota],
             "retryAfterMs": self.retry_after_ms,
         }
         return members | {name: value for name, value in optional.items() if value}
@@ -107,6 +117,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> Problem:
         reason=details.reason or ("BROKER_UNAVAILABLE" if code is grpc.StatusCode.UNAVAILABLE else ""),
         code=code.name.lower(),
         violations=details.violations,
+        quota=details.quota,
         metadata=details.metadata,
         retry_after_ms=retry_ms,
     )
@@ -119,6 +130,7 @@ class Details:
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
+    quota: tuple[UsedUp, ...] = ()
     retry_after_ms: int | None = None
 
 
@@ -134,6 +146,8 @@ def details_of(error: grpc.aio.AioRpcError) -> Details:
             case "google.rpc.BadRequest":
                 bad = BadRequest.FromString(detail.value)
                 details.violations = tuple(Violation(json_path(v.field), v.description) for v in bad.field_violations)
+            case "google.rpc.QuotaFailure":
+                details.quota = tuple(UsedUp(v.subject, v.description) for v in QuotaFailure.FromString(detail.value).violations)
             case "google.rpc.RetryInfo":
                 details.retry_after_ms = RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds()
     return details

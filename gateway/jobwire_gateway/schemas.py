@@ -180,6 +180,13 @@ _PROBLEM = given(
             "description": "Which members are out of their bounds.",
             "items": given({"field": text("The member."), "description": text("What is wrong with it.")}, required=("field", "description")),
         },
+        "quota": {
+            "type": "array",
+            "description": "What is used up.",
+            "items": given(
+                {"subject": text("`queues/{queue}`, `store` or `stream`."), "description": text("What the bound is.")}, required=("subject", "description")
+            ),
+        },
         "retryAfterMs": whole("When to try again, in milliseconds; the header `Retry-After` says it in seconds.", minimum=0),
     },
     required=("type", "title", "status", "detail", "instance"),

@@ -49,7 +49,7 @@ async def api(broker: Broker | str) -> AsyncIterator[Api]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """An error of the API, details and all. `fields` are those of the BadRequest."""
+    """An error of the API, details and all. `fields` are those of the BadRequest, `quota` the subjects of the QuotaFailure."""
 
     code: grpc.StatusCode
     message: str
@@ -58,6 +58,7 @@ class Refusal:
     fields: tuple[str, ...]
     metadata: dict[str, str]
     retry_after_s: float | None
+    quota: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> "Refusal":
@@ -69,7 +70,8 @@ class Refusal:
                 assert isinstance(value, bytes)
                 status.ParseFromString(value)
         info, bad, retry = error_pb2.ErrorInfo(), error_pb2.BadRequest(), error_pb2.RetryInfo()
-        has_retry = [_unpack(detail, info, bad, retry) for detail in status.details].count(retry) > 0
+        quota = error_pb2.QuotaFailure()
+        has_retry = [_unpack(detail, info, bad, retry, quota) for detail in status.details].count(retry) > 0
         return cls(
             code=error.code(),
             message=error.details() or "",
@@ -78,6 +80,7 @@ class Refusal:
             fields=tuple(v.field for v in bad.field_violations),
             metadata=dict(info.metadata),
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if has_retry else None,
+            quota=tuple(v.subject for v in quota.violations),
         )
 
 
@@ -91,7 +94,7 @@ async def refusal(call: Awaitable[object]) -> Refusal:
     raise AssertionError(f"the call was not refused, it answered: {answer}")
 
 
-_Detail = error_pb2.ErrorInfo | error_pb2.BadRequest | error_pb2.RetryInfo
+_Detail = error_pb2.ErrorInfo | error_pb2.BadRequest | error_pb2.RetryInfo | error_pb2.QuotaFailure
 
 
 def _unpack(detail: AnyMessage, *known: _Detail) -> _Detail | None:

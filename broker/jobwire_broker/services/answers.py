@@ -39,6 +39,9 @@ def details_of(error: BrokerError) -> error_pb2.ErrorStatus:
         retry = error_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.retry_after_s * 1000))
         _attach(status, "RetryInfo", retry.SerializeToString())
+    if error.quota:
+        used_up = error_pb2.QuotaFailure.Violation(subject=error.quota, description=error.message[:_MAX_MESSAGE])
+        _attach(status, "QuotaFailure", error_pb2.QuotaFailure(violations=[used_up]).SerializeToString())
     return status
 
 

@@ -79,8 +79,8 @@ class Batch:
         if results.count(Word.MADE) == len(results):
             return outcome
         _raise_for_all(results)
-        for place, item, result in zip(self.places, self.items, results, strict=True):
-            if refusal := refusal_of(item, result, f"jobs[{place}]"):
+        for place, queue, item, result in zip(self.places, self.queues, self.items, results, strict=True):
+            if refusal := refusal_of(queue, item, result, f"jobs[{place}]"):
                 outcome.refused[place] = refusal
             elif isinstance(result, Other):
                 outcome.others[place] = result
@@ -112,7 +112,7 @@ def _raise_for_all(results: Results) -> None:
         raise errors[0]
 
 
-def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> BrokerError | None:
+def refusal_of(queue: str, item: JobItem, result: str | Other | BrokerError, path: str) -> BrokerError | None:
     """Why a job was not made and no other stands for it; None when neither is so. `path` leads to its spec."""
     if isinstance(result, BrokerError):
         return result
@@ -124,7 +124,7 @@ def refusal_of(item: JobItem, result: str | Other | BrokerError, path: str) -> B
         return payload_too_large(f"{path}.payload")
     if result == Word.STORE_FULL:
         return _store_full()
-    return QueueFull("the queue is at its maximum depth") if result == Word.FULL else None
+    return QueueFull("the queue is at its maximum depth", quota=f"queues/{queue}") if result == Word.FULL else None
 
 
 def payload_too_large(field: str) -> InvalidField:

@@ -61,7 +61,7 @@ class JobService(JobServiceServicer):
             raise error.under("job") from None
         self._maker.check_durability(request.durability)
         (result,) = await self._maker.make([queue], [item], request.durability)
-        if refusal := refusal_of(item, result, "job"):
+        if refusal := refusal_of(queue, item, result, "job"):
             raise refusal
         raw_id, verdict = (result.raw_id, VERDICTS[Word(result.word)]) if isinstance(result, Other) else (item.raw_id, pb.ENQUEUE_VERDICT_MADE)
         return pb.EnqueueResponse(name=job_path(queue, raw_id), id=id_to_text(raw_id), verdict=verdict)
@@ -72,10 +72,13 @@ class JobService(JobServiceServicer):
         batch = batch_of(request.jobs)
         self._maker.check_durability(request.durability)
         outcome = batch.outcome(await self._maker.make(batch.queues, batch.items, request.durability))
-        ids = batch.ids()
+        ids, queues = batch.ids(), dict(zip(batch.places, batch.queues, strict=True))
         answer = pb.EnqueueBatchResponse()
         for place in range(batch.size):
-            say_verdict(answer.items.add(), place, ids, outcome)
+            item = answer.items.add()
+            say_verdict(item, place, ids, outcome)
+            if item.verdict != pb.ENQUEUE_VERDICT_REFUSED:
+                item.name = f"queues/{queues[place]}/jobs/{item.id}"
         return answer
 
     async def EnqueueStream(  # type: ignore[override]  # it reads and writes itself, instead of being iterated

@@ -6,7 +6,10 @@ from typing import Any
 
 import grpc
 
+from jobwire_broker.errors import NotServed
+from jobwire_broker.services.answers import abort
+
 
 async def unserved(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     """Answer UNIMPLEMENTED."""
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this call is not served yet")
+    await abort(context, NotServed("this call is not served yet"))

@@ -230,6 +230,7 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "QUEUE_FULL": QueueFull,
     "STORE_FULL": StoreFull,
     "TOO_MANY_TOPICS": ServerError,
+    "NOT_SERVED": ServerError,
     "CREDENTIALS_MISSING": Unauthenticated,
     "CREDENTIALS_INVALID": Unauthenticated,
     "CREDENTIALS_EXPIRED": Unauthenticated,

@@ -207,7 +207,8 @@ UNSERVED: list[Callable[[Api], Awaitable[object]]] = [
 
 async def test_what_is_not_served_says_so_and_leaves_no_trace_in_the_log(api: Api, channel: grpc.aio.Channel, shared_broker: Broker) -> None:
     for call in UNSERVED:
-        assert (await refusal(call(api))).code == grpc.StatusCode.UNIMPLEMENTED
+        refused = await refusal(call(api))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED")
     unknown: Any = channel.unary_unary("/jobwire.v1.ScheduleService/CreateSchedule")
     assert (await refusal(unknown(b""))).code == grpc.StatusCode.UNIMPLEMENTED
     assert not [line for line in shared_broker.lines() if "Traceback" in line or "UNIMPLEMENTED" in line]

@@ -152,6 +152,7 @@ async def test_a_queue_at_its_maximum_depth_is_429_with_a_time_to_come_back(http
     await enqueue(http, queue)
     answer = await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t"})
     assert (answer.status_code, answer.json()["reason"]) == (429, "QUEUE_FULL")
+    assert [used["subject"] for used in answer.json()["quota"]] == [f"queues/{queue}"]
     assert int(answer.headers["retry-after"]) >= 1
 
 

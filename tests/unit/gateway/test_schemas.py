@@ -25,7 +25,7 @@ from jobwire.v1.policy_pb2 import QUEUE_CLASS_HIGH, Limit, QueuePolicy
 from jobwire.v1.queue_service_pb2 import ClassStats, Group, Queue
 from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.jobs import class_json, job_json, queue_json, server_json, worker_json
-from jobwire_gateway.problems import Problem, Violation
+from jobwire_gateway.problems import Problem, UsedUp, Violation
 from jobwire_gateway.schema_parts import ref
 from jobwire_gateway.schemas import COMPONENTS
 
@@ -154,7 +154,7 @@ def test_an_explanation_is_shown_as_its_schema_says_with_every_member_that_has_a
 
 
 def test_a_problem_is_shown_as_its_schema_says() -> None:
-    problem = Problem(400, "No.", reason="X", code="y", violations=(Violation("a", "b"),), metadata={"c": "d"}, retry_after_ms=5)
+    problem = Problem(400, "No.", reason="X", code="y", violations=(Violation("a", "b"),), quota=(UsedUp("a", "b"),), metadata={"c": "d"}, retry_after_ms=5)
     checked("Problem", problem.body("/"))
     assert set(problem.body("/")) == set(COMPONENTS["Problem"]["properties"])
 

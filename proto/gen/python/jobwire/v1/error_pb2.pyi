@@ -26,13 +26,14 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   BULK_TOKEN_INVALID     INVALID_ARGUMENT     the token is of another request, or too old → dry run again.
   QUEUE_FULL             RESOURCE_EXHAUSTED   the queue is at its maximum depth → repeat after RetryInfo.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
-  TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another.
+  TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another, or repeat after RetryInfo.
   CREDENTIALS_MISSING    UNAUTHENTICATED      nothing says who the caller is → send `authorization: Bearer …`.
   CREDENTIALS_INVALID    UNAUTHENTICATED      the key or token is unknown, malformed or not for here → correct it.
   CREDENTIALS_EXPIRED    UNAUTHENTICATED      the key or token has expired, or a ticket is spent → get a new one.
   NOT_PERMITTED          PERMISSION_DENIED    the caller may not do this; metadata `verb` and `queue` → ask for the scope.
   NO_AUTHENTICATION      FAILED_PRECONDITION  this broker asks nobody who they are → go on without.
   KEYS_UNAVAILABLE       UNAVAILABLE          the keys that verify tokens can't be fetched now → repeat after RetryInfo.
+  NOT_SERVED             UNIMPLEMENTED        the contract names the call, and this version does not serve it → do without.
   WAIT_TIMEOUT           DEADLINE_EXCEEDED    the job did not end in the time given → wait again.
 """
 
@@ -68,7 +69,7 @@ class ErrorStatus(_message.Message):
     """The sentence for people."""
     @_builtins.property
     def details(self) -> _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]:
-        """ErrorInfo, BadRequest, RetryInfo."""
+        """ErrorInfo, BadRequest, RetryInfo, QuotaFailure."""
 
     def __init__(
         self,
@@ -208,3 +209,51 @@ class RetryInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryInfo: _TypeAlias = RetryInfo  # noqa: Y015
+
+@_typing.final
+class QuotaFailure(_message.Message):
+    """Equal on the wire to google.rpc.QuotaFailure. With QUEUE_FULL, STORE_FULL and TOO_MANY_TOPICS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Violation(_message.Message):
+        """One thing that is used up."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SUBJECT_FIELD_NUMBER: _builtins.int
+        DESCRIPTION_FIELD_NUMBER: _builtins.int
+        subject: _builtins.str
+        """What: `queues/{queue}`, `store` or `stream`."""
+        description: _builtins.str
+        """What the bound is."""
+        def __init__(
+            self,
+            *,
+            subject: _builtins.str = ...,
+            description: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "subject", b"subject"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaFailure.Violation]:
+        """At most 16."""
+
+    def __init__(
+        self,
+        *,
+        violations: _abc.Iterable[Global___QuotaFailure.Violation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaFailure: _TypeAlias = QuotaFailure  # noqa: Y015

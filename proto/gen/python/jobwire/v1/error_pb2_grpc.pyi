@@ -26,13 +26,14 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   BULK_TOKEN_INVALID     INVALID_ARGUMENT     the token is of another request, or too old → dry run again.
   QUEUE_FULL             RESOURCE_EXHAUSTED   the queue is at its maximum depth → repeat after RetryInfo.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
-  TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another.
+  TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another, or repeat after RetryInfo.
   CREDENTIALS_MISSING    UNAUTHENTICATED      nothing says who the caller is → send `authorization: Bearer …`.
   CREDENTIALS_INVALID    UNAUTHENTICATED      the key or token is unknown, malformed or not for here → correct it.
   CREDENTIALS_EXPIRED    UNAUTHENTICATED      the key or token has expired, or a ticket is spent → get a new one.
   NOT_PERMITTED          PERMISSION_DENIED    the caller may not do this; metadata `verb` and `queue` → ask for the scope.
   NO_AUTHENTICATION      FAILED_PRECONDITION  this broker asks nobody who they are → go on without.
   KEYS_UNAVAILABLE       UNAVAILABLE          the keys that verify tokens can't be fetched now → repeat after RetryInfo.
+  NOT_SERVED             UNIMPLEMENTED        the contract names the call, and this version does not serve it → do without.
   WAIT_TIMEOUT           DEADLINE_EXCEEDED    the job did not end in the time given → wait again.
 """
 

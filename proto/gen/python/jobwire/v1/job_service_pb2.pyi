@@ -305,10 +305,13 @@ class EnqueueBatchResponse(_message.Message):
         ID_FIELD_NUMBER: _builtins.int
         VERDICT_FIELD_NUMBER: _builtins.int
         ERROR_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
         id: _builtins.str
         """The id in its queue. Empty when REFUSED before one was minted."""
         verdict: Global___EnqueueVerdict.ValueType
         """What became of it."""
+        name: _builtins.str
+        """`queues/{queue}/jobs/{id}`. Empty when REFUSED."""
         @_builtins.property
         def error(self) -> Global___ItemError:
             """Why it was refused. Only with REFUSED."""
@@ -319,10 +322,11 @@ class EnqueueBatchResponse(_message.Message):
             id: _builtins.str = ...,
             verdict: Global___EnqueueVerdict.ValueType = ...,
             error: Global___ItemError | None = ...,
+            name: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "verdict", b"verdict"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "name", b"name", "verdict", b"verdict"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,7 +388,9 @@ class EnqueueStreamResponse(_message.Message):
 
     @_typing.final
     class Item(_message.Message):
-        """One job of which there is more to say."""
+        """One job of which there is more to say. It has no `name`: that is `queues/{queue}/jobs/{id}` with the queue that the job came with, which the caller knows, and
+        the stream exists to be cheap.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
