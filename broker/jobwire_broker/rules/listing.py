@@ -80,7 +80,7 @@ async def _step(store: QueueStore, index: bytes, at: bytes, wanted: Filter | Non
 
 
 async def scan(store: QueueStore, wanted: Filter) -> AsyncIterator[Entries]:
-    """All jobs that a filter finds, in steps; what has ended comes oldest first. A job that moves meanwhile may be missed, or come twice."""
+    """All jobs that a filter finds, in steps; what has ended comes oldest first. A job that moves meanwhile may be missed, or come twice (sweeps.py)."""
     for state in sorted(wanted.states):
         for index in indexes_of(state, wanted):
             at = b""

@@ -16,9 +16,9 @@ from jobwire.v1 import job_service_pb2 as pb
 from jobwire_broker.errors import InvalidField, ShuttingDown
 from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.filters import Filter, filter_of
-from jobwire_broker.rules.listing import scan
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.rules.sweeps import Numbers, sweep
 from jobwire_broker.services.answers import queue_not_found, state_word
 from jobwire_broker.store import codec
 
@@ -145,9 +145,16 @@ async def bulk_jobs(registry: Registry, request: pb.BulkJobsRequest) -> AsyncIte
 async def _count(registry: Registry, bulk: Bulk) -> pb.BulkJobsResponse:
     store = registry.store(bulk.queue)
     newest = await store.moment()
-    matched = 0
-    async for entries in scan(store, bulk.wanted):
-        matched += sum(is_as_it_was(record, newest) for _, record in entries)
+    others, waiting = 0, Numbers()
+    async for entries in sweep(store, bulk.wanted, waiting.count):
+        for _, record in entries:
+            if not is_as_it_was(record, newest):
+                continue
+            if codec.state_of(record) == _STATE.JOB_STATE_WAITING:
+                waiting.add(codec.created_of(record))
+            else:
+                others += 1
+    matched = others + waiting.count()
     return pb.BulkJobsResponse(matched=matched, token=bulk.token_of(Seen(newest, matched, os.urandom(8))), finished=True)
 
 
@@ -157,7 +164,11 @@ async def _act(registry: Registry, bulk: Bulk, seen: Seen) -> AsyncIterator[pb.B
     if begun is None:
         raise _invalid("token is older than an hour")
     done, skipped, looks = begun.done, 0, 0
-    async for entries in scan(store, bulk.wanted):
+
+    def done_so_far() -> int:
+        return done
+
+    async for entries in sweep(store, bulk.wanted, done_so_far):
         if registry.is_ending:
             raise ShuttingDown
         raw_ids = [raw_id for raw_id, record in entries if is_as_it_was(record, seen.newest)]

@@ -16,6 +16,7 @@ from jobwire_broker.names import parse_queue
 from jobwire_broker.rules.hands import hands_of, is_short
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.rules.sweeps import purge
 from jobwire_broker.services.answers import queue_not_found, queue_of, unary
 from jobwire_broker.services.classes import check_class, members_by_class, pause_class, stats_of
 from jobwire_broker.services.groups import list_groups, pause_group, update_group
@@ -133,12 +134,7 @@ class QueueService(QueueServiceServicer):
     async def PurgeQueue(self, request: pb.PurgeQueueRequest, context: Context) -> pb.PurgeQueueResponse:
         """Delete jobs that wait."""
         store = self._registry.get(await self._known(request.name)).store
-        step = await store.purge()
-        deleted = step.deleted
-        while step.next_index:
-            step = await store.purge(step)
-            deleted += step.deleted
-        return pb.PurgeQueueResponse(deleted=deleted)
+        return pb.PurgeQueueResponse(deleted=await purge(store))
 
     async def _known(self, name: str) -> str:
         queue = parse_queue(name)

@@ -7,8 +7,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1 import job_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from jobwire.v1 import job_pb2, policy_pb2
 from jobwire.v1 import job_service_pb2 as pb
+from jobwire.v1 import queue_service_pb2 as queues
 from jobwire.v1 import worker_service_pb2 as work
 
 from tests.integration.broker.asking import completed, counts, enqueue_all, failed, finish, get, job_name_of, lease, listed, spec
@@ -297,3 +299,20 @@ async def test_an_unknown_state_or_verb_is_refused(api: Api, queue: str) -> None
 async def test_a_queue_that_never_was_is_not_found(api: Api, queue: str) -> None:
     refused = await refusal(api.jobs.BulkJobs(request(queue, DELETE)).read())
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
+
+
+async def test_a_bulk_verb_takes_each_job_of_a_limited_name_though_workers_run(api: Api, queue: str) -> None:
+    names = {"work": policy_pb2.Limit(concurrency=2)}
+    rules = queues.Queue(name=f"queues/{queue}", policy=policy_pb2.QueuePolicy(job_limits=names))
+    await api.queues.UpdateQueue(queues.UpdateQueueRequest(queue=rules, update_mask=FieldMask(paths=["policy.job_limits"])))
+    await enqueue_all(api, [spec(queue, f"j{i}", labels={"mine": "yes" if i >= 50 else "no"}) for i in range(400)])
+
+    async def work_on() -> None:
+        for _ in range(50):
+            await finish(api, *(completed(job) for job in await lease(api, queue, 1)))
+
+    working = asyncio.create_task(work_on())
+    asked = request(queue, DELETE, labels={"mine": "yes"}, states=[WAITING])
+    found = await both(api, asked)
+    await working
+    assert found == (350, 350, 0)
