@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import fairness, machine, report
 from bench import groups as of_groups
-from bench import machine, report
 from bench.contenders import ROOT
 from bench.driver import Driver
 from bench.report import Target
@@ -42,9 +42,10 @@ class Sizes:
     kept_jobs: int = 800
     """Together with 200 others this is the 1,000 that are kept by default."""
     many_jobs: int = 1_000_000
+    fairness_runs: int = fairness.RUNS
 
 
-QUICK = Sizes(blocks=3, rounds=20, waiting_jobs=10_000, many_jobs=50_000)
+QUICK = Sizes(blocks=3, rounds=20, waiting_jobs=10_000, many_jobs=50_000, fairness_runs=1)
 
 OF_VERSIONS = (
     Target(key="life", title="store time per life, µs", better="less", floor=1.10, goal=1.0),
@@ -56,6 +57,7 @@ OF_VERSIONS = (
 )
 OF_LEASES = Target(key="lease", title="lease call with groups, µs", better="less", floor=of_groups.COST_FLOOR, goal=1.1)
 OF_WAITS = Target(key="wait", title="p99 wait of nine tenants, in jobs that go first", better="less", floor=of_groups.FAIR_FLOOR, goal=1.2)
+OF_CLOCK = Target(key="clock", title="p99 wait of nine tenants, ms", better="less", floor=fairness.FLOOR, goal=1.2)
 OF_DELAYED = Target(key="delayed", title="lease and completion, µs a job: delayed", better="less", floor=1.1, goal=1.05)
 OF_COMPLETED = Target(key="completed", title="lease and completion, µs a job: kept completed", better="less", floor=1.1, goal=1.05)
 OF_FAILED = Target(key="failed", title="lease and completion, µs a job: kept failed", better="less", floor=1.1, goal=1.05)
@@ -157,7 +159,9 @@ async def measure(sizes: Sizes) -> list[tuple[str, str, list[dict[str, Any]]]]:
             print(f"left out: now against before, for the history does not go back to {before.COMMIT}; a full clone has it", flush=True)
     grouped = await groups()
     tables.append(note(f"{of_groups.MANY:,}", str(of_groups.FEW), (OF_LEASES,), grouped["lease"]))
-    tables.append(note("a flood", "none", (OF_WAITS,), grouped["wait"]))
+    beside_flood, alone = await fairness.measure(sizes.fairness_runs)
+    waits = [{**runs, "clock": clock} for runs, clock in zip(grouped["wait"], (beside_flood, alone), strict=True)]
+    tables.append(note("a flood", "none", (OF_WAITS, OF_CLOCK), waits))
     many, few = f"{sizes.many_jobs:,}", f"{FEW_JOBS:,}"
     tables.append(note(many, few, (OF_DELAYED,), await beside(sizes, "delayed", "make", due=HOUR)))
     for target, state in ((OF_COMPLETED, COMPLETED), (OF_FAILED, FAILED)):
