@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ from jobwire.v1.queue_service_pb2_grpc import QueueServiceStub
 
 from jobwire_gateway.callers import caller
 from jobwire_gateway.credentials import BrokerCredentials
-from jobwire_gateway.problems import details_of, from_rpc
+from jobwire_gateway.problems import Problem, details_of, from_rpc
 
 if TYPE_CHECKING:
     from jobwire.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
@@ -47,6 +47,16 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+class Answers(Protocol):
+    """A call with many answers."""
+
+    async def read(self) -> Any:
+        """The next one; `EOF` after the last. Raises AioRpcError."""
+
+    def cancel(self) -> bool:
+        """Hear no more."""
+
+
 class Broker:
     """One broker, by its address."""
 
@@ -70,6 +80,8 @@ class Brokers:
     def __init__(self, addresses: Sequence[str], call_timeout_s: float, credentials: BrokerCredentials | None = None) -> None:
         self._credentials = credentials or BrokerCredentials()
         self._brokers = [Broker(address, self._credentials) for address in addresses]
+        # Whether a call that is cancelled from now on is so because the process ends.
+        self.ending = False
         self._current = 0
         self._call_timeout_s = call_timeout_s
 
@@ -115,12 +127,42 @@ class Brokers:
             broker = self.current
             try:
                 return await ask(broker)(request, timeout=max(0.05, deadline - time.monotonic()) / (left + 1), metadata=metadata)
+            except asyncio.CancelledError:
+                if self.ending:
+                    raise Problem(503, "This gateway ends.", reason="SHUTTING_DOWN", retry_after_ms=1_000) from None
+                raise
             except grpc.aio.AioRpcError as error:
                 if not _try_elsewhere(error):
                     raise from_rpc(error) from None
                 self.leave(broker)
                 if not left:
                     raise from_rpc(error) from None
+        raise AssertionError("there is at least one broker")
+
+    async def begin(self, ask: Callable[[Broker], Callable[..., Answers]], request: object, first_s: float) -> tuple[Answers, Any]:
+        """Begin a call with many answers, at the next broker when one cannot be reached or does not answer. Gives it with its first answer.
+
+        Raises:
+            Problem: the broker's answer is an error, or none answers in time.
+        """
+        metadata = self.metadata()
+        for left in reversed(range(len(self._brokers))):
+            broker = self.current
+            answers = ask(broker)(request, metadata=metadata)
+            try:
+                async with asyncio.timeout(first_s / len(self._brokers)):
+                    first = await answers.read()
+                if first is grpc.aio.EOF:
+                    raise Problem(500, "The broker said nothing.")
+                return answers, first
+            except grpc.aio.AioRpcError as error:
+                if not _try_elsewhere(error) or not left:
+                    raise from_rpc(error) from None
+            except TimeoutError:
+                answers.cancel()
+                if not left:
+                    raise Problem(504, "The broker did not answer in time.", code="deadline_exceeded") from None
+            self.leave(broker)
         raise AssertionError("there is at least one broker")
 
     async def close(self) -> None:

@@ -7,14 +7,13 @@ process, of the broker or of the store, has the problem in its last line.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
-from jobwire.v1.job_service_pb2 import BulkJobsRequest, BulkJobsResponse
+from jobwire.v1.job_service_pb2 import BulkJobsResponse
 from starlette.responses import Response, StreamingResponse
 
-from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.brokers import Answers, Brokers
 from jobwire_gateway.json_text import JsonAnswer, encoded
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem, from_rpc
@@ -22,14 +21,11 @@ from jobwire_gateway.requests import NDJSON
 from jobwire_gateway.rules import bulk_request
 from jobwire_gateway.streams import Streams
 
-if TYPE_CHECKING:
-    Call = grpc.aio.UnaryStreamCall[BulkJobsRequest, BulkJobsResponse]
-
 
 class Run:
     """One run, as the registry of open streams sees it."""
 
-    def __init__(self, call: "Call") -> None:
+    def __init__(self, call: Answers) -> None:
         self.last_write = time.monotonic()
         self.ended_here = False
         self._call = call
@@ -61,27 +57,14 @@ class Bulk:
         request = bulk_request(asked)
         if request.token and (refusal := self._streams.refusal()):
             raise Problem(503, "No more runs can be begun here now.", reason=refusal, retry_after_ms=5_000)
-        call: Call = self._brokers.current.jobs.BulkJobs(request, metadata=self._brokers.metadata())
-        first = await self._first(call)
+        # The same token goes on where an earlier call with it stopped, so another broker may be asked.
+        call, first = await self._brokers.begin(lambda broker: broker.jobs.BulkJobs, request, self._first_s)
         if request.token:
             return StreamingResponse(self._lines(call, first, asked.request.url.path), 200, NO_STORE, NDJSON)
         call.cancel()
         return JsonAnswer(bulk_json(first), headers=NO_STORE)
 
-    async def _first(self, call: "Call") -> BulkJobsResponse:
-        try:
-            async with asyncio.timeout(self._first_s):
-                first = await call.read()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
-        except TimeoutError:
-            call.cancel()
-            raise Problem(504, "The broker did not answer in time.", code="deadline_exceeded") from None
-        if not isinstance(first, BulkJobsResponse):
-            raise Problem(500, "The broker said nothing.")
-        return first
-
-    async def _lines(self, call: "Call", first: BulkJobsResponse, path: str) -> AsyncIterator[bytes]:
+    async def _lines(self, call: Answers, first: BulkJobsResponse, path: str) -> AsyncIterator[bytes]:
         run = Run(call)
         self._streams.add(run)
         try:

@@ -8,6 +8,7 @@ verdict. Only when nothing was made yet, the answer is that problem.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +22,10 @@ from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import BODY_S, json_object
 
 MAX_LINES = 100_000
+
+LINES_S = 120.0
+"""All waiting for parts of a body that takes longer is given up: who sends a byte now and then would hold a connection for days."""
+
 _CALL_BYTES = 4 * 1024 * 1024
 
 
@@ -123,18 +128,27 @@ class LinesEnqueue:
 
 
 async def _parts(request: Request) -> AsyncIterator[bytes]:
-    """The parts of a body, each of which must come in time."""
+    """The parts of a body. Each must come in time, and so must all of them; the time that their jobs take is not theirs."""
     parts = request.stream()
+    left_s = LINES_S
     while True:
+        began = time.monotonic()
         try:
-            part = await asyncio.wait_for(anext(parts, None), BODY_S)
+            part = await asyncio.wait_for(anext(parts, None), min(BODY_S, left_s))
         except TimeoutError:
-            raise Problem(408, f"Nothing of the body came for {BODY_S:.0f} s.") from None
+            raise _late(left_s) from None
         except ClientDisconnect:
             raise Problem(400, "The body ended early.") from None
         if part is None:
             return
+        left_s = max(0.0, left_s - (time.monotonic() - began))
         yield part
+
+
+def _late(left_s: float) -> Problem:
+    if left_s < BODY_S:
+        return Problem(408, f"The body was waited for longer than {LINES_S:.0f} s.")
+    return Problem(408, f"Nothing of the body came for {BODY_S:.0f} s.")
 
 
 def _line(members: dict[str, object]) -> bytes:

@@ -16,6 +16,8 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 _STREAM_PATHS = ("/events", "/stream")
 _OTHER = "other"
+_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS")
+"""All that any path knows."""
 
 
 class AddressTaken(Exception):
@@ -82,7 +84,7 @@ class Measured:
         finally:
             # The router leaves word of the route in the scope. A path that is none must not become a series of its own, nor a method.
             route = getattr(scope.get("endpoint"), "route_path", _OTHER)
-            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else _OTHER
+            method = scope["method"] if scope["method"] in _METHODS else _OTHER
             self._metrics.observe(method, route, status, time.perf_counter() - began)
 
 

@@ -25,6 +25,9 @@ from jobwire_gateway.ws_protocol import MAX_MESSAGE_BYTES, PING_S, GatewayWebSoc
 
 _log = logging.getLogger("jobwire.gateway")
 
+_FINISH_S = 4.0
+"""How long after the window of the drain running requests may take. With the end of all else the process lasts at most a second longer."""
+
 _KEEP_ALIVE_S = 75
 """Longer than the 60 s of most proxies, so that it is the proxy that ends an idle connection."""
 
@@ -64,6 +67,8 @@ class GatewayServer(uvicorn.Server):
         self._gateway = gateway
         self._address = address
         self._draining: asyncio.Task[None] | None = None
+        self._drain_s = gateway.config.drain.total_seconds()
+        self._ends_at = 0.0
         self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -83,12 +88,12 @@ class GatewayServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         _log.info("gateway.draining streams=%d", len(self._gateway.streams))
+        self._ends_at = self._loop.time() + self._drain_s + _FINISH_S
         await self._gateway.streams.drain()
         self.should_exit = True
 
     def _exit_now(self) -> None:
-        # What is cut off now would each leave a traceback, and says nothing that the operator does not know.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._silence()
         self._gateway.streams.close_all()
         self.force_exit = self.should_exit = True
 
@@ -98,7 +103,23 @@ class GatewayServer(uvicorn.Server):
             # One that does not read would hold up the end; in a hurry, so would any.
             if self.force_exit or connection.stalled:  # type: ignore[union-attr]
                 connection.transport.abort()
-        await super().shutdown(sockets)
+        left_s = max(1, round(self._ends_at - self._loop.time()))
+        self.config.timeout_graceful_shutdown = left_s
+        cutting = self._loop.call_later(left_s, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    def _cut_off(self) -> None:
+        """Say what is about to be cut off. Who asked a broker is told that the gateway ends."""
+        _log.warning("gateway.cut_off requests=%d", len(self.server_state.tasks))
+        self._gateway.brokers.ending = True
+        self._silence()
+
+    def _silence(self) -> None:
+        # What is cut off would each leave a traceback, and says nothing that the operator does not know.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
@@ -151,7 +172,6 @@ async def _serve_http(config: GatewayConfig, listener: socket.socket, gateway: G
         proxy_headers=False,
         headers=list(ANSWER_HEADERS.items()),
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1 + round(2 * config.call_timeout.total_seconds()),
     )
     await GatewayServer(server_config, gateway, _address_of(listener)).serve([listener])
 

@@ -97,6 +97,23 @@ async def test_one_who_does_not_read_does_not_hold_up_the_end(shared_broker: Bro
             assert time.monotonic() - began < 1 + 5
 
 
+async def test_d01_a_request_that_is_under_way_does_not_hold_up_the_end_for_long(store: Store, queue: str) -> None:
+    async with Broker(store) as broker, Gateway(broker, extra=["--drain", "1s"]) as gateway, client(gateway) as http:
+        await status(http, "/readyz", 200)
+        broker.freeze()
+        # Of all calls the one that may take longest.
+        reading = asyncio.create_task(http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "durability": "disk"}))
+        await status(http, "/livez", 200)
+        began = time.monotonic()
+        gateway.send(signal.SIGTERM)
+        answer = await reading
+        assert (answer.status_code, answer.json()["reason"]) == (503, "SHUTTING_DOWN")
+        assert await gateway.ended() == 0
+        assert time.monotonic() - began < 1 + 5 + 1
+        assert "gateway.cut_off requests=1" in gateway.tail()
+        assert "Traceback" not in gateway.tail()
+
+
 async def test_a_broker_that_comes_back_is_found_and_nothing_is_lost(store: Store, queue: str) -> None:
     async with Broker(store) as broker, Gateway(broker) as gateway, client(gateway) as http:
         job = await enqueue(http, queue)

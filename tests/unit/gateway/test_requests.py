@@ -1,11 +1,15 @@
 """What is asked for is read strictly, and what is wrong is named."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from jobwire.v1.job_pb2 import Durability, JobSpec
+from jobwire_gateway import lines
+from jobwire_gateway.batches import Batches
+from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.contract import shown
 from jobwire_gateway.enqueue import durability_of, job_members, job_spec, minting, new_id
 from jobwire_gateway.names import job_name, queue_name
@@ -86,6 +90,22 @@ async def test_a_member_that_is_twice_among_very_many_is_found_at_once() -> None
 
 async def test_no_body_will_do_where_none_is_needed() -> None:
     assert await json_body(request(b"", None), 100, optional=True) == {}
+
+
+@pytest.mark.parametrize(("part_s", "all_s", "sentence"), [(0.02, 5.0, "Nothing of the body came"), (5.0, 0.1, "was waited for longer")])
+async def test_x06_lines_that_come_too_slowly_are_408(monkeypatch: pytest.MonkeyPatch, part_s: float, all_s: float, sentence: str) -> None:
+    monkeypatch.setattr(lines, "BODY_S", part_s)
+    monkeypatch.setattr(lines, "LINES_S", all_s)
+
+    async def drip() -> Message:
+        await asyncio.sleep(0.03)
+        return {"type": "http.request", "body": b"{", "more_body": True}
+
+    slow = Request({"type": "http", "method": "POST", "headers": [], "query_string": b"", "path": "/"}, drip)
+    batches = Batches(Brokers(["127.0.0.1:1"], 1.0), 1.0)
+    with pytest.raises(Problem, match=sentence) as caught:
+        await lines.LinesEnqueue(batches, "q", Durability.DURABILITY_STORE, minting("q", Headers()), max_line=1_000, max_body=1_000).run(slow)
+    assert caught.value.status == 408
 
 
 @pytest.mark.parametrize("query", [b"nope=1", b"state=a&state=b", b"state=%ff", b"state", b"=1"])
