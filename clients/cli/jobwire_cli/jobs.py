@@ -1,6 +1,5 @@
 """`jobwire jobs …`: look at jobs and act on them."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -298,7 +297,7 @@ def _progress(job: Job) -> str:
 
 
 def _content(value: object) -> str:
-    return f"{len(value)} bytes" if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, indent=2)
+    return f"{len(value)} bytes" if isinstance(value, bytes) else output.json_text(value, indent=2)
 
 
 def _seconds(text: str) -> float:

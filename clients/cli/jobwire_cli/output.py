@@ -35,8 +35,19 @@ def failure_line(*parts: str) -> str:
 def write_json(items: Iterable[Members]) -> None:
     """One line of JSON for each."""
     for item in items:
-        sys.stdout.write(json.dumps(item, ensure_ascii=False, separators=(",", ":")) + "\n")
+        sys.stdout.write(json_text(item) + "\n")
     sys.stdout.flush()
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """A value as JSON. One with half a surrogate pair in it, which a worker may send as an escape and no terminal takes, is all in ASCII."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, separators=separators)
+    return text
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:

@@ -74,3 +74,8 @@ def test_a_refused_enqueue_says_why() -> None:
 def test_a_failure_that_jobwire_gives_says_its_word_once() -> None:
     assert output.failure_line("TIMEOUT", "TIMEOUT", "too long") == "TIMEOUT: too long"
     assert output.failure_line("", "ValueError", "no address") == "ValueError: no address"
+
+
+def test_half_a_surrogate_pair_is_shown_as_its_escape() -> None:
+    assert output.json_text({"é": "\ud83d"}) == r'{"\u00e9":"\ud83d"}'
+    assert output.json_text({"é": 1}) == '{"é":1}'

@@ -126,6 +126,7 @@ def test_a_backoff_says_only_what_it_must() -> None:
         ({"queue": 7}, "can't be sent"),
         ({"queue": "\ud800"}, "can't be sent"),
         ({"payload": float("nan")}, "JSON"),
+        ({"payload": {"a": "\ud83d"}}, "surrogates"),
         ({"payload": {1, 2}}, "neither JSON nor a dataclass"),
         ({"payload": object()}, "neither JSON nor a dataclass"),
     ],

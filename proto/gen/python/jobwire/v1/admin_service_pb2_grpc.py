@@ -80,7 +80,9 @@ class AdminServiceServicer(object):
         """Lists the worker sessions that any broker knows of, over all queues.
 
         Errors:
-        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+        UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +92,7 @@ class AdminServiceServicer(object):
         """Asks a worker to take nothing more. Not served yet.
 
         Errors:
-        UNIMPLEMENTED: always.
+        UNIMPLEMENTED / NOT_SERVED: always → do without.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +111,7 @@ class AdminServiceServicer(object):
         """Checks every invariant of the store. Not served yet.
 
         Errors:
-        UNIMPLEMENTED: always.
+        UNIMPLEMENTED / NOT_SERVED: always → do without.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +121,7 @@ class AdminServiceServicer(object):
         """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
 
         Errors:
-        UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+        UNAUTHENTICATED / CREDENTIALS_MISSING, CREDENTIALS_INVALID, CREDENTIALS_EXPIRED: the credentials are missing, unknown, expired or spent → get others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,8 +132,8 @@ class AdminServiceServicer(object):
         A token never outlives the credentials that made it.
 
         Errors:
-        INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
-        PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+        INVALID_ARGUMENT: no name, more than 20, one that is no topic, or a lifetime out of bounds → correct it.
+        PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue → ask for the scope.
         UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -142,9 +144,9 @@ class AdminServiceServicer(object):
         """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
 
         Errors:
-        INVALID_ARGUMENT: a lifetime out of bounds.
-        FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
-        UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+        INVALID_ARGUMENT: a lifetime out of bounds → correct it.
+        FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are → go on without.
+        UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken → repeat after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,13 +37,15 @@ class AdminServiceStub:
     """Lists the worker sessions that any broker knows of, over all queues.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo.
     """
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DrainWorkerRequest, _admin_service_pb2.DrainWorkerResponse]
     """Asks a worker to take nothing more. Not served yet.
 
     Errors:
-      UNIMPLEMENTED: always.
+      UNIMPLEMENTED / NOT_SERVED: always → do without.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
     """Says which broker answers and how its store is.
@@ -54,30 +56,30 @@ class AdminServiceStub:
     """Checks every invariant of the store. Not served yet.
 
     Errors:
-      UNIMPLEMENTED: always.
+      UNIMPLEMENTED / NOT_SERVED: always → do without.
     """
     GetIdentity: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetIdentityRequest, _admin_service_pb2.GetIdentityResponse]
     """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
 
     Errors:
-      UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+      UNAUTHENTICATED / CREDENTIALS_MISSING, CREDENTIALS_INVALID, CREDENTIALS_EXPIRED: the credentials are missing, unknown, expired or spent → get others.
     """
     CreateWatchToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateWatchTokenRequest, _admin_service_pb2.CreateWatchTokenResponse]
     """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
     A token never outlives the credentials that made it.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
-      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+      INVALID_ARGUMENT: no name, more than 20, one that is no topic, or a lifetime out of bounds → correct it.
+      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue → ask for the scope.
       UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
     """
     CreateSessionToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateSessionTokenRequest, _admin_service_pb2.CreateSessionTokenResponse]
     """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
 
     Errors:
-      INVALID_ARGUMENT: a lifetime out of bounds.
-      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
-      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+      INVALID_ARGUMENT: a lifetime out of bounds → correct it.
+      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are → go on without.
+      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken → repeat after RetryInfo.
     """
 
 @_typing.type_check_only
@@ -89,13 +91,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the worker sessions that any broker knows of, over all queues.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo.
     """
     DrainWorker: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DrainWorkerRequest, _admin_service_pb2.DrainWorkerResponse]  # type: ignore[assignment]
     """Asks a worker to take nothing more. Not served yet.
 
     Errors:
-      UNIMPLEMENTED: always.
+      UNIMPLEMENTED / NOT_SERVED: always → do without.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says which broker answers and how its store is.
@@ -106,30 +110,30 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Checks every invariant of the store. Not served yet.
 
     Errors:
-      UNIMPLEMENTED: always.
+      UNIMPLEMENTED / NOT_SERVED: always → do without.
     """
     GetIdentity: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetIdentityRequest, _admin_service_pb2.GetIdentityResponse]  # type: ignore[assignment]
     """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
 
     Errors:
-      UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+      UNAUTHENTICATED / CREDENTIALS_MISSING, CREDENTIALS_INVALID, CREDENTIALS_EXPIRED: the credentials are missing, unknown, expired or spent → get others.
     """
     CreateWatchToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateWatchTokenRequest, _admin_service_pb2.CreateWatchTokenResponse]  # type: ignore[assignment]
     """Makes a token for a page in a browser: it may watch what is named here and do nothing else, for minutes. The caller must be allowed to watch all of it.
     A token never outlives the credentials that made it.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
-      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+      INVALID_ARGUMENT: no name, more than 20, one that is no topic, or a lifetime out of bounds → correct it.
+      PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue → ask for the scope.
       UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
     """
     CreateSessionToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateSessionTokenRequest, _admin_service_pb2.CreateSessionTokenResponse]  # type: ignore[assignment]
     """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
 
     Errors:
-      INVALID_ARGUMENT: a lifetime out of bounds.
-      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
-      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+      INVALID_ARGUMENT: a lifetime out of bounds → correct it.
+      FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are → go on without.
+      UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken → repeat after RetryInfo.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -144,7 +148,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the worker sessions that any broker knows of, over all queues.
 
         Errors:
-          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+          UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -156,7 +162,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a worker to take nothing more. Not served yet.
 
         Errors:
-          UNIMPLEMENTED: always.
+          UNIMPLEMENTED / NOT_SERVED: always → do without.
         """
 
     @_abc_1.abstractmethod
@@ -179,7 +185,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks every invariant of the store. Not served yet.
 
         Errors:
-          UNIMPLEMENTED: always.
+          UNIMPLEMENTED / NOT_SERVED: always → do without.
         """
 
     @_abc_1.abstractmethod
@@ -191,7 +197,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says who the caller is and what it may do. A ticket (a single-use token) is spent by this call, and good for nothing else.
 
         Errors:
-          UNAUTHENTICATED: the credentials are missing, unknown, expired or spent.
+          UNAUTHENTICATED / CREDENTIALS_MISSING, CREDENTIALS_INVALID, CREDENTIALS_EXPIRED: the credentials are missing, unknown, expired or spent → get others.
         """
 
     @_abc_1.abstractmethod
@@ -204,8 +210,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         A token never outlives the credentials that made it.
 
         Errors:
-          INVALID_ARGUMENT: no name, more than 100, one that is no topic, or a lifetime out of bounds.
-          PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue.
+          INVALID_ARGUMENT: no name, more than 20, one that is no topic, or a lifetime out of bounds → correct it.
+          PERMISSION_DENIED / NOT_PERMITTED: the caller may not watch one of them; the metadata says which queue → ask for the scope.
           UNAVAILABLE / STORE_UNAVAILABLE: the key for tokens can't be read now → repeat after RetryInfo.
         """
 
@@ -218,9 +224,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a token that may do what the caller may, for hours: what a page keeps in a cookie instead of the key that its user typed in.
 
         Errors:
-          INVALID_ARGUMENT: a lifetime out of bounds.
-          FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are.
-          UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken.
+          INVALID_ARGUMENT: a lifetime out of bounds → correct it.
+          FAILED_PRECONDITION / NO_AUTHENTICATION: this broker asks nobody who they are → go on without.
+          UNAVAILABLE / STORE_UNAVAILABLE: as in CreateWatchToken → repeat after RetryInfo.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -51,8 +51,9 @@ class EventServiceServicer(object):
         that happens after the confirmation is missed. Topics are counted by name: adding one twice needs removing it twice, and each adding brings a snapshot.
 
         Errors:
-        INVALID_ARGUMENT: a topic that is none. The stream ends.
-        RESOURCE_EXHAUSTED: more than 100,000 topics on one stream.
+        INVALID_ARGUMENT: a topic that is none. The stream ends → correct it.
+        RESOURCE_EXHAUSTED / TOO_MANY_TOPICS: more than 100,000 topics on one stream, which ends → open another.
+        UNAVAILABLE / SHUTTING_DOWN: the broker is ending → subscribe elsewhere, where a snapshot of each topic comes first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

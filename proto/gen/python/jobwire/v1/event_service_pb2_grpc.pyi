@@ -38,8 +38,9 @@ class EventServiceStub:
     that happens after the confirmation is missed. Topics are counted by name: adding one twice needs removing it twice, and each adding brings a snapshot.
 
     Errors:
-      INVALID_ARGUMENT: a topic that is none. The stream ends.
-      RESOURCE_EXHAUSTED: more than 100,000 topics on one stream.
+      INVALID_ARGUMENT: a topic that is none. The stream ends → correct it.
+      RESOURCE_EXHAUSTED / TOO_MANY_TOPICS: more than 100,000 topics on one stream, which ends → open another.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending → subscribe elsewhere, where a snapshot of each topic comes first.
     """
 
 @_typing.type_check_only
@@ -52,8 +53,9 @@ class EventServiceAsyncStub(EventServiceStub):
     that happens after the confirmation is missed. Topics are counted by name: adding one twice needs removing it twice, and each adding brings a snapshot.
 
     Errors:
-      INVALID_ARGUMENT: a topic that is none. The stream ends.
-      RESOURCE_EXHAUSTED: more than 100,000 topics on one stream.
+      INVALID_ARGUMENT: a topic that is none. The stream ends → correct it.
+      RESOURCE_EXHAUSTED / TOO_MANY_TOPICS: more than 100,000 topics on one stream, which ends → open another.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending → subscribe elsewhere, where a snapshot of each topic comes first.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,8 +71,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         that happens after the confirmation is missed. Topics are counted by name: adding one twice needs removing it twice, and each adding brings a snapshot.
 
         Errors:
-          INVALID_ARGUMENT: a topic that is none. The stream ends.
-          RESOURCE_EXHAUSTED: more than 100,000 topics on one stream.
+          INVALID_ARGUMENT: a topic that is none. The stream ends → correct it.
+          RESOURCE_EXHAUSTED / TOO_MANY_TOPICS: more than 100,000 topics on one stream, which ends → open another.
+          UNAVAILABLE / SHUTTING_DOWN: the broker is ending → subscribe elsewhere, where a snapshot of each topic comes first.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -191,7 +191,9 @@ class Payload(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     json: _builtins.str
-    """A JSON text in UTF-8. It is kept as it was sent, so it stays readable in grpcurl."""
+    """A JSON text in UTF-8. It is kept as it was sent, so it stays readable in grpcurl. The broker does not parse it: what would cost each job more than all else that
+    it does is left to whoever makes the text and whoever reads it, and a reader must be ready for a text that is no JSON, or has escapes of half a character.
+    """
     data: _builtins.bytes
     """Anything else; opaque to Jobwire."""
     content_type: _builtins.str
@@ -309,7 +311,7 @@ class Progress(_message.Message):
     message: _builtins.str
     """One line for people. At most 512 bytes are kept."""
     data_json: _builtins.str
-    """Small JSON for programs, in UTF-8. At most 4,096 bytes, or the report is refused."""
+    """Small JSON for programs, in UTF-8. At most 4,096 bytes, or the report is refused. Not parsed by the broker, as Payload.json is not."""
     def __init__(
         self,
         *,

@@ -1184,7 +1184,7 @@ class JobHold(_message.Message):
     """With ACTIVE: how far its cancel is."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """When this ends by itself. With NOT_DUE."""
+        """When this ends by itself. With NOT_DUE and RATE_LIMITED."""
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
@@ -1244,7 +1244,7 @@ class JobHolder(_message.Message):
     worker: _builtins.str
     """The label that it gave itself."""
     active: _builtins.int
-    """How many jobs it holds, of all its queues."""
+    """How many jobs it holds, of all its queues; with CONCURRENCY_LIMITED, how many of those that the limit counts."""
     concurrency: _builtins.int
     """How many it runs at once; 0 when it did not say."""
     alone: _builtins.bool

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class JobServiceStub(object):
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away.
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
     """
 
     def __init__(self, channel):
@@ -123,7 +124,8 @@ class JobServiceStub(object):
 
 
 class JobServiceServicer(object):
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away.
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
     """
 
     def Enqueue(self, request, context):
@@ -134,7 +136,7 @@ class JobServiceServicer(object):
         ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
         ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
         RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
-        FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
+        FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made → ask for STORE, or configure it.
         RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
         UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
         """
@@ -147,7 +149,8 @@ class JobServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
-        FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
+        FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made → ask for STORE, or configure the store.
+        RESOURCE_EXHAUSTED / STORE_FULL: the store took none of the jobs → repeat after RetryInfo.
         UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -173,7 +176,7 @@ class JobServiceServicer(object):
         """Reads one job, payload and all.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
+        NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known → stop asking.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,8 +200,8 @@ class JobServiceServicer(object):
         the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise; metadata `state` says how → let it be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,8 +211,9 @@ class JobServiceServicer(object):
         """Puts a FAILED, CANCELLED or EXPIRED job back, at the end of its priority, with all its attempts before it again. To retry what waits is no error.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names → read the job, or the
+        holder.
         INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -220,8 +224,8 @@ class JobServiceServicer(object):
         """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,9 +236,10 @@ class JobServiceServicer(object):
         date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
-        INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
+        INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds → correct it.
+        RESOURCE_EXHAUSTED / STORE_FULL: a payload was to be changed, and the store is full → repeat after RetryInfo.
         INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -245,7 +250,7 @@ class JobServiceServicer(object):
         """Deletes a job that does not run. Watchers see a last change with state REMOVED.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
         FAILED_PRECONDITION / WRONG_STATE: it runs → cancel it first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,7 +261,7 @@ class JobServiceServicer(object):
         """Waits until a job has ended and answers with it. Closing the call leaves the job alone.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more.
+        NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more → stop asking.
         DEADLINE_EXCEEDED / WAIT_TIMEOUT: it has not ended in `timeout` → wait again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -267,7 +272,8 @@ class JobServiceServicer(object):
         """Follows jobs: first each one as it is now, then every change, then its end. The stream closes when all jobs named have ended; a stream of queues stays open.
 
         Errors:
-        INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
+        INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue → correct it.
+        UNAVAILABLE / SHUTTING_DOWN: the broker is ending → watch elsewhere, where a snapshot of each job comes first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,7 +283,7 @@ class JobServiceServicer(object):
         """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
+        NOT_FOUND / JOB_NOT_FOUND: as in GetJob → stop asking.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,9 +295,9 @@ class JobServiceServicer(object):
         Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
         Errors:
-        INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+        INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
         INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
-        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -301,7 +307,8 @@ class JobServiceServicer(object):
         """Groups the failed jobs of a queue by what failed, the latest first.
 
         Errors:
-        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,8 +318,8 @@ class JobServiceServicer(object):
         """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        FAILED_PRECONDITION / WRONG_STATE: it has not failed → read the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,8 +329,8 @@ class JobServiceServicer(object):
         """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
 
         Errors:
-        NOT_FOUND / JOB_NOT_FOUND.
-        INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
+        NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+        INVALID_ARGUMENT: page_size out of bounds, or a negative cursor → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -426,7 +433,8 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService(object):
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away.
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away."""
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,7 +43,7 @@ class JobServiceStub:
       ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
       ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
       RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
-      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
+      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made → ask for STORE, or configure it.
       RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
       UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
     """
@@ -50,7 +52,8 @@ class JobServiceStub:
 
     Errors:
       INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
-      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
+      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made → ask for STORE, or configure the store.
+      RESOURCE_EXHAUSTED / STORE_FULL: the store took none of the jobs → repeat after RetryInfo.
       UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
     """
     EnqueueStream: _grpc.StreamStreamMultiCallable[_job_service_pb2.EnqueueStreamRequest, _job_service_pb2.EnqueueStreamResponse]
@@ -68,7 +71,7 @@ class JobServiceStub:
     """Reads one job, payload and all.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
+      NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known → stop asking.
     """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
@@ -84,59 +87,62 @@ class JobServiceStub:
     the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise; metadata `state` says how → let it be.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
     """Puts a FAILED, CANCELLED or EXPIRED job back, at the end of its priority, with all its attempts before it again. To retry what waits is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names → read the job, or the
+        holder.
       INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     PromoteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
     """
     UpdateJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_service_pb2.UpdateJobResponse]
     """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
     date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
-      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
+      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds → correct it.
+      RESOURCE_EXHAUSTED / STORE_FULL: a payload was to be changed, and the store is full → repeat after RetryInfo.
       INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
       FAILED_PRECONDITION / WRONG_STATE: it runs → cancel it first.
     """
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.WaitJobResponse]
     """Waits until a job has ended and answers with it. Closing the call leaves the job alone.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more.
+      NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more → stop asking.
       DEADLINE_EXCEEDED / WAIT_TIMEOUT: it has not ended in `timeout` → wait again.
     """
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]
     """Follows jobs: first each one as it is now, then every change, then its end. The stream closes when all jobs named have ended; a stream of queues stays open.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
+      INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue → correct it.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending → watch elsewhere, where a snapshot of each job comes first.
     """
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
     """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
+      NOT_FOUND / JOB_NOT_FOUND: as in GetJob → stop asking.
     """
     BulkJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
@@ -144,34 +150,37 @@ class JobServiceStub:
     Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
     Errors:
-      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
       INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     ListFailures: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]
     """Groups the failed jobs of a queue by what failed, the latest first.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     ResolveJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]
     """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it has not failed → read the job.
     """
     ListLogs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListLogsRequest, _job_service_pb2.ListLogsResponse]
     """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor → correct it.
     """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away."""
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enqueue: _aio.UnaryUnaryMultiCallable[_job_service_pb2.EnqueueRequest, _job_service_pb2.EnqueueResponse]  # type: ignore[assignment]
@@ -182,7 +191,7 @@ class JobServiceAsyncStub(JobServiceStub):
       ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
       ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
       RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
-      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
+      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made → ask for STORE, or configure it.
       RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
       UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
     """
@@ -191,7 +200,8 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors:
       INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
-      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
+      FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made → ask for STORE, or configure the store.
+      RESOURCE_EXHAUSTED / STORE_FULL: the store took none of the jobs → repeat after RetryInfo.
       UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
     """
     EnqueueStream: _aio.StreamStreamMultiCallable[_job_service_pb2.EnqueueStreamRequest, _job_service_pb2.EnqueueStreamResponse]  # type: ignore[assignment]
@@ -209,7 +219,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """Reads one job, payload and all.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
+      NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known → stop asking.
     """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists the jobs of one queue in one state, a page at a time. Final states come newest first, ACTIVE by worker, DELAYED by due date. WAITING comes by priority,
@@ -225,59 +235,62 @@ class JobServiceAsyncStub(JobServiceStub):
     the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise; metadata `state` says how → let it be.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Puts a FAILED, CANCELLED or EXPIRED job back, at the end of its priority, with all its attempts before it again. To retry what waits is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names → read the job, or the
+        holder.
       INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     PromoteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PromoteJobRequest, _job_service_pb2.PromoteJobResponse]  # type: ignore[assignment]
     """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
     """
     UpdateJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_service_pb2.UpdateJobResponse]  # type: ignore[assignment]
     """Changes a job that waits or is delayed: its payload, priority, due date or labels. What runs or has ended stays as it is. A job that waits and gets a due
     date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
-      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
+      INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds → correct it.
+      RESOURCE_EXHAUSTED / STORE_FULL: a payload was to be changed, and the store is full → repeat after RetryInfo.
       INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that does not run. Watchers see a last change with state REMOVED.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
       FAILED_PRECONDITION / WRONG_STATE: it runs → cancel it first.
     """
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.WaitJobResponse]  # type: ignore[assignment]
     """Waits until a job has ended and answers with it. Closing the call leaves the job alone.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more.
+      NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more → stop asking.
       DEADLINE_EXCEEDED / WAIT_TIMEOUT: it has not ended in `timeout` → wait again.
     """
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
     """Follows jobs: first each one as it is now, then every change, then its end. The stream closes when all jobs named have ended; a stream of queues stays open.
 
     Errors:
-      INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
+      INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue → correct it.
+      UNAVAILABLE / SHUTTING_DOWN: the broker is ending → watch elsewhere, where a snapshot of each job comes first.
     """
     ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]  # type: ignore[assignment]
     """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
+      NOT_FOUND / JOB_NOT_FOUND: as in GetJob → stop asking.
     """
     BulkJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
@@ -285,33 +298,36 @@ class JobServiceAsyncStub(JobServiceStub):
     Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
     Errors:
-      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+      INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
       INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     ListFailures: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]  # type: ignore[assignment]
     """Groups the failed jobs of a queue by what failed, the latest first.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     ResolveJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]  # type: ignore[assignment]
     """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      FAILED_PRECONDITION / WRONG_STATE: it has not failed → read the job.
     """
     ListLogs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListLogsRequest, _job_service_pb2.ListLogsResponse]  # type: ignore[assignment]
     """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
 
     Errors:
-      NOT_FOUND / JOB_NOT_FOUND.
-      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
+      NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+      INVALID_ARGUMENT: page_size out of bounds, or a negative cursor → correct it.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE with RetryInfo within 2 s when the store is away."""
+    """For services that have work to be done. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when the store is away → repeat after RetryInfo. A
+    WatchJobs that has begun goes on when the store is back.
+    """
 
     @_abc_1.abstractmethod
     def Enqueue(
@@ -326,7 +342,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
           ALREADY_EXISTS / JOB_EXISTS: the id is taken by a job with other content → choose another id.
           ALREADY_EXISTS / IDEMPOTENCY_CONFLICT: the idempotency key is that of a job with other content; metadata `differs` says in what → choose another key.
           RESOURCE_EXHAUSTED / QUEUE_FULL: the queue is at its maximum depth. Nothing was made → repeat after RetryInfo.
-          FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made.
+          FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: DISK was asked of a store without a synced append-only file. Nothing was made → ask for STORE, or configure it.
           RESOURCE_EXHAUSTED / STORE_FULL: nothing was made → repeat after RetryInfo.
           UNAVAILABLE: metadata `accepted` says "no" or "unknown" → repeat with the same id.
         """
@@ -341,7 +357,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT / BATCH_TOO_LARGE: no job, or more than 1,000 → split the batch. Nothing was made.
-          FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made.
+          FAILED_PRECONDITION / DURABILITY_UNSUPPORTED: as in Enqueue. Nothing was made → ask for STORE, or configure the store.
+          RESOURCE_EXHAUSTED / STORE_FULL: the store took none of the jobs → repeat after RetryInfo.
           UNAVAILABLE: as in Enqueue, for at least one of the jobs → repeat all with the same ids.
         """
 
@@ -371,7 +388,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one job, payload and all.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known.
+          NOT_FOUND / JOB_NOT_FOUND: there is none, or it is gone; metadata `state` holds the final state when that is still known → stop asking.
         """
 
     @_abc_1.abstractmethod
@@ -399,8 +416,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          FAILED_PRECONDITION / WRONG_STATE: it has already ended otherwise; metadata `state` says how → let it be.
         """
 
     @_abc_1.abstractmethod
@@ -412,8 +429,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a FAILED, CANCELLED or EXPIRED job back, at the end of its priority, with all its attempts before it again. To retry what waits is no error.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          FAILED_PRECONDITION / WRONG_STATE: it runs, or has completed; or another job has its unique key now, which metadata `holder` names → read the job, or the
+            holder.
           INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
 
@@ -426,8 +444,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lets a DELAYED job wait for a worker now. To promote what waits is no error.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
         """
 
     @_abc_1.abstractmethod
@@ -440,9 +458,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         date in the future is DELAYED; one whose due date is taken away, or past, waits at the end of its priority.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended.
-          INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          FAILED_PRECONDITION / WRONG_STATE: it runs, or has ended → read the job.
+          INVALID_ARGUMENT: a path of the mask that can't be changed, or a field out of its bounds → correct it.
+          RESOURCE_EXHAUSTED / STORE_FULL: a payload was to be changed, and the store is full → repeat after RetryInfo.
           INVALID_ARGUMENT / PAYLOAD_TOO_LARGE: the queue takes no payload of this size → send a reference instead.
         """
 
@@ -455,7 +474,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a job that does not run. Watchers see a last change with state REMOVED.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
           FAILED_PRECONDITION / WRONG_STATE: it runs → cancel it first.
         """
 
@@ -468,7 +487,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Waits until a job has ended and answers with it. Closing the call leaves the job alone.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more.
+          NOT_FOUND / JOB_NOT_FOUND: there is none, or nothing is known of it any more → stop asking.
           DEADLINE_EXCEEDED / WAIT_TIMEOUT: it has not ended in `timeout` → wait again.
         """
 
@@ -481,7 +500,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Follows jobs: first each one as it is now, then every change, then its end. The stream closes when all jobs named have ended; a stream of queues stays open.
 
         Errors:
-          INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue.
+          INVALID_ARGUMENT: no name, more than 100, or one that is neither a job nor a queue → correct it.
+          UNAVAILABLE / SHUTTING_DOWN: the broker is ending → watch elsewhere, where a snapshot of each job comes first.
         """
 
     @_abc_1.abstractmethod
@@ -493,7 +513,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says why a job does not run: everything that holds it now. One that runs or has ended is explained as well.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND: as in GetJob.
+          NOT_FOUND / JOB_NOT_FOUND: as in GetJob → stop asking.
         """
 
     @_abc_1.abstractmethod
@@ -507,9 +527,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
 
         Errors:
-          INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states.
+          INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
           INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
-          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
 
     @_abc_1.abstractmethod
@@ -521,7 +541,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Groups the failed jobs of a queue by what failed, the latest first.
 
         Errors:
-          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
 
     @_abc_1.abstractmethod
@@ -533,8 +554,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Notes what was decided about a failed job. It stays FAILED, and is counted and listed as resolved. To resolve again replaces the note.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          FAILED_PRECONDITION / WRONG_STATE: it has not failed.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          FAILED_PRECONDITION / WRONG_STATE: it has not failed → read the job.
         """
 
     @_abc_1.abstractmethod
@@ -546,8 +567,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads what the handlers of a job logged, the oldest first. To follow it live, WatchJobs the job.
 
         Errors:
-          NOT_FOUND / JOB_NOT_FOUND.
-          INVALID_ARGUMENT: page_size out of bounds, or a negative cursor.
+          NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
+          INVALID_ARGUMENT: page_size out of bounds, or a negative cursor → correct it.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -294,9 +294,9 @@ Global___Limit: _TypeAlias = Limit  # noqa: Y015
 
 @_typing.final
 class RateLimit(_message.Message):
-    """At most `count` units start in any window of `period`, wherever the window is laid: with burst 1 they start evenly, `period / count` apart, but for those that
-    make up for a start that came late, by up to 40 ms. With a greater burst so many may start at once after a pause, and the rest go `period / (count - burst + 1)`
-    apart, so that the window still holds.
+    """At most `count` units start in any window of `period`, wherever the window is laid: with burst 1 they start evenly, `period / count` apart, and a little more:
+    a start that comes late, by up to 40 ms and a twenty-fifth of the period, is made up for, and for that the rate that is reached is lower by so much. With a greater
+    burst so many may start at once after a pause, and the rest go `period / (count - burst + 1)` apart, and that little more, so that the window still holds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

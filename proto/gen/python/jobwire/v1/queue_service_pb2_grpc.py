@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class QueueServiceStub(object):
-    """For operators. A queue comes into being with its first job, its first worker or its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
     """
 
     def __init__(self, channel):
@@ -108,14 +109,16 @@ class QueueServiceStub(object):
 
 
 class QueueServiceServicer(object):
-    """For operators. A queue comes into being with its first job, its first worker or its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
     """
 
     def ListQueues(self, request, context):
         """Lists all queues by name, a page at a time.
 
         Errors:
-        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +128,7 @@ class QueueServiceServicer(object):
         """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
         Errors:
-        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +139,7 @@ class QueueServiceServicer(object):
         is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
         Errors:
-        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +149,7 @@ class QueueServiceServicer(object):
         """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
 
         Errors:
-        INVALID_ARGUMENT: the name is no queue's name.
+        INVALID_ARGUMENT: the name is no queue's name → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +159,7 @@ class QueueServiceServicer(object):
         """Starts delivery again. To resume twice is no error.
 
         Errors:
-        INVALID_ARGUMENT: the name is no queue's name.
+        INVALID_ARGUMENT: the name is no queue's name → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,8 +170,8 @@ class QueueServiceServicer(object):
         follows them is told again: they have ended for them already. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
-        INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+        INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +182,7 @@ class QueueServiceServicer(object):
         with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+        NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +192,8 @@ class QueueServiceServicer(object):
         """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
         Errors:
-        INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,7 +203,7 @@ class QueueServiceServicer(object):
         """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
         Errors:
-        INVALID_ARGUMENT: the name is no group's name.
+        INVALID_ARGUMENT: the name is no group's name → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,7 +213,7 @@ class QueueServiceServicer(object):
         """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
         Errors:
-        INVALID_ARGUMENT: the name is no group's name.
+        INVALID_ARGUMENT: the name is no group's name → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,7 +223,7 @@ class QueueServiceServicer(object):
         """Changes the rules of one group: its `weight`, `express` and `limit`.
 
         Errors:
-        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+        INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,7 +242,7 @@ class QueueServiceServicer(object):
         """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
 
         Errors:
-        INVALID_ARGUMENT: no class.
+        INVALID_ARGUMENT: no class → name one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,7 +252,7 @@ class QueueServiceServicer(object):
         """Starts it again.
 
         Errors:
-        INVALID_ARGUMENT: no class.
+        INVALID_ARGUMENT: no class → name one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,7 +340,8 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService(object):
-    """For operators. A queue comes into being with its first job, its first worker or its first pause.
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,71 +39,73 @@ class QueueServiceStub:
     """Lists all queues by name, a page at a time.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
     """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     UpdateQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateQueueRequest, _queue_service_pb2.UpdateQueueResponse]
     """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
     is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
     Errors:
-      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no queue's name.
+      INVALID_ARGUMENT: the name is no queue's name → correct it.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
     """Starts delivery again. To resume twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no queue's name.
+      INVALID_ARGUMENT: the name is no queue's name → correct it.
     """
     CleanQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CleanQueueRequest, _queue_service_pb2.CleanQueueResponse]
     """Deletes the jobs that had ended in one state when the call began, the oldest first, in steps of at most 256. Their ends stay known for two minutes. Nobody who
     follows them is told again: they have ended for them already. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
-      INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+      INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years → correct it.
     """
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
     """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
     with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     ListGroups: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListGroupsRequest, _queue_service_pb2.ListGroupsResponse]
     """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     PauseGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseGroupRequest, _queue_service_pb2.PauseGroupResponse]
     """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
     Errors:
-      INVALID_ARGUMENT: the name is no group's name.
+      INVALID_ARGUMENT: the name is no group's name → correct it.
     """
     ResumeGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeGroupRequest, _queue_service_pb2.ResumeGroupResponse]
     """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no group's name.
+      INVALID_ARGUMENT: the name is no group's name → correct it.
     """
     UpdateGroup: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateGroupRequest, _queue_service_pb2.UpdateGroupResponse]
     """Changes the rules of one group: its `weight`, `express` and `limit`.
 
     Errors:
-      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
     """
     ListClasses: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListClassesRequest, _queue_service_pb2.ListClassesResponse]
     """Counts the jobs of all queues of each class, and how many started within the class's target.
@@ -112,89 +116,93 @@ class QueueServiceStub:
     """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
 
     Errors:
-      INVALID_ARGUMENT: no class.
+      INVALID_ARGUMENT: no class → name one.
     """
     ResumeClass: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]
     """Starts it again.
 
     Errors:
-      INVALID_ARGUMENT: no class.
+      INVALID_ARGUMENT: no class → name one.
     """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListQueues: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueuesRequest, _queue_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
     """Lists all queues by name, a page at a time.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     UpdateQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateQueueRequest, _queue_service_pb2.UpdateQueueResponse]  # type: ignore[assignment]
     """Changes a queue's policy. The mask names what to take: `policy` all of it, `policy.attempts` one field of it, `policy.retention.failed` and so on deeper; a field that
     is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
     Errors:
-      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no queue's name.
+      INVALID_ARGUMENT: the name is no queue's name → correct it.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
     """Starts delivery again. To resume twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no queue's name.
+      INVALID_ARGUMENT: the name is no queue's name → correct it.
     """
     CleanQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CleanQueueRequest, _queue_service_pb2.CleanQueueResponse]  # type: ignore[assignment]
     """Deletes the jobs that had ended in one state when the call began, the oldest first, in steps of at most 256. Their ends stay known for two minutes. Nobody who
     follows them is told again: they have ended for them already. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
-      INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+      INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years → correct it.
     """
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
     """Deletes the jobs that waited or were delayed when the call began, in steps of at most 256. What runs, goes on; what has ended, stays. Watchers see a last change
     with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
     Errors:
-      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+      NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
     """
     ListGroups: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListGroupsRequest, _queue_service_pb2.ListGroupsResponse]  # type: ignore[assignment]
     """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     PauseGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseGroupRequest, _queue_service_pb2.PauseGroupResponse]  # type: ignore[assignment]
     """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
     Errors:
-      INVALID_ARGUMENT: the name is no group's name.
+      INVALID_ARGUMENT: the name is no group's name → correct it.
     """
     ResumeGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeGroupRequest, _queue_service_pb2.ResumeGroupResponse]  # type: ignore[assignment]
     """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
     Errors:
-      INVALID_ARGUMENT: the name is no group's name.
+      INVALID_ARGUMENT: the name is no group's name → correct it.
     """
     UpdateGroup: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateGroupRequest, _queue_service_pb2.UpdateGroupResponse]  # type: ignore[assignment]
     """Changes the rules of one group: its `weight`, `express` and `limit`.
 
     Errors:
-      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+      INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
     """
     ListClasses: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListClassesRequest, _queue_service_pb2.ListClassesResponse]  # type: ignore[assignment]
     """Counts the jobs of all queues of each class, and how many started within the class's target.
@@ -205,17 +213,19 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
 
     Errors:
-      INVALID_ARGUMENT: no class.
+      INVALID_ARGUMENT: no class → name one.
     """
     ResumeClass: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]  # type: ignore[assignment]
     """Starts it again.
 
     Errors:
-      INVALID_ARGUMENT: no class.
+      INVALID_ARGUMENT: no class → name one.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For operators. A queue comes into being with its first job, its first worker or its first pause."""
+    """For operators. A queue comes into being with its first job, its first worker or its first pause. Every call answers UNAVAILABLE / STORE_UNAVAILABLE within 2 s when
+    the store is away → repeat after RetryInfo.
+    """
 
     @_abc_1.abstractmethod
     def ListQueues(
@@ -226,7 +236,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists all queues by name, a page at a time.
 
         Errors:
-          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
 
     @_abc_1.abstractmethod
@@ -238,7 +249,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one queue with its counts, its oldest jobs, and whether more workers would help.
 
         Errors:
-          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
 
     @_abc_1.abstractmethod
@@ -251,7 +262,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         is absent in `queue` goes back to its default. `paused` is a field as well. A queue that does not exist is made.
 
         Errors:
-          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -263,7 +274,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops the delivery of new jobs. What runs goes on, nothing is moved, and enqueueing works as before. To pause twice is no error.
 
         Errors:
-          INVALID_ARGUMENT: the name is no queue's name.
+          INVALID_ARGUMENT: the name is no queue's name → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -275,7 +286,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts delivery again. To resume twice is no error.
 
         Errors:
-          INVALID_ARGUMENT: the name is no queue's name.
+          INVALID_ARGUMENT: the name is no queue's name → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -288,8 +299,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         follows them is told again: they have ended for them already. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
-          INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+          INVALID_ARGUMENT: the state is none in which a job has ended, or the grace is below zero or above ten years → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -302,7 +313,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         with state REMOVED. What is not deleted when the call's deadline ends it stays; call again.
 
         Errors:
-          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there.
+          NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
         """
 
     @_abc_1.abstractmethod
@@ -314,7 +325,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the groups of a queue that have jobs or a rule of their own, by name, a page at a time.
 
         Errors:
-          INVALID_ARGUMENT: page_size out of bounds, or a page token of another list.
+          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
 
     @_abc_1.abstractmethod
@@ -326,7 +338,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops the delivery of one group's jobs. To pause twice is no error; a group needs no jobs to be paused.
 
         Errors:
-          INVALID_ARGUMENT: the name is no group's name.
+          INVALID_ARGUMENT: the name is no group's name → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -338,7 +350,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts it again, also when a worker had said that the group is limited. To resume twice is no error.
 
         Errors:
-          INVALID_ARGUMENT: the name is no group's name.
+          INVALID_ARGUMENT: the name is no group's name → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -350,7 +362,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the rules of one group: its `weight`, `express` and `limit`.
 
         Errors:
-          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed.
+          INVALID_ARGUMENT: no mask, a path that names nothing, or a field out of its bounds. Nothing was changed → correct it.
         """
 
     @_abc_1.abstractmethod
@@ -373,7 +385,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops the delivery of the jobs of all queues of a class, as PauseQueue does.
 
         Errors:
-          INVALID_ARGUMENT: no class.
+          INVALID_ARGUMENT: no class → name one.
         """
 
     @_abc_1.abstractmethod
@@ -385,7 +397,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts it again.
 
         Errors:
-          INVALID_ARGUMENT: no class.
+          INVALID_ARGUMENT: no class → name one.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

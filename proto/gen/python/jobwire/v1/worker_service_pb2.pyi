@@ -1197,7 +1197,7 @@ class LeaseJobsRequest(_message.Message):
     queue: _builtins.str
     """The queue's name. Required."""
     max_jobs: _builtins.int
-    """How many at most: 1 to 100; 0 means 1."""
+    """How many at most: 1 to 100; 0 means 1. An answer ends with the job that brings it to about 1 MiB, so it stays under 4 MiB."""
     worker: _builtins.str
     """A label for people. At most 128 characters."""
     @_builtins.property
@@ -1239,7 +1239,7 @@ class LeaseJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """As many as there were, none included."""
+        """As many as there were, none included, up to about 1 MiB of them."""
 
     def __init__(
         self,

@@ -95,7 +95,8 @@ class WorkerServiceServicer(object):
         """Leases jobs without a stream. The jobs of one call share one lease, which ExtendLeases renews.
 
         Errors:
-        INVALID_ARGUMENT: max_jobs or lease_duration out of bounds.
+        INVALID_ARGUMENT: max_jobs, lease_duration, wait, worker or labels out of bounds → correct it.
+        UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo. Jobs that may have been leased all the same go back when their lease is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +106,8 @@ class WorkerServiceServicer(object):
         """Ends attempts, each with its token; a verdict per item. The same finish sent twice gets the same verdict.
 
         Errors:
-        INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+        INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+        UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,7 +117,8 @@ class WorkerServiceServicer(object):
         """Renews the leases that LeaseJobs gave; a verdict per item. Jobs leased by one call are renewed together.
 
         Errors:
-        INVALID_ARGUMENT: more than 1,000 items, or a duration out of bounds. Nothing was done.
+        INVALID_ARGUMENT: no item, more than 1,000, or a duration out of bounds. Nothing was done → correct it.
+        UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some leases may be renewed → repeat all of them after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +128,8 @@ class WorkerServiceServicer(object):
         """Tells how far jobs are; a verdict per item.
 
         Errors:
-        INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+        INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+        UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,25 +61,29 @@ class WorkerServiceStub:
     """Leases jobs without a stream. The jobs of one call share one lease, which ExtendLeases renews.
 
     Errors:
-      INVALID_ARGUMENT: max_jobs or lease_duration out of bounds.
+      INVALID_ARGUMENT: max_jobs, lease_duration, wait, worker or labels out of bounds → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo. Jobs that may have been leased all the same go back when their lease is over.
     """
     FinishJobs: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FinishJobsRequest, _worker_service_pb2.FinishJobsResponse]
     """Ends attempts, each with its token; a verdict per item. The same finish sent twice gets the same verdict.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
     """
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ExtendLeasesRequest, _worker_service_pb2.ExtendLeasesResponse]
     """Renews the leases that LeaseJobs gave; a verdict per item. Jobs leased by one call are renewed together.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a duration out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a duration out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some leases may be renewed → repeat all of them after RetryInfo.
     """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReportProgressRequest, _worker_service_pb2.ReportProgressResponse]
     """Tells how far jobs are; a verdict per item.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
     """
 
 @_typing.type_check_only
@@ -112,25 +116,29 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Leases jobs without a stream. The jobs of one call share one lease, which ExtendLeases renews.
 
     Errors:
-      INVALID_ARGUMENT: max_jobs or lease_duration out of bounds.
+      INVALID_ARGUMENT: max_jobs, lease_duration, wait, worker or labels out of bounds → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo. Jobs that may have been leased all the same go back when their lease is over.
     """
     FinishJobs: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FinishJobsRequest, _worker_service_pb2.FinishJobsResponse]  # type: ignore[assignment]
     """Ends attempts, each with its token; a verdict per item. The same finish sent twice gets the same verdict.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
     """
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ExtendLeasesRequest, _worker_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
     """Renews the leases that LeaseJobs gave; a verdict per item. Jobs leased by one call are renewed together.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a duration out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a duration out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some leases may be renewed → repeat all of them after RetryInfo.
     """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReportProgressRequest, _worker_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
     """Tells how far jobs are; a verdict per item.
 
     Errors:
-      INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+      INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+      UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -172,7 +180,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leases jobs without a stream. The jobs of one call share one lease, which ExtendLeases renews.
 
         Errors:
-          INVALID_ARGUMENT: max_jobs or lease_duration out of bounds.
+          INVALID_ARGUMENT: max_jobs, lease_duration, wait, worker or labels out of bounds → correct it.
+          UNAVAILABLE / STORE_UNAVAILABLE: the store is away → repeat after RetryInfo. Jobs that may have been leased all the same go back when their lease is over.
         """
 
     @_abc_1.abstractmethod
@@ -184,7 +193,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends attempts, each with its token; a verdict per item. The same finish sent twice gets the same verdict.
 
         Errors:
-          INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+          INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+          UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -196,7 +206,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Renews the leases that LeaseJobs gave; a verdict per item. Jobs leased by one call are renewed together.
 
         Errors:
-          INVALID_ARGUMENT: more than 1,000 items, or a duration out of bounds. Nothing was done.
+          INVALID_ARGUMENT: no item, more than 1,000, or a duration out of bounds. Nothing was done → correct it.
+          UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some leases may be renewed → repeat all of them after RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +219,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells how far jobs are; a verdict per item.
 
         Errors:
-          INVALID_ARGUMENT: more than 1,000 items, or a field out of bounds. Nothing was done.
+          INVALID_ARGUMENT: no item, more than 1,000, or a field out of bounds. Nothing was done → correct it.
+          UNAVAILABLE / STORE_UNAVAILABLE: the store is away, and some items may be settled → repeat all of them after RetryInfo.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
