@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import unquote_plus
@@ -17,7 +17,7 @@ from jobwire.v1.admin_service_pb2 import GetIdentityRequest, GetIdentityResponse
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.brokers import Broker, Brokers
 from jobwire_gateway.callers import Identity
 from jobwire_gateway.problems import Problem
 
@@ -26,6 +26,9 @@ COOKIE = "__Host-jobwire"
 
 TICKET_PROTOCOL = "ticket."
 """In front of a token among the subprotocols of a WebSocket: the one header that a page can set there."""
+
+TOKEN_PREFIX = "jobwire_token_"
+"""Of the broker's own tokens."""
 
 MAX_CREDENTIALS = 8192
 KEPT_S = 15.0
@@ -42,13 +45,17 @@ class Credentials:
     text: str
     from_cookie: bool = False
     """A browser sends it by itself, so the request may be a forged one."""
+    in_url: bool = False
+    """They stood in the address, which proxies log and browsers keep."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    identity: Identity | None
-    refusal: Problem | None
     at: float
+    identity: Identity | None = None
+    reason: str = ""
+    detail: str = ""
+    """Why the broker does not take them. Kept as words: a problem that is raised again holds on to all requests that it was raised in."""
 
 
 class Identities:
@@ -66,26 +73,30 @@ class Identities:
         Raises:
             Problem: 401, the broker does not take them; 503, it can't be asked and they were not known before.
         """
-        digest = hashlib.sha256(credentials.encode()).digest()
+        digest = _digest(credentials)
         known = self._known.get(digest)
         if known is None or self._clock() - known.at > (KEPT_S if known.identity else _REFUSED_S):
             known = await self._ask_once(digest, credentials)
         if known.identity is None:
-            assert known.refusal is not None
-            raise known.refusal
+            raise unauthenticated(known.detail, known.reason)
         if known.identity.has_expired():
             raise unauthenticated("The credentials have expired.", "CREDENTIALS_EXPIRED")
         return known.identity
 
+    def knows(self, credentials: str) -> bool:
+        """Whether they were good when they came last."""
+        known = self._known.get(_digest(credentials))
+        return known is not None and known.identity is not None
+
     async def still_holds(self, credentials: str) -> bool:
-        """Whether credentials that were good are so still. Those that nobody can be asked about are, and tickets, which were spent when they were looked at."""
-        digest = hashlib.sha256(credentials.encode()).digest()
-        if digest not in self._known:
-            return True
+        """Whether credentials that were good, or the stream token of a ticket, are so still. Those that nobody can be asked about are."""
         try:
-            await self.of(credentials)
+            if _digest(credentials) in self._known:
+                await self.of(credentials)
+            else:
+                await self._brokers.call(_get_identity, GetIdentityRequest(), credentials=credentials)
         except Problem as problem:
-            return problem.status != 401
+            return problem.status not in (401, 403)
         return True
 
     async def _ask_once(self, digest: bytes, credentials: str) -> _Known:
@@ -102,15 +113,17 @@ class Identities:
 
     async def _ask(self, digest: bytes, credentials: str) -> _Known:
         try:
-            answer = await self._brokers.call(lambda broker: broker.admin.GetIdentity, GetIdentityRequest(), credentials=credentials)
+            answer = await self._brokers.call(_get_identity, GetIdentityRequest(), credentials=credentials)
         except Problem as problem:
             if problem.status not in (401, 403):
                 return self._stale(digest, problem)
-            return self._keep(digest, _Known(None, unauthenticated(problem.detail, problem.reason), self._clock()))
+            return self._keep(digest, _Known(self._clock(), reason=problem.reason, detail=problem.detail))
         if not answer.authenticated:
             # Else whoever sends anything at all would be let in.
             raise Problem(503, "The broker asks nobody who they are, so this gateway can let nobody in.", reason="NO_AUTHENTICATION")
-        known = _Known(_identity_of(answer), None, self._clock())
+        if answer.single_use and not answer.stream_token:
+            raise unauthenticated("The stream of a ticket is open already.", "CREDENTIALS_INVALID")
+        known = _Known(self._clock(), _identity_of(answer))
         return known if answer.single_use else self._keep(digest, known)
 
     def _stale(self, digest: bytes, problem: Problem) -> _Known:
@@ -125,6 +138,10 @@ class Identities:
         if len(self._known) > _MAX_KEPT:
             self._known.popitem(last=False)
         return known
+
+
+def _digest(credentials: str) -> bytes:
+    return hashlib.sha256(credentials.encode()).digest()
 
 
 def is_guarded(path: str) -> bool:
@@ -146,7 +163,7 @@ def take_credentials(scope: Scope) -> Credentials | None:
             raise unauthenticated("The Authorization header must be `Bearer KEY`.", "CREDENTIALS_INVALID")
         return Credentials(_checked(text.strip()))
     if in_query:
-        return Credentials(_checked(in_query))
+        return Credentials(_checked(in_query), in_url=True)
     for protocol in scope.get("subprotocols") or ():
         if protocol.startswith(TICKET_PROTOCOL):
             scope["subprotocols"] = [other for other in scope["subprotocols"] if other != protocol]
@@ -197,4 +214,8 @@ def _checked(text: str) -> str:
 
 def _identity_of(answer: GetIdentityResponse) -> Identity:
     expires_at = answer.expire_time.ToMilliseconds() / 1000 if answer.HasField("expire_time") else None
-    return Identity(name=answer.name, tenant=answer.tenant, scopes=tuple(answer.scopes), expires_at=expires_at)
+    return Identity(name=answer.name, tenant=answer.tenant, scopes=tuple(answer.scopes), expires_at=expires_at, stream_token=answer.stream_token)
+
+
+def _get_identity(broker: Broker) -> Callable[..., Awaitable[GetIdentityResponse]]:
+    return broker.admin.GetIdentity

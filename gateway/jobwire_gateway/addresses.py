@@ -29,6 +29,11 @@ def client_address(scope: Scope, proxies: Sequence[Network]) -> str:
     return peer
 
 
+def is_forwarded_by_stranger(scope: Scope, proxies: Sequence[Network]) -> bool:
+    """Whether a peer that is no trusted proxy names another address: it is one that nobody told us of, or somebody who passes for one."""
+    return "x-forwarded-for" in Headers(scope=scope) and not _is_in((scope.get("client") or ("", 0))[0], proxies)
+
+
 def _is_in(text: str, nets: Sequence[Network]) -> bool:
     if not _is_address(text):
         return False

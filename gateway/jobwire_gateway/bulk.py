@@ -14,6 +14,7 @@ from jobwire.v1.job_service_pb2 import BulkJobsResponse
 from starlette.responses import Response, StreamingResponse
 
 from jobwire_gateway.brokers import Answers, Brokers
+from jobwire_gateway.frames import Frame
 from jobwire_gateway.json_text import JsonAnswer, encoded
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem, from_rpc
@@ -36,8 +37,11 @@ class Run:
     def drain(self, reconnect_ms: int) -> None:
         self.close()
 
-    def expire(self, reconnect_ms: int) -> None:
-        self.drain(reconnect_ms)
+    def say(self, frame: Frame) -> None:
+        """Nothing of the gateway's own has a place in this answer."""
+
+    def expire(self, frame: Frame) -> None:
+        self.close()
 
     def close(self) -> None:
         self.ended_here = True

@@ -12,6 +12,9 @@ from urllib.parse import quote
 
 from jobwire_gateway.problems import Problem
 
+MAX_PAGE_S = 3_660.0
+"""A watch token lives for an hour at most; some more for clocks that differ."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
@@ -22,7 +25,9 @@ class Identity:
     scopes: tuple[str, ...] = ()
     """`VERB:QUEUE`, `VERB:PREFIX*`, `VERB:QUEUE/JOB_ID`, `VERB:QUEUE/groups/GROUP`, `VERB:QUEUE/labels/KEY=VALUE`."""
     expires_at: float | None = None
-    """Seconds since 1970; None for never."""
+    """Seconds since 1970; None for never. Of a ticket: when the stream that it opens must end."""
+    stream_token: str = field(default="", repr=False)
+    """Of a ticket, which is spent: what tells the broker whose stream this is, and is good for nothing else."""
 
     def may_watch(self, topic: str) -> bool:
         """Whether it may follow `queues`, `queues/{queue}`, or a job, group or label in one."""
@@ -32,6 +37,12 @@ class Identity:
             return False
         part = _in_scopes(part)
         return any(_covers(scope, queue, part) for scope in self.scopes)
+
+    def is_page(self) -> bool:
+        """Whether the credentials may do no more, and for no longer, than what is made for pages: a watch token or a ticket."""
+        if not all(scope.startswith("watch:") for scope in self.scopes):
+            return False
+        return bool(self.stream_token) or (self.expires_at is not None and self.expires_at <= time.time() + MAX_PAGE_S)
 
     def has_expired(self) -> bool:
         """Whether its time is over."""

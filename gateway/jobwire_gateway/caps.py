@@ -24,17 +24,13 @@ class Rate:
     async def take(self, key: str) -> None:
         """Count one. Raises Problem: 429, with when to come back."""
         if not await self._limiter.hit(self._item, key):
-            await self._refuse(key)
+            resets_at = (await self._limiter.get_window_stats(self._item, key)).reset_time
+            left_ms = max(1_000, math.ceil(1000 * (resets_at - time.time())))
+            raise Problem(429, "That is too often; come back later.", reason="RATE_LIMITED", code="resource_exhausted", retry_after_ms=left_ms)
 
-    async def check(self, key: str) -> None:
-        """Count nothing. Raises Problem: 429, when it is used up."""
-        if not await self._limiter.test(self._item, key):
-            await self._refuse(key)
-
-    async def _refuse(self, key: str) -> None:
-        resets_at = (await self._limiter.get_window_stats(self._item, key)).reset_time
-        left_ms = max(1_000, math.ceil(1000 * (resets_at - time.time())))
-        raise Problem(429, "That is too often; come back later.", reason="RATE_LIMITED", code="resource_exhausted", retry_after_ms=left_ms)
+    async def is_used_up(self, key: str) -> bool:
+        """Whether one more would be too many. Counts nothing."""
+        return not await self._limiter.test(self._item, key)
 
 
 class Shares:

@@ -10,7 +10,8 @@ never an `event:` line, so a page with `onmessage` alone sees everything; `data.
     gap        {name, reason}                  something may have been missed; of a job, an update with its present state follows
     degraded   {degraded: true|false, reason}  the gateway is cut off from broker or store; the stream lives on
     drain      {reconnectMs}                   this gateway ends; reconnect
-    error      {name, reason, detail}          trouble of the stream, never of the job
+    error      {name, reason, detail}          trouble of the stream, never of the job; where it is not of one topic, there is no name
+               {reason, detail, expiresAt}     the credentials end soon (`CREDENTIALS_EXPIRING`); without a time: now (`CREDENTIALS_EXPIRED`), and a close
     unsubscribed {name}                        over WebSocket: nothing more comes of this topic
 
 Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets an id of that stream (cursors.py).
@@ -19,6 +20,7 @@ Over a WebSocket a frame is its JSON alone. In a stream of many topics it gets a
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from jobwire.v1.job_pb2 import Job, LogLine
@@ -161,6 +163,18 @@ def drain(reconnect_ms: int) -> Frame:
 def error(name: str, reason: str, detail: str) -> Frame:
     """The stream has no more to say, and a reconnect neither."""
     return Frame(Kind.ERROR, _encode(Kind.ERROR, {"name": name, "reason": reason, "detail": detail}, MISSING), name, MISSING)
+
+
+def credentials_expiring(expires_at: float) -> Frame:
+    """The reader's credentials end at this time, in seconds since 1970, and the stream with them. It may begin another with new ones before."""
+    at = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _control(Kind.ERROR, {"reason": "CREDENTIALS_EXPIRING", "detail": "The credentials expire soon, and the stream ends with them.", "expiresAt": at})
+
+
+def credentials_expired(reconnect_ms: int) -> Frame:
+    """The stream ends here. To come back is of use with other credentials alone; an EventSource tries it once, and is spread like all others."""
+    members = {"reason": "CREDENTIALS_EXPIRED", "detail": "The credentials have ended. Come back with new ones."}
+    return Frame(Kind.ERROR, b"retry: %d\n" % reconnect_ms + _encode(Kind.ERROR, members))
 
 
 def unsubscribed(name: str) -> Frame:

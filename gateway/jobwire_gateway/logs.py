@@ -22,7 +22,7 @@ from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.cursors import cursor_of
 from jobwire_gateway.frames import HEARTBEAT, Frame, Kind
-from jobwire_gateway.mailbox import Mailbox
+from jobwire_gateway.mailbox import GATEWAY, Mailbox
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import wants_events
@@ -64,8 +64,11 @@ class LogStream:
     def drain(self, reconnect_ms: int) -> None:
         self._end(frames.drain(reconnect_ms).data)
 
-    def expire(self, reconnect_ms: int) -> None:
-        self.drain(reconnect_ms)
+    def say(self, frame: Frame) -> None:
+        self._mailbox.put(GATEWAY, frame)
+
+    def expire(self, frame: Frame) -> None:
+        self._end(frame.data)
 
     def close(self) -> None:
         self._end(b"")

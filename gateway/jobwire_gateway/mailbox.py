@@ -18,7 +18,8 @@ from jobwire_gateway import frames
 from jobwire_gateway.frames import Frame, Kind
 
 GATEWAY = ""
-"""The topic of what the gateway says of itself, `degraded` and `drain`, and of its answers to a reader that no topic has."""
+"""The topic of what the gateway says of itself, `degraded` and `drain`, and of its answers to a reader that no topic has,
+such as an `error` of the whole stream."""
 
 _CHANGES = (Kind.UPDATE, Kind.FINAL, Kind.ERROR)
 _NOTICES = (Kind.DEGRADED, Kind.DRAIN)

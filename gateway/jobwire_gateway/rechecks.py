@@ -1,9 +1,13 @@
 """Ends the streams of a key that was taken away: what a request would be refused, a stream that is open must not go on to give."""
 
 import asyncio
+from collections.abc import Sequence
 
 from jobwire_gateway.access import KEPT_S, Identities
 from jobwire_gateway.streams import Streams
+
+AT_ONCE = 64
+"""How many calls are under way at once: so thousands of tokens are through long before the next round, and the broker has others to serve."""
 
 
 class Rechecks:
@@ -30,6 +34,11 @@ class Rechecks:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            for credentials in self._streams.credentials():
-                if not await self._identities.still_holds(credentials):
-                    self._streams.expire(credentials)
+            all_credentials = list(self._streams.credentials())
+            for start in range(0, len(all_credentials), AT_ONCE):
+                await self._ask(all_credentials[start : start + AT_ONCE])
+
+    async def _ask(self, some: Sequence[str]) -> None:
+        hold = await asyncio.gather(*map(self._identities.still_holds, some))
+        if ended := {credentials for credentials, holds in zip(some, hold, strict=True) if not holds}:
+            self._streams.expire(ended)

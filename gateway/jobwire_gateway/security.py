@@ -4,25 +4,38 @@
 2. A request that changes something must not come from a page of another origin, unless that origin is allowed. Browsers say so in `Sec-Fetch-Site`; where
    that is missing (plain HTTP on a name of the local network), `Origin` must be the `Host`. Without both it is no browser, so a cookie alone will not do.
 3. A page of another site may not even hold a stream open, nor may a WebSocket come from one.
-4. Where callers must say who they are, the broker says whose the credentials are, before anything behind this reads the request.
+4. Where callers must say who they are, the broker says whose the credentials are, before anything behind this reads the request. Good credentials pass
+   whatever else came from their address; those that are not count against it.
+5. An EventSource that could come in later is told so in its own language: 200, a `retry:`, and a close.
 """
 
+import asyncio
+import logging
+import random
 from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobwire_gateway.access import Credentials, Identities, is_guarded, take_credentials, unauthenticated
-from jobwire_gateway.addresses import Network, client_address
-from jobwire_gateway.callers import Caller, set_caller
+from jobwire_gateway import frames
+from jobwire_gateway.access import TOKEN_PREFIX, Credentials, Identities, is_guarded, take_credentials, unauthenticated
+from jobwire_gateway.addresses import Network, client_address, is_forwarded_by_stranger
+from jobwire_gateway.callers import Caller, Identity, set_caller
 from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.refusals import Refusals
 from jobwire_gateway.requests import wants_events
 
+_log = logging.getLogger("jobwire.gateway")
+
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_COME_BACK = b"retry: 10000\n\n"
+
+_COME_BACK_MS = 5_000
+"""How long an EventSource that is sent away waits at least; each gets up to as much again at random."""
+
+_DOUBTFUL_AT_ONCE = 2
+"""How many credentials that nobody knows yet the broker is asked about at once for addresses that have made too many attempts."""
 
 ANSWER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -69,6 +82,8 @@ class Security:
         self._identities = identities
         self._rate = Rate(rate) if rate else None
         self._attempts = Rate(attempt_rate)
+        self._doubtful = asyncio.Semaphore(_DOUBTFUL_AT_ONCE)
+        self._proxy_said = False
         self._shares = shares or Shares(per_address=0, per_identity=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +92,9 @@ class Security:
             await self._app(scope, receive, send)
             return
         address = client_address(scope, self._proxies)
+        if not self._proxy_said and is_forwarded_by_stranger(scope, self._proxies):
+            self._proxy_said = True
+            _log.warning("gateway.proxy_not_trusted peer=%s hint=%r", address, "all behind it count as one address; name it in --trusted-proxies")
         name = ""
         try:
             allowed_origin = self._check(scope)
@@ -101,7 +119,7 @@ class Security:
             if has_room:
                 await self._app(scope, receive, send)
             else:
-                await self._turn_away(scope, receive, send, address=address, name=name)
+                await self._refuse(_too_many_streams(), scope, receive, send, address=address, name=name)
 
     def _check(self, scope: Scope) -> str:
         """The allowed other origin that the request comes from; empty when it comes from none. Raises Problem: 403, 421."""
@@ -131,14 +149,24 @@ class Security:
         if credentials is None:
             raise unauthenticated("Say who you are: send `Authorization: Bearer KEY`.", "CREDENTIALS_MISSING")
         _check_cookie(credentials, scope, cross_origin=cross_origin)
-        await self._attempts.check(address)
+        if credentials.in_url and not (_is_stream(scope) and credentials.text.startswith(TOKEN_PREFIX)):
+            raise _in_url()
         try:
-            identity = await self._identities.of(credentials.text)
+            identity = await self._identify(self._identities, credentials.text, address)
         except Problem as problem:
             if problem.status == 401:
                 await self._attempts.take(address)
             raise
-        return Caller(credentials=credentials.text, identity=identity, address=address)
+        if credentials.in_url and not identity.is_page():
+            raise _in_url()
+        return Caller(credentials=identity.stream_token or credentials.text, identity=identity, address=address)
+
+    async def _identify(self, identities: Identities, credentials: str, address: str) -> Identity:
+        """Whose credentials they are. An address whose attempts are used up may be a proxy with good callers behind it: it is slowed down, not shut out."""
+        if identities.knows(credentials) or not await self._attempts.is_used_up(address):
+            return await identities.of(credentials)
+        async with self._doubtful:
+            return await identities.of(credentials)
 
     async def _count(self, address: str, name: str) -> None:
         if self._rate is not None:
@@ -148,17 +176,10 @@ class Security:
         self._refusals.note(problem.reason, method=scope.get("method", "WS"), path=scope["path"], address=address, name=name)
         if scope["type"] == "websocket":
             await receive()
-        await problem.response(scope["path"])(scope, receive, send)
-
-    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, *, address: str, name: str) -> None:
-        """Too many streams of one caller. Any status but 200 would be the end for an EventSource."""
-        problem = Problem(429, "You have as many streams open as you may.", reason="TOO_MANY_STREAMS", code="resource_exhausted", retry_after_ms=10_000)
-        if scope["type"] == "websocket" or not wants_events(Headers(scope=scope)):
-            await self._refuse(problem, scope, receive, send, address=address, name=name)
+        elif problem.status in (429, 503) and _is_event_source(scope):
+            await _send_away(problem, send)
             return
-        self._refusals.note(problem.reason, method=scope["method"], path=scope["path"], address=address, name=name)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]})
-        await send({"type": "http.response.body", "body": _COME_BACK})
+        await problem.response(scope["path"])(scope, receive, send)
 
 
 def hostname(host: str) -> str:
@@ -171,6 +192,27 @@ def hostname(host: str) -> str:
 
 def _is_stream(scope: Scope) -> bool:
     return bool(scope["type"] == "websocket" or scope["path"].endswith(("/events", "/stats/stream", "/logs/stream")))
+
+
+def _is_event_source(scope: Scope) -> bool:
+    return _is_stream(scope) and scope["method"] != "HEAD" and wants_events(Headers(scope=scope))
+
+
+async def _send_away(problem: Problem, send: Send) -> None:
+    """Tell an EventSource to come back later: any status but 200 would be its end."""
+    least_ms = max(_COME_BACK_MS, problem.retry_after_ms or 0)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]})
+    await send({"type": "http.response.body", "body": frames.retry(round(least_ms * random.uniform(1.0, 2.0)))})
+
+
+def _in_url() -> Problem:
+    return unauthenticated(
+        "An address may hold a watch token or a ticket, for a stream, and no other credentials: send them as `Authorization: Bearer …`.", "CREDENTIALS_INVALID"
+    )
+
+
+def _too_many_streams() -> Problem:
+    return Problem(429, "You have as many streams open as you may.", reason="TOO_MANY_STREAMS", code="resource_exhausted", retry_after_ms=10_000)
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -20,7 +20,7 @@ from jobwire_gateway import frames
 from jobwire_gateway.at_once import run_at_once
 from jobwire_gateway.callers import allow_watch
 from jobwire_gateway.cursors import Cursor, cursor_of, place_of
-from jobwire_gateway.frames import HEARTBEAT
+from jobwire_gateway.frames import HEARTBEAT, Frame
 from jobwire_gateway.many import ManyReader
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.problems import Problem
@@ -52,7 +52,7 @@ Begin = Callable[[Topics, dict[str, str], Cursor | None, OnReady], Reader]
 class EventStream:
     """One open stream."""
 
-    __slots__ = ("_beating", "_beats", "_finished", "_loop", "_more", "_rest", "_send", "_writing", "last_write", "reader")
+    __slots__ = ("_beating", "_beats", "_finished", "_loop", "_more", "_rest", "_send", "_unsaid", "_writing", "last_write", "reader")
 
     def __init__(self, send: Send) -> None:
         self._loop = asyncio.get_running_loop()
@@ -65,6 +65,16 @@ class EventStream:
         self._beating = False
         self._beats = 0
         self._finished = False
+        # What is to be said before the answer has begun.
+        self._unsaid: Frame | None = None
+
+    def begin(self, reader: Reader) -> None:
+        """Write what this reader has, from now on."""
+        self.reader = reader
+        if self._unsaid is not None:
+            reader.put(self._unsaid)
+            self._unsaid = None
+        self.wake()
 
     def wake(self) -> None:
         """Write what waits, once all that happens now has been put there."""
@@ -83,8 +93,15 @@ class EventStream:
             self.reader.put(frames.drain(reconnect_ms))
             self.reader.end()
 
-    def expire(self, reconnect_ms: int) -> None:
-        self.drain(reconnect_ms)
+    def say(self, frame: Frame) -> None:
+        if self.reader is not None:
+            self.reader.put(frame)
+        else:
+            self._unsaid = frame
+
+    def expire(self, frame: Frame) -> None:
+        self.say(frame)
+        self.close()
 
     def close(self) -> None:
         if self.reader is not None:
@@ -176,8 +193,7 @@ class StreamEndpoint:
                 reader.on_ready = stream.wake
             await _start(send)
             await send({"type": "http.response.body", "body": self._streams.retry_line(), "more_body": True})
-            stream.reader = reader
-            stream.wake()
+            stream.begin(reader)
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

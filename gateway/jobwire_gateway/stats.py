@@ -14,7 +14,7 @@ from starlette.responses import Response
 from jobwire_gateway import frames
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.callers import allow_watch
-from jobwire_gateway.frames import HEARTBEAT
+from jobwire_gateway.frames import HEARTBEAT, Frame
 from jobwire_gateway.jobs import class_json, counts_json
 from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.mailbox import GATEWAY
@@ -52,8 +52,12 @@ class OverviewStream:
         self._watch.put(GATEWAY, frames.drain(reconnect_ms))
         self._watch.end()
 
-    def expire(self, reconnect_ms: int) -> None:
-        self.drain(reconnect_ms)
+    def say(self, frame: Frame) -> None:
+        self._watch.put(GATEWAY, frame)
+
+    def expire(self, frame: Frame) -> None:
+        self.say(frame)
+        self._watch.end()
 
     def close(self) -> None:
         self._watch.end()

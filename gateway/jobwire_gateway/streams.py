@@ -8,12 +8,19 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from jobwire_gateway import frames
 from jobwire_gateway.allowance import Allowance
 from jobwire_gateway.callers import caller
 from jobwire_gateway.wheel import Beating, Wheel
+
+WARN_S = 30.0
+"""How long before its credentials end a stream is told; at once when less is left."""
+
+EARLY_S = 2.0
+"""How long before that it ends at most."""
 
 
 class OpenStream(Beating, Protocol):
@@ -25,8 +32,11 @@ class OpenStream(Beating, Protocol):
     def close(self) -> None:
         """Close without a word."""
 
-    def expire(self, reconnect_ms: int) -> None:
-        """Say that its caller's credentials have ended, and close."""
+    def say(self, frame: frames.Frame) -> None:
+        """Show a frame of the gateway's own."""
+
+    def expire(self, frame: frames.Frame) -> None:
+        """Show it, which says that its caller's credentials have ended, and close."""
 
 
 class Streams:
@@ -122,9 +132,9 @@ class Streams:
         """With what credentials streams are open."""
         return set(self._credentials.values())
 
-    def expire(self, credentials: str) -> None:
+    def expire(self, ended: Collection[str]) -> None:
         """Close the streams of credentials that are good no longer."""
-        for stream in [stream for stream, of_stream in self._credentials.items() if of_stream == credentials]:
+        for stream in [stream for stream, of_stream in self._credentials.items() if of_stream in ended]:
             self._expire_one(stream)
 
     def _end_with_credentials(self, stream: OpenStream) -> None:
@@ -132,9 +142,18 @@ class Streams:
         asking = caller()
         if asking is not None:
             self._credentials[stream] = asking.credentials
-        if asking is not None and asking.identity.expires_at is not None:
-            left_s = max(0.0, asking.identity.expires_at - time.time())
-            self._ends[stream] = asyncio.get_running_loop().call_later(left_s, self._expire_one, stream)
+        if asking is not None and (expires_at := asking.identity.expires_at) is not None:
+            self._at(stream, expires_at - WARN_S, self._warn_one, stream, expires_at)
+
+    def _at(self, stream: OpenStream, moment: float, act: Callable[..., None], *arguments: object) -> None:
+        self._ends[stream] = asyncio.get_running_loop().call_later(max(0.0, moment - time.time()), act, *arguments)
+
+    def _warn_one(self, stream: OpenStream, expires_at: float) -> None:
+        if stream in self._open:
+            stream.say(frames.credentials_expiring(expires_at))
+            # Never later; and many streams of one token come back for new ones at moments of their own.
+            early_s = min(EARLY_S, (expires_at - time.time()) / 10) * random.uniform(0.1, 1.0)
+            self._at(stream, expires_at - early_s, self._expire_one, stream)
 
     def _drain_one(self, stream: OpenStream) -> None:
         if stream in self._open:
@@ -142,7 +161,7 @@ class Streams:
 
     def _expire_one(self, stream: OpenStream) -> None:
         if stream in self._open:
-            stream.expire(self._jittered_ms(max(self._retry_s, self._drain_s) / 2))
+            stream.expire(frames.credentials_expired(self._jittered_ms(max(self._retry_s, self._drain_s) / 2)))
 
     @staticmethod
     def _jittered_ms(least_s: float) -> int:

@@ -36,13 +36,14 @@ _WATCH = closed(
             "maxItems": _MAX_NAMES,
             "description": "`queues/QUEUE`, behind that `/jobs/ID`, `/groups/GROUP` or `/labels/KEY=VALUE`, or `queues` for all.",
         },
-        "ttl": length("How long it is good: 1 s to 1 h, default 5 min. A ticket lives for 60 s at most, whatever is said here; default 30 s.", _ONE_HOUR),
-        "singleUse": {"type": "boolean", "description": "Make a ticket: it opens one stream, once."},
+        "ttl": length("How long it is good: 1 s to 1 h, default 5 min. A ticket must be used within 60 s, whatever is said here; default 30 s.", _ONE_HOUR),
+        "singleUse": {"type": "boolean", "description": "Make a ticket: it opens one stream, once, which lives on."},
     },
     required=("topics",),
 )
 _TOKEN = given(
-    {"token": text("Send it as `Authorization: Bearer …`, or as `?token=…`."), "expiresAt": text("When it expires.", format="date-time")}, required=("token",)
+    {"token": text("Send it as `Authorization: Bearer …`, or for a stream as `?token=…`."), "expiresAt": text("When it expires.", format="date-time")},
+    required=("token",),
 )
 _IDENTITY = given(
     {

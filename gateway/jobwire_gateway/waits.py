@@ -11,6 +11,7 @@ from jobwire.v1.job_service_pb2 import WaitJobRequest
 from starlette.requests import Request
 
 from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.frames import Frame
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.streams import Streams
 
@@ -31,8 +32,11 @@ class Wait:
     def drain(self, reconnect_ms: int) -> None:
         self.over.set()
 
-    def expire(self, reconnect_ms: int) -> None:
-        self.drain(reconnect_ms)
+    def say(self, frame: Frame) -> None:
+        """Nothing of the gateway's own has a place in this answer."""
+
+    def expire(self, frame: Frame) -> None:
+        self.close()
 
     def close(self) -> None:
         self.over.set()

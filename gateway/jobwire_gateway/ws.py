@@ -104,7 +104,11 @@ class Socket:
         self._subscriptions.mailbox.put(GATEWAY, frames.drain(reconnect_ms))
         self._subscriptions.mailbox.end()
 
-    def expire(self, reconnect_ms: int) -> None:
+    def say(self, frame: frames.Frame) -> None:
+        self._subscriptions.mailbox.put(GATEWAY, frame)
+
+    def expire(self, frame: frames.Frame) -> None:
+        self.say(frame)
         self._close, self._reason = Close.CREDENTIALS_ENDED, "the credentials have ended"
         self._subscriptions.mailbox.end()
 

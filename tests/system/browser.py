@@ -88,6 +88,10 @@ class Browser:
         """What the page has complained about since the last call."""
         return [str(entry["message"]) for entry in await self._call("POST", "se/log", {"type": "browser"})]
 
+    async def forget_cookies(self) -> None:
+        """Throw away all cookies of the page's site, those that no script sees included."""
+        await self._call("DELETE", "cookie")
+
     async def resize(self, width: int, height: int) -> None:
         """Make the window's inside so large."""
         await self.devtools("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})

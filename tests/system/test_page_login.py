@@ -29,6 +29,11 @@ async def test_the_page_asks_for_a_key_and_then_works_with_a_cookie_that_no_scri
         await window.until("#status", lambda status: status == "live")
         assert await window.run("return document.cookie") == ""
         assert keys.of["ann"] not in gateway.tail(200) + broker.tail(200)
+        # X14: a session that has ended is not tried again for ever.
+        await window.forget_cookies()
+        await gateway.kill()
+        await gateway.restart()
+        await _is_at(window, "/page/login.html")
 
 
 async def _sign_in(window: Browser, key: str) -> None:

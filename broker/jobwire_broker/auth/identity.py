@@ -84,6 +84,12 @@ class Identity:
     ticket: str = ""
     """The number of a token that can be used once. Empty for all others."""
 
+    is_spent: bool = False
+    """Whether it stands for the stream that a ticket opened, and not for the ticket."""
+
+    stream_until: float | None = None
+    """Of a ticket: when the stream that it opens must end, in seconds since 1970."""
+
     _decided: dict[tuple[str, str, str], bool] = field(default_factory=dict, repr=False)
 
     def may(self, verb: str, queue: str, job_id: str = "") -> bool:

@@ -21,6 +21,9 @@ TOKEN_PREFIX = "jobwire_token_"
 MAX_CREDENTIALS = 8192
 """No key or token is longer, in characters."""
 
+WATCH_S = 24 * 3600.0
+"""How long a stream that a ticket opened may live, when its maker's own time is not over before."""
+
 _ISSUER = "jobwire"
 
 
@@ -55,10 +58,20 @@ class Tokens:
             claims["key"] = caller.root
         if single_use:
             claims["jti"] = secrets.token_urlsafe(16)
-        token = TOKEN_PREFIX + jwt.encode(claims, await self._store.token_key(), algorithm="HS256")
+            claims["until"] = int(min(now + WATCH_S, caller.expires_at or float("inf")))
+        token = await self._sign(claims)
         if len(token) > MAX_CREDENTIALS:
             raise InvalidField(f"the scopes make a token of {len(token)} characters; it may have {MAX_CREDENTIALS}", field="names")
         return token, float(expires)
+
+    async def make_stream_token(self, ticket: Identity) -> str:
+        """What stands for the stream that a ticket opened. Whoever has it can ask whose stream it is, and whether its maker still stands; it opens nothing."""
+        claims = {"iss": _ISSUER, "sub": ticket.name, "exp": int(ticket.stream_until or 0), "scope": " ".join(map(str, ticket.scopes)), "jti": ticket.ticket}
+        more = {"tenant": ticket.tenant, "key": ticket.root}
+        return await self._sign({**claims, **{name: value for name, value in more.items() if value}, "spent": True})
+
+    async def _sign(self, claims: dict[str, Any]) -> str:
+        return TOKEN_PREFIX + jwt.encode(claims, await self._store.token_key(), algorithm="HS256")
 
     async def read(self, token: str) -> Identity:
         """Whose token it is. A ticket is not spent by it.
@@ -75,6 +88,7 @@ class Tokens:
                 options={"require": ["exp", "iss", "sub"], "verify_aud": False},
             )
             scopes, expires_at = known_scopes(str(claims["scope"]).split()), float(claims["exp"])
+            stream_until = float(claims["until"]) if "until" in claims else None
         except jwt.ExpiredSignatureError:
             raise CredentialsExpired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -91,6 +105,8 @@ class Tokens:
             root=root,
             parent=parent,
             ticket=str(claims.get("jti", "")),
+            is_spent=claims.get("spent") is True,
+            stream_until=stream_until,
         )
 
     async def spend(self, identity: Identity) -> None:

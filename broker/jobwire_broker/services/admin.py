@@ -81,8 +81,11 @@ class AdminService(AdminServiceServicer):
         response = pb.GetIdentityResponse(
             authenticated=True, name=identity.name, tenant=identity.tenant, scopes=map(str, identity.scopes), single_use=bool(identity.ticket)
         )
-        if identity.expires_at is not None:
-            response.expire_time.FromMilliseconds(int(identity.expires_at * 1000))
+        expires_at = identity.expires_at
+        if identity.ticket and not identity.is_spent:
+            response.stream_token, expires_at = await self._tokens.make_stream_token(identity), identity.stream_until
+        if expires_at is not None:
+            response.expire_time.FromMilliseconds(int(expires_at * 1000))
         return response
 
     @unary

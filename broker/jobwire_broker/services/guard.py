@@ -100,7 +100,8 @@ class Guard:
         if identity.ticket:
             if method != SPENDS_TICKETS:
                 raise CredentialsInvalid("a ticket opens one stream at the gateway and is good for nothing else", detail="ticket_misused")
-            await self._authenticator.tokens.spend(identity)
+            if not identity.is_spent:
+                await self._authenticator.tokens.spend(identity)
         if rule.reach is Reach.EVERYWHERE and not identity.may_everywhere(rule.verb):
             raise _refusal(identity, rule.verb)
         if rule.reach is Reach.SOMEWHERE and not any(scope.verb in (rule.verb, "*") for scope in identity.scopes):

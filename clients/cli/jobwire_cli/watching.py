@@ -134,6 +134,8 @@ async def watch_url(url: str, view: View, limit_s: float | None) -> None:
     async def follow() -> None:
         async with contextlib.aclosing(sse.follow(url)) as events:
             async for event in events:
+                if event.get("reason") == "CREDENTIALS_EXPIRING":
+                    continue
                 if event["type"] == "error":
                     raise CommandFailed(f"{url}: {event.get('detail') or event.get('reason')}", _code_of(event))
                 view.show(event)

@@ -77,8 +77,9 @@ export function jobView(main, queue, id) {
     stream = new Stream(`${jobUrl(queue, id)}/events`, (frame) => {
       if (frame.type === "update" || frame.type === "final") show(frame);
       else if (frame.type === "log") log.add(frame);
-      else if (frame.type === "error") gone(frame.detail);
-      if (frame.type === "final" || frame.type === "error") stream.close("ended");
+      const isGone = frame.type === "error" && frame.reason === "JOB_NOT_FOUND";
+      if (isGone) gone(frame.detail);
+      if (frame.type === "final" || isGone) stream.close("ended");
     });
   }
 

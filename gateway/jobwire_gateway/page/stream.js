@@ -1,7 +1,10 @@
 // One event stream: opened while the page is seen, reopened when it broke, and its condition shown in the page's head.
 //
-// A browser reconnects by itself after a break, but gives up for good on any status but 200 (a proxy's 502 during a deploy); then it is opened anew
-// here. A page in the background for a minute closes its streams, since a browser has only six connections for all tabs.
+// A browser reconnects by itself after a break, but gives up for good on any status but 200. A proxy's 502 during a deploy passes, so the stream is opened
+// anew here; a session that has ended does not come back, so its user is asked to sign in again. A page in the background for a minute closes its streams,
+// since a browser has only six connections for all tabs.
+
+import { needSession } from "./session.js";
 
 const HIDDEN_MS = 60_000;
 const streams = new Set();
@@ -35,6 +38,7 @@ export class Stream {
     this.say("reconnecting");
     if (this.source.readyState === EventSource.CLOSED) {
       this.pause();
+      needSession();
       this.timer = setTimeout(() => this.open(), 2000 + 3000 * Math.random());
     }
   }

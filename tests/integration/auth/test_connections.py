@@ -129,6 +129,9 @@ async def test_keys_are_added_and_taken_away_without_a_restart(store: Store, tmp
     info = admin.GetServerInfoRequest()
     async with Broker(store, extra=["--keys", str(file)]) as broker, api(broker) as connected:
         token = (await connected.admin.CreateSessionToken(admin.CreateSessionTokenRequest(), metadata=bearer(old.of["first"]))).token
+        ticket = admin.CreateWatchTokenRequest(names=["queues/q"], single_use=True)
+        made = await connected.admin.CreateWatchToken(ticket, metadata=bearer(old.of["first"]))
+        opened = (await connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(made.token))).stream_token
         await connected.admin.GetServerInfo(info, metadata=bearer(token))
         stream = connected.jobs.WatchJobs(jobs.WatchJobsRequest(names=["queues/q"]), metadata=bearer(old.of["first"]))
         file.write_text("this is no line of keys")
@@ -138,7 +141,8 @@ async def test_keys_are_added_and_taken_away_without_a_restart(store: Store, tmp
         await broker.line("keys_reloaded")
         await connected.admin.GetServerInfo(info, metadata=bearer(new.of["second"]))
         gone = [await refusal(connected.admin.GetServerInfo(info, metadata=bearer(credentials))) for credentials in (old.of["first"], token)]
-        assert [refused.code for refused in gone] == [grpc.StatusCode.UNAUTHENTICATED] * 2
+        gone.append(await refusal(connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(opened))))
+        assert [refused.code for refused in gone] == [grpc.StatusCode.UNAUTHENTICATED] * 3
         # What the key had opened ends with it.
         assert (await refusal(_drained(stream))).reason == "CREDENTIALS_EXPIRED"
 

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -18,9 +18,9 @@ import httpx
 import pytest
 from jobwire.v1 import admin_service_pb2 as admin
 
-from tests.integration.gateway.reading import EVENT_SOURCE, reading
+from tests.integration.gateway.reading import EVENT_SOURCE, Reader, reading
 from tests.support import Broker, Gateway
-from tests.support.api import api
+from tests.support.api import api, refusal
 from tests.support.credentials import AUDIENCE, ISSUER, SECRET, Keys, bearer, claims, forged, signed
 from tests.support.process import ProcessEnded
 
@@ -38,20 +38,39 @@ CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
     "retry": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:retry", {}, "control", ""),
     "promote": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:promote", {}, "control", ""),
     "delete": ("DELETE", f"/v1/queues/{{q}}/jobs/{GONE}", None, "control", ""),
+    "update": ("PATCH", f"/v1/queues/{{q}}/jobs/{GONE}", {"priority": 3}, "control", ""),
+    "resolve": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:resolve", {"note": "done"}, "control", ""),
+    "bulk": ("POST", "/v1/queues/{q}/jobs:bulk", {"verb": "cancel", "filter": {"labels": {"no": "such"}}}, "control", ""),
+    "failures": ("GET", "/v1/queues/{q}/failures", None, "read", ""),
+    "logs": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}/logs", None, "read", ""),
     "queue": ("GET", "/v1/queues/{q}", None, "read", ""),
     "queue stats": ("GET", "/v1/queues/{q}/stats", None, "read", ""),
     "pause": ("POST", "/v1/queues/{q}:pause", {}, "manage", ""),
     "resume": ("POST", "/v1/queues/{q}:resume", {}, "manage", ""),
     "clean": ("POST", "/v1/queues/{q}:clean", {}, "manage", ""),
+    "purge": ("POST", "/v1/queues/{q}:purge", {}, "manage", ""),
+    "update queue": ("PATCH", "/v1/queues/{q}", {"policy": {"attempts": 3}}, "manage", ""),
+    "groups": ("GET", "/v1/queues/{q}/groups", None, "read", ""),
+    "update group": ("PATCH", "/v1/queues/{q}/groups/acme", {"weight": 1}, "manage", ""),
+    "pause group": ("POST", "/v1/queues/{q}/groups/acme:pause", {}, "manage", ""),
+    "resume group": ("POST", "/v1/queues/{q}/groups/acme:resume", {}, "manage", ""),
+    "classes": ("GET", "/v1/classes", None, "read", "lists"),
+    "pause class": ("POST", "/v1/classes/batch:pause", {}, "manage", "all"),
+    "resume class": ("POST", "/v1/classes/batch:resume", {}, "manage", "all"),
     "queues": ("GET", "/v1/queues", None, "read", "lists"),
     "stats": ("GET", "/v1/stats", None, "read", "lists"),
     "workers": ("GET", "/v1/workers", None, "admin", "all"),
     "server": ("GET", "/v1/server", None, None, ""),
+    "health": ("GET", "/health", None, None, ""),
     "session": ("GET", "/v1/session", None, None, ""),
+    "log in": ("POST", "/v1/session", {}, None, ""),
+    "log out": ("DELETE", "/v1/session", None, None, ""),
     "watch token": ("POST", "/v1/tokens:watch", {"topics": ["queues/{q}"]}, "watch", ""),
     "watch job": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}/events", None, "watch", ""),
     "watch queue": ("HEAD", "/v1/queues/{q}/events", None, "watch", ""),
     "watch many": ("HEAD", "/v1/events?topic=queues/{q}", None, "watch", ""),
+    "watch many of a body": ("POST", "/v1/events", {"topics": [f"queues/{{q}}/jobs/{GONE}"]}, "watch", ""),
+    "watch logs": ("HEAD", f"/v1/queues/{{q}}/jobs/{GONE}/logs/stream", None, "watch", ""),
     "watch stats": ("HEAD", "/v1/stats/stream", None, "watch", "all"),
 }
 
@@ -93,15 +112,18 @@ async def test_x09_every_cell_of_identity_by_call_by_queue(strict_gateway: Gatew
         "jwt_all": signed(claims("*:*")),
         "jwt_mail": signed(claims("*:mail*")),
         "jwt_nothing": signed(claims("openid profile")),
+        "forged": signed(claims("*:*"), "another secret, which is long enough for its hash as well: 64 bytes."),
         "watch_token": await minted(strict_broker, keys.of["all"], f"queues/{QUEUES[0]}"),
     }
     wrong: list[str] = []
+    limit = asyncio.Semaphore(16)
     async with client(strict_gateway) as http:
 
         async def check(who: str, name: str, queue: str) -> None:
             method, path, body, verb, kind = CALLS[name]
             content = None if body is None else json.loads(json.dumps(body).replace("{q}", queue))
-            answer = await http.request(method, path.replace("{q}", queue), json=content, headers=said(identities[who]))
+            async with limit:
+                answer = await http.request(method, path.replace("{q}", queue), json=content, headers=said(identities[who]))
             expected = wanted(who, verb, kind, queue)
             status = answer.status_code if answer.status_code in (401, 403, 429) or answer.status_code >= 500 else 0
             if status != expected:
@@ -113,14 +135,22 @@ async def test_x09_every_cell_of_identity_by_call_by_queue(strict_gateway: Gatew
             if status == 401 and "Bearer" not in answer.headers["www-authenticate"]:
                 wrong.append(f"{who} {name}: no challenge")
 
-        # Those whom nobody knows come last and few: an address that brings too many of them is not listened to for a while.
-        known = [who for who in identities if who not in UNKNOWN]
-        await asyncio.gather(*(check(*cell) for cell in itertools.product(known, CALLS, QUEUES)))
-        await asyncio.gather(*(check("nobody", name, QUEUES[0]) for name in CALLS))
-        for who in ("stranger", "expired"):
-            for name in ("get", "enqueue", "watch queue", "session"):
-                await check(who, name, QUEUES[0])
+        await asyncio.gather(*(check(*cell) for cell in itertools.product(identities, CALLS, QUEUES)))
+        await http.post("/v1/classes/batch:resume", headers=said(keys.of["all"]))
     assert wrong == []
+
+
+async def test_the_table_has_every_call_of_the_description(strict_gateway: Gateway) -> None:
+    async with client(strict_gateway) as http:
+        described = (await http.get("/openapi.json")).json()["paths"]
+    described_calls = {(method.upper(), path) for path, methods in described.items() for method, call in methods.items() if call.get("security") != []}
+    shown = {"{q}": "{queue}", GONE: "{id}", "/groups/acme": "/groups/{group}", "/classes/batch": "/classes/{class}"}
+    calls = set()
+    for method, path, *_ in CALLS.values():
+        for text, parameter in shown.items():
+            path = path.replace(text, parameter)
+        calls.add(("GET" if method == "HEAD" else method, path.partition("?")[0]))
+    assert calls == described_calls
 
 
 async def test_what_needs_no_caller_holds_no_data(strict_gateway: Gateway) -> None:
@@ -129,14 +159,31 @@ async def test_what_needs_no_caller_holds_no_data(strict_gateway: Gateway) -> No
     assert statuses == {"/": 200, "/docs": 200, "/openapi.json": 200, "/livez": 200, "/readyz": 200, "/health": 401, "/v1/stats": 401}
 
 
-async def test_guesses_of_one_address_are_answered_with_429_after_a_while(strict_broker: Broker, keys: Keys) -> None:
+async def test_guesses_of_one_address_are_answered_with_429_after_a_while_and_good_credentials_all_the_same(strict_broker: Broker, keys: Keys) -> None:
     async with Gateway(strict_broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway, client(gateway) as http:
+        assert (await http.get("/v1/session", headers=said(keys.of["mail"]))).status_code == 200
         answers = [await http.get("/v1/stats", headers=said(f"guess-number-{number}-of-a-key")) for number in range(30)]
         statuses = [answer.status_code for answer in answers]
-        assert statuses[:15] == [401] * 15
-        assert statuses[-1] == 429
+        assert statuses[:20] == [401] * 20
+        assert statuses[20:] == [429] * 10
         assert int(answers[-1].headers["retry-after"]) >= 1
+        # One that was known before, and one that was not: others sit behind the same proxy.
+        assert (await http.get("/v1/session", headers=said(keys.of["mail"]))).status_code == 200
+        assert (await http.get("/v1/session", headers=said(keys.of["all"]))).status_code == 200
         assert (await http.get("/livez")).status_code == 200
+
+
+async def test_a_proxy_that_is_not_trusted_is_said_once(strict_broker: Broker, keys: Keys) -> None:
+    async with Gateway(strict_broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway, client(gateway, **{"X-Forwarded-For": "198.51.100.1"}) as http:
+        for _ in range(3):
+            await http.get("/livez")
+        await gateway.line(r"proxy_not_trusted peer=127\.0\.0\.1", past=True)
+        assert gateway.tail(200).count("proxy_not_trusted") == 1
+    trusting = Gateway(strict_broker, extra=["--trusted-proxies", "127.0.0.0/8"], env={"JOBWIRE_API_KEY": keys.of["gateway"]})
+    async with trusting, client(trusting, **{"X-Forwarded-For": "198.51.100.1"}) as http:
+        assert (await http.get("/v1/stats")).status_code == 401
+        await trusting.line(r"gateway\.refused .*address=198\.51\.100\.1", past=True)
+        assert "proxy_not_trusted" not in trusting.tail(200)
 
 
 # X11: JWTs over HTTP. The cases by kind are in tests/unit/broker/auth/test_jwts.py; here, that each gets out as a 401 and nothing leaks. -------------------
@@ -161,7 +208,7 @@ async def test_guesses_of_one_address_are_answered_with_429_after_a_while(strict
 async def test_x11_a_token_that_is_not_good_is_a_401_that_does_not_repeat_it(strict_gateway: Gateway, strict_broker: Broker, token: str) -> None:
     async with client(strict_gateway) as http:
         answer = await http.get("/v1/stats", headers={b"Authorization": b"Bearer " + token.encode()})
-    assert answer.status_code in (401, 429)
+    assert answer.status_code == 401
     assert token not in answer.text
     assert token not in strict_gateway.tail(2_000)
     assert token not in strict_broker.tail(2_000)
@@ -169,7 +216,7 @@ async def test_x11_a_token_that_is_not_good_is_a_401_that_does_not_repeat_it(str
 
 async def test_x11_a_good_jwt_is_let_in(strict_gateway: Gateway) -> None:
     async with client(strict_gateway, Authorization=f"Bearer {signed(claims('read:*'))}") as http:
-        assert (await http.get("/v1/stats")).status_code in (200, 429)
+        assert (await http.get("/v1/stats")).status_code == 200
     assert (ISSUER, AUDIENCE) != ("", "")
     assert SECRET not in strict_gateway.tail(2_000)
 
@@ -189,7 +236,7 @@ async def test_a_watch_token_opens_its_stream_from_the_query_and_no_other(strict
             assert (await reader.until("update"))["state"] == "waiting"
         for path in (f"/v1/queues/{mail}/jobs/other/events", f"/v1/queues/{mail}/events", "/v1/stats/stream"):
             assert (await http.get(f"{path}?token={token}")).status_code == 403
-        assert (await http.get(f"/v1/queues/{mail}/jobs/{job['id']}?token={token}")).status_code == 403
+        assert (await http.get(f"/v1/queues/{mail}/jobs/{job['id']}", headers=said(token))).status_code == 403
         assert (await http.post("/v1/tokens:watch", json={"topics": [f"queues/{mail}"]}, headers=said(token))).status_code == 403
     assert token not in strict_gateway.tail(2_000)
 
@@ -237,14 +284,81 @@ async def test_of_many_who_bring_one_ticket_at_once_one_is_let_in(strict_gateway
     assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
 
 
-async def test_s14_x14_a_stream_ends_with_its_token_and_coming_back_is_refused_for_good(
+async def test_s14_x14_a_stream_says_that_its_token_ends_and_ends_a_little_earlier_and_coming_back_is_refused_for_good(
+    strict_gateway: Gateway, keys: Keys, queue: str
+) -> None:
+    async with client(strict_gateway) as http:
+        job = (await http.post(f"/v1/queues/mail-{queue}/jobs", json={"jobName": "work"}, headers=said(keys.of["mail"]))).json()
+        expires = int(time.time()) + 3
+        token = signed(claims("watch:*", exp=expires))
+        shown_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires))
+        many = f"/v1/events?topic=queues/{queue}&topic={job['name']}"
+        paths = [job["eventsUrl"], f"/v1/queues/{queue}/events", many, "/v1/stats/stream", f"/v1/{job['name']}/logs/stream"]
+
+        async def follow(path: str, accept: str) -> None:
+            async with reading(http, path, authorization=f"Bearer {token}", accept=accept) as reader:
+                warned = await reader.until("error")
+                assert (warned["reason"], warned["expiresAt"], time.time() < expires - 1) == ("CREDENTIALS_EXPIRING", shown_at, True), path
+                last = (await reader.rest())[-1]
+                assert (last["type"], last["reason"], "name" in last) == ("error", "CREDENTIALS_EXPIRED", False), path
+                assert time.time() <= expires, path
+                assert len(reader.retries) == 2, path
+                assert not reader.last_id.endswith(".end"), path
+            await asyncio.sleep(expires - time.time())
+            assert (await http.get(path, headers={**EVENT_SOURCE, **said(token)})).status_code == 401
+
+        await asyncio.gather(*(follow(path, accept) for path in paths for accept in (EVENT_SOURCE["Accept"], "*/*")))
+
+
+async def test_a_stream_that_a_ticket_opened_lives_on_until_its_makers_credentials_end(strict_gateway: Gateway, strict_broker: Broker, queue: str) -> None:
+    expires = int(time.time()) + 5
+    maker = signed(claims("watch:*", exp=expires))
+    ticket = await minted(strict_broker, maker, f"queues/{queue}", single_use=True, ttl_s=1)
+    async with client(strict_gateway) as http, reading(http, f"/v1/queues/{queue}/events?ticket={ticket}") as reader:
+        warned = await reader.until("error")
+        assert (warned["reason"], warned["expiresAt"][-4:-1]) == ("CREDENTIALS_EXPIRING", time.strftime(":%S", time.gmtime(expires)))
+        assert (await reader.rest())[-1]["reason"] == "CREDENTIALS_EXPIRED"
+        # The ticket itself was over three seconds ago.
+        assert expires - 1 < time.time() <= expires
+        assert (await http.get(f"/v1/queues/{queue}/events?ticket={ticket}", headers=EVENT_SOURCE)).status_code == 401
+
+
+async def test_the_stream_token_of_a_ticket_tells_whose_the_stream_is_and_opens_nothing(
     strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str
 ) -> None:
-    token = await minted(strict_broker, keys.of["all"], f"queues/{queue}", single_use=True, ttl_s=3)
-    async with client(strict_gateway) as http, reading(http, f"/v1/queues/{queue}/events?ticket={token}") as reader:
-        await reader.until("drain")
-        await reader.rest()
-        assert (await http.get(f"/v1/queues/{queue}/events?ticket={token}", headers=EVENT_SOURCE)).status_code == 401
+    ticket = await minted(strict_broker, keys.of["only_watch"], f"queues/mail-{queue}", single_use=True)
+    async with api(strict_broker) as connected, client(strict_gateway) as http:
+        spent = await connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(ticket))
+        assert (spent.single_use, spent.expire_time.seconds > time.time() + 23 * 3600) == (True, True)
+        for _ in range(2):
+            again = await connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(spent.stream_token))
+            assert (again.name, list(again.scopes), again.stream_token) == ("only-watch", [f"watch:mail-{queue}"], "")
+            assert again.expire_time == spent.expire_time
+        watching = connected.admin.CreateWatchToken(admin.CreateWatchTokenRequest(names=[f"queues/mail-{queue}"]), metadata=bearer(spent.stream_token))
+        assert (await refusal(watching)).reason == "CREDENTIALS_INVALID"
+        for headers, query in ((said(spent.stream_token), ""), ({}, f"?token={spent.stream_token}")):
+            assert (await http.get(f"/v1/queues/mail-{queue}/events{query}", headers=headers)).status_code == 401
+
+
+async def test_x01_an_address_may_hold_a_watch_token_or_a_ticket_for_a_stream_and_nothing_else(
+    strict_gateway: Gateway, strict_broker: Broker, keys: Keys, queue: str
+) -> None:
+    mail = f"mail-{queue}"
+    async with client(strict_gateway) as http:
+        cookie = (await http.post("/v1/session", headers=said(keys.of["only_watch"]))).headers["set-cookie"]
+        session = cookie.partition("=")[2].partition(";")[0]
+        wrong = {"key": keys.of["only_watch"], "jwt": signed(claims("watch:*")), "session": session}
+        for kind, credentials in wrong.items():
+            assert (await http.head(f"/v1/queues/{mail}/events", headers=said(credentials))).status_code == 200
+            for name in ("token", "ticket"):
+                answer = await http.get(f"/v1/queues/{mail}/events?{name}={credentials}", headers=EVENT_SOURCE)
+                assert (answer.status_code, answer.json()["reason"]) == (401, "CREDENTIALS_INVALID"), kind
+        token = await minted(strict_broker, keys.of["all"], f"queues/{mail}")
+        for path in (f"/v1/queues/{mail}/events", f"/v1/events?topic=queues/{mail}", f"/v1/queues/{mail}/jobs/j/logs/stream"):
+            assert (await http.head(f"{path}{'&' if '?' in path else '?'}token={token}")).status_code == 200, path
+        for path in (f"/v1/queues/{mail}", f"/v1/queues/{mail}/jobs/j", "/v1/stats", "/v1/session", "/health"):
+            answer = await http.get(f"{path}?token={token}")
+            assert (answer.status_code, "Bearer" in answer.json()["detail"]) == (401, True), path
 
 
 # Browsers ------------------------------------------------------------------------------------------------------------------------------------------------
@@ -309,7 +423,7 @@ async def test_x04_a_name_that_was_pointed_here_is_not_served(strict_gateway: Ga
     async with client(strict_gateway, **said(keys.of["all"])) as http:
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "evil.example:80", ""):
             answer = await http.get("/v1/stats", headers={"Host": host})
-            assert answer.status_code in (400, 421), host
+            assert answer.status_code == 421, host
 
 
 async def test_x08_every_answer_carries_the_headers_that_keep_pages_apart(strict_gateway: Gateway) -> None:
@@ -344,7 +458,7 @@ async def test_a_name_with_a_line_break_begins_no_line_of_its_own(strict_gateway
     token = signed(claims("read:mail", sub="ann\r\n2026-01-01 ERROR forged"))
     async with client(strict_gateway, **said(token)) as http:
         answer = await http.get("/v1/queues/other")
-        assert answer.status_code in (403, 429)
+        assert answer.status_code == 403
         await http.get("/v1/queues/%0d%0aX-Evil:1/jobs/a%0d%0ab/events")
     assert not [line for line in (*strict_gateway.lines(), *strict_broker.lines()) if re.match(r"(2026-01-01 ERROR forged|X-Evil)", line)]
 
@@ -409,7 +523,8 @@ async def test_one_identity_has_only_so_many_streams(strict_broker: Broker, keys
         async with reading(http, path) as first:
             await first.until("connected")
             soft = await http.get(path, headers=EVENT_SOURCE)
-            assert (soft.status_code, soft.text) == (200, "retry: 10000\n\n")
+            assert (soft.status_code, soft.headers["content-type"]) == (200, "text/event-stream")
+            assert re.fullmatch(r"retry: 1\d{4}\n\n", soft.text)
             assert (await http.get(path)).status_code == 429
             async with reading(http, path, authorization=f"Bearer {keys.of['gateway']}") as other:
                 await other.until("connected")
@@ -427,3 +542,47 @@ async def test_streams_open_for_known_callers_while_the_broker_is_away(strict_br
         async with reading(http, "/v1/queues/q/events") as reader:
             assert reader.status == 200
             assert (await reader.until("degraded"))["degraded"] is True
+
+
+async def test_s10_an_event_source_is_told_to_come_back_where_nobody_can_be_asked_who_it_is(strict_broker: Broker, keys: Keys, store: Any) -> None:
+    """A gateway that was replaced while the broker restarts knows nobody."""
+    env = {"JOBWIRE_KEYS": keys.text}
+    async with Broker(store, env=env) as broker, Gateway(broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway, client(gateway) as http:
+        await broker.kill()
+        paths = ("/v1/queues/q/events", "/v1/queues/q/jobs/j/events", "/v1/events?topic=queues/q", "/v1/stats/stream", "/v1/queues/q/jobs/j/logs/stream")
+        waits = []
+        for path in paths:
+            answer = await http.get(path, headers={**EVENT_SOURCE, **said(keys.of["all"])})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream"), path
+            waits.append(re.fullmatch(r"retry: (\d{4,5})\n\n", answer.text)[1])  # type: ignore[index]
+            plain = await http.get(path, headers=said(keys.of["all"]))
+            assert (plain.status_code, plain.json()["reason"]) == (503, "BROKER_UNAVAILABLE")
+        assert len(set(waits)) > 1
+        assert (await http.get("/v1/queues/q", headers={**EVENT_SOURCE, **said(keys.of["all"])})).status_code == 503
+        await broker.restart()
+        assert await _came_in(http, paths[0], keys.of["all"])
+
+
+async def _came_in(http: httpx.AsyncClient, path: str, key: str) -> bool:
+    """Come back until there is a stream."""
+    async with asyncio.timeout(15):
+        while True:
+            async with reading(http, path, authorization=f"Bearer {key}") as reader:
+                if reader.status != 200 or await anext(_events(reader), None) is not None:
+                    return reader.status == 200
+            await asyncio.sleep(0.1)
+
+
+async def _events(reader: Reader) -> AsyncIterator[dict[str, Any]]:
+    with suppress(StopAsyncIteration):
+        yield await reader.next()
+
+
+async def test_s10_an_event_source_that_asks_too_often_is_told_to_come_back(strict_broker: Broker, keys: Keys) -> None:
+    env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    async with Gateway(strict_broker, extra=["--request-rate", "1/minute"], env=env) as gateway, client(gateway, **said(keys.of["all"])) as http:
+        assert (await http.get("/v1/session")).status_code == 200
+        soft = await http.get("/v1/queues/q/events", headers=EVENT_SOURCE)
+        assert (soft.status_code, soft.text.startswith("retry: ")) == (200, True)
+        assert (await http.get("/v1/queues/q/events")).status_code == 429
+        await gateway.line(r"gateway\.refused reason=RATE_LIMITED .*events", past=True)

@@ -1,6 +1,7 @@
 """Who asks, as the gateway finds it out: credentials of a request, addresses behind proxies, what was known before, and topics."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.config import ConfigError, GatewayConfig
 from jobwire_gateway.credentials import BrokerCredentials
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.rechecks import Rechecks
+from jobwire_gateway.rechecks import AT_ONCE, Rechecks
 from starlette.types import Scope
 
 # Topics --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -60,11 +61,11 @@ def request(query: str = "", *, subprotocols: list[str] | None = None, **headers
         (request(), None),
         (request(authorization="Bearer k"), Credentials("k")),
         (request(authorization="bearer  k"), Credentials("k")),
-        (request("token=k"), Credentials("k")),
-        (request("a=1&ticket=k&b=2"), Credentials("k")),
+        (request("token=k"), Credentials("k", in_url=True)),
+        (request("a=1&ticket=k&b=2"), Credentials("k", in_url=True)),
         (request("token=k", authorization="Bearer h"), Credentials("h")),
         (request(cookie="a=b; __Host-jobwire=k; c=d"), Credentials("k", from_cookie=True)),
-        (request("token=k", cookie="__Host-jobwire=c"), Credentials("k")),
+        (request("token=k", cookie="__Host-jobwire=c"), Credentials("k", in_url=True)),
         (request(cookie="jobwire=k"), None),
         (request(subprotocols=["jobwire.v1", "ticket.k"]), Credentials("k")),
         (request(subprotocols=["jobwire.v1"]), None),
@@ -129,12 +130,15 @@ class Answers:
     """In the place of the brokers: they are a network away, and what is tested is when they are asked."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = self.at_once = self.most_at_once = 0
         self.answer: GetIdentityResponse | Problem = GetIdentityResponse(authenticated=True, name="ann", scopes=["read:*"])
 
     async def call(self, ask: object, request: object, *, credentials: str) -> GetIdentityResponse:
         self.asked += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
+        self.at_once -= 1
         if isinstance(self.answer, Problem):
             raise self.answer
         return self.answer
@@ -164,15 +168,15 @@ class OpenStreams:
     def credentials(self) -> set[str]:
         return set(self.open)
 
-    def expire(self, credentials: str) -> None:
-        self.open.discard(credentials)
+    def expire(self, ended: Collection[str]) -> None:
+        self.open.difference_update(ended)
         self.expired.set()
 
 
 async def test_streams_end_when_their_key_is_taken_away_and_not_while_nobody_can_be_asked() -> None:
     known, answers, now = identities()
     await known.of("k")
-    streams = OpenStreams("k", "a ticket, which is not kept")
+    streams = OpenStreams("k", "the stream token of a ticket")
     rechecks = Rechecks(streams, known, every_s=0.001)  # type: ignore[arg-type]
     rechecks.start()
     rechecks.start()
@@ -182,11 +186,27 @@ async def test_streams_end_when_their_key_is_taken_away_and_not_while_nobody_can
         await asyncio.sleep(0)
     assert not streams.expired.is_set()
     answers.answer = Problem(401, "no such key", reason="CREDENTIALS_INVALID")
+    await _all_ended(streams)
+    await rechecks.stop()
+    await rechecks.stop()
+
+
+async def test_many_credentials_are_asked_for_at_once_and_not_all_at_once() -> None:
+    known, answers, _ = identities()
+    streams = OpenStreams(*map(str, range(3 * AT_ONCE)))
+    answers.answer = Problem(401, "no such key", reason="CREDENTIALS_INVALID")
+    rechecks = Rechecks(streams, known, every_s=0.001)  # type: ignore[arg-type]
+    rechecks.start()
+    await _all_ended(streams)
+    await rechecks.stop()
+    assert answers.most_at_once == AT_ONCE
+
+
+async def _all_ended(streams: OpenStreams) -> None:
     async with asyncio.timeout(5):
-        await streams.expired.wait()
-    assert streams.open == {"a ticket, which is not kept"}
-    await rechecks.stop()
-    await rechecks.stop()
+        while streams.open:
+            await streams.expired.wait()
+            streams.expired.clear()
 
 
 async def test_while_no_broker_can_be_asked_the_last_word_holds_for_a_while() -> None:
@@ -205,10 +225,14 @@ async def test_while_no_broker_can_be_asked_the_last_word_holds_for_a_while() ->
 async def test_a_refusal_is_remembered_for_a_moment_and_then_asked_again() -> None:
     known, answers, now = identities()
     answers.answer = Problem(401, "unknown", reason="CREDENTIALS_INVALID")
+    raised = []
     for _ in range(3):
-        with pytest.raises(Problem, match="unknown"):
+        with pytest.raises(Problem, match="unknown") as caught:
             await known.of("k")
+        raised.append(caught.value)
     assert answers.asked == 1
+    # One that is raised again would hold on to the requests that it was raised in.
+    assert len({id(problem) for problem in raised}) == 3
     answers.answer = GetIdentityResponse(authenticated=True, name="ann")
     now[0] = 6.0
     assert (await known.of("k")).name == "ann"
@@ -225,7 +249,7 @@ async def test_a_key_that_is_taken_away_is_forgotten() -> None:
 
 async def test_a_ticket_is_never_remembered() -> None:
     known, answers, _ = identities()
-    answers.answer = GetIdentityResponse(authenticated=True, name="ann", single_use=True)
+    answers.answer = GetIdentityResponse(authenticated=True, name="ann", single_use=True, stream_token="for the stream")
     results = await asyncio.gather(*(known.of("k") for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(result, Identity) for result in results) == 1
     await known.of("k")

@@ -301,6 +301,7 @@ class GetIdentityResponse(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SINGLE_USE_FIELD_NUMBER: _builtins.int
+    STREAM_TOKEN_FIELD_NUMBER: _builtins.int
     authenticated: _builtins.bool
     """False when this broker asks nobody who they are: then everybody may do everything."""
     name: _builtins.str
@@ -308,14 +309,16 @@ class GetIdentityResponse(_message.Message):
     tenant: _builtins.str
     """When set, only queues whose names begin with it and a dot can be reached."""
     single_use: _builtins.bool
-    """They were a ticket, which this call has spent."""
+    """They were a ticket, which this call has spent, or the stream token of one."""
+    stream_token: _builtins.str
+    """Of a ticket: what GetIdentity takes in its place as long as the stream is open, to tell whether its maker's credentials still stand. Good for nothing else."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`VERB:QUEUE`, `VERB:PREFIX*` or `VERB:QUEUE/JOB_ID`; with watch also `VERB:QUEUE/groups/GROUP` and `VERB:QUEUE/labels/KEY=VALUE`. VERB is one of enqueue, read, watch, control, work, manage, admin, or `*` for all of them."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the credentials expire. Absent: never."""
+        """When the credentials expire. Absent: never. Of a ticket: when the stream that it opens must end, which is when its maker's credentials expire, and after 24 h at the latest."""
 
     def __init__(
         self,
@@ -326,10 +329,11 @@ class GetIdentityResponse(_message.Message):
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         single_use: _builtins.bool = ...,
+        stream_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "expire_time", b"expire_time", "name", b"name", "scopes", b"scopes", "single_use", b"single_use", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "expire_time", b"expire_time", "name", b"name", "scopes", b"scopes", "single_use", b"single_use", "stream_token", b"stream_token", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,7 +358,7 @@ class CreateWatchTokenRequest(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """From 1 s to 1 h; default 5 min. A ticket lives for 60 s at most, whatever is said here; default 30 s."""
+        """From 1 s to 1 h; default 5 min. A ticket must be used within 60 s at most, whatever is said here; default 30 s. Its stream lives on."""
 
     def __init__(
         self,
