@@ -36,6 +36,10 @@ DISK_TIMEOUT_S = 6.0
 #: The store is asked in steps of this whether it has synced; an answer that is later by half is lost.
 DISK_STEP_S = 1.0
 _EVICTING = ("allkeys-", "volatile-")
+_UNREADABLE = (
+    "the store's URL can't be read: in the user and the password, `/` must be written %2F, `?` %3F, `#` %23, `@` %40, `:` %3A, `[` %5B and `%` %25, "
+    "and a port must be a number up to 65535"
+)
 
 
 class StoreRefused(Exception):
@@ -48,10 +52,34 @@ def public_url(url: str) -> str:
     return f"{parts.scheme}://{parts.path if parts.scheme == 'unix' else (parts.hostname or '') + (f':{parts.port}' if parts.port else '')}"
 
 
+def check_url(url: str) -> None:
+    """Raises ValueError for an address that can't be read, or would be read otherwise than it was meant.
+
+    What the error says has no part of the address: any may be of a password.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("the store's URL must begin with redis://, rediss:// or unix://")
+    # With a `/`, `?` or `#` as it is in the password, what comes behind that holds the `@` before the host.
+    if parts.scheme != "unix" and ("@" in parts.path + parts.query or parts.fragment):
+        raise ValueError(_UNREADABLE)
+    try:
+        pool: Any = redis.ConnectionPool.from_url(url)
+        pool.make_connection()
+    except (TypeError, ValueError):
+        raise ValueError("the store's URL has a parameter that there is none of, or one with a value that it can't have") from None
+
+
 class StoreClient:
     """One store. `start` never fails because the store is away; `available` tells, and `on_available` is called at each return."""
 
     def __init__(self, config: BrokerConfig) -> None:
+        """Raises ValueError for an address that can't be used."""
+        check_url(config.store)
         self._config = config
         self._namespace = config.namespace
         self._redis = self._connect(CALL_TIMEOUT_S)

@@ -58,6 +58,8 @@ _WAIT_STEP_S = 20.0
 """How long one WaitJob call lasts; a broker that has gone silent is noticed after this time."""
 _OUTAGE_S = 60.0
 """How long `wait` and `watch` go on although nobody answers, once somebody has."""
+_MAX_ENQUEUE_S = 60.0
+"""How long an enqueue is repeated at most. A broker knows the id of a job that is gone for 120 s from its making; a try after that makes a second one."""
 _MAX_PAGE = 1_000
 
 _JOBS, _QUEUES, _ADMIN = "/jobwire.v1.JobService/", "/jobwire.v1.QueueService/", "/jobwire.v1.AdminService/"
@@ -115,6 +117,7 @@ class Client:
                 the variable JOBWIRE_TARGET, then localhost:7410.
             credentials: the key to send, and what TLS needs. None means the variables that `Credentials.from_environment` names.
             timeout: how long a call may go without an answer before it raises QueueUnavailable. Calls are repeated within this time. A number is seconds.
+                Enqueues are given up after 60 s, however long it is: brokers know the id of a job that is gone for 120 s, and a later try could make a second.
             max_waiting: how many enqueued jobs may wait in this process to be sent; beyond it `enqueue` itself waits.
             max_waiting_bytes: the same bound in bytes.
 
@@ -681,7 +684,7 @@ class Client:
         return job_from(answer.job)
 
     async def _send_batch(self, frames: bytes) -> Verdicts:
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        deadline = asyncio.get_running_loop().time() + min(self._timeout_s, _MAX_ENQUEUE_S)
         return await self._connections.enqueue(frames, deadline=deadline)
 
     async def _send_disk_batch(self, frames: bytes) -> Verdicts:

@@ -7,7 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 from jobwire.v1 import job_pb2
-from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError
+from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError, _client
 from jobwire_client._connections import parse_targets
 
 from tests.unit.client.scripted import Context, never, nobody, refusing, serving, well
@@ -34,6 +34,19 @@ async def test_a_broker_that_never_answers_leaves_it_unknown_within_two_seconds(
         error, took_s = await unavailable(client)
     assert error.accepted == "unknown"
     assert took_s < 2.2
+
+
+async def test_an_enqueue_is_given_up_while_its_id_is_known_however_long_other_calls_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _client._MAX_ENQUEUE_S <= 60
+    monkeypatch.setattr(_client, "_MAX_ENQUEUE_S", 0.3)
+    async with Client(nobody(), timeout=3600) as client:
+        for durability in ("store", "disk"):
+            with pytest.raises(QueueUnavailable):
+                async with asyncio.timeout(2):
+                    await client.enqueue("q", "h", durability=durability)
+    async with serving(never) as (address, _), Client(address, timeout=3600) as client:
+        error, took_s = await unavailable(client)
+    assert (error.accepted, took_s < 2) == ("unknown", True)
 
 
 async def test_the_client_goes_on_to_the_next_broker() -> None:
