@@ -7,6 +7,7 @@ there are several, and everything that is watched is asked for again; the snapsh
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,11 @@ without a pause."""
 
 _STORE_IS_BACK = "the store is back"
 """A replica that took over may have lost changes that were heard already, and a broker tells nothing twice on one stream: so all is asked for anew."""
+
+
+_TURN_STEPS = 100
+_TURN_S = 0.005
+"""So long, or so many steps, until others have a turn. What is put into a mailbox is written in that turn, so steps count although they take no time."""
 
 
 class Feed:
@@ -79,7 +85,7 @@ class Feed:
 
     async def _say_lost(self, trouble: str) -> None:
         try:
-            await _drive(self._topics.unplug(trouble))
+            await drive(self._topics.unplug(trouble))
         except Exception:
             # A feed that ended here would end for good, and for everybody.
             _log.exception("gateway.feed_failed")
@@ -108,8 +114,8 @@ class Feed:
                 return await _end_of(call)
             self.open = True
             _log.info("gateway.feed_open broker=%s", broker.address)
-            await _drive(self._topics.plug())
-            await _drive(self._topics.apply(first))
+            await drive(self._topics.plug())
+            await drive(self._topics.apply(first))
             return await self._follow(call)
         finally:
             call.cancel()
@@ -130,7 +136,7 @@ class Feed:
         while isinstance(response := await call.read(), SubscribeResponse):
             if response.store_available and self._topics.trouble == "store_unavailable":
                 return _STORE_IS_BACK
-            await _drive(self._topics.apply(response))
+            await drive(self._topics.apply(response))
         return await _end_of(call)
 
     async def _write(self, call: "Call") -> str:
@@ -152,7 +158,11 @@ async def _end_of(call: "Call") -> str:
     return f"{(await call.code()).name}: {await call.details()}"
 
 
-async def _drive(work: Iterator[None]) -> None:
-    """Do work that stops now and then, so that others get a turn."""
+async def drive(work: Iterator[None]) -> None:
+    """Do work that stops after each step, and let others have a turn before it has kept them waiting for long."""
+    steps, until = 0, time.monotonic() + _TURN_S
     for _ in work:
-        await asyncio.sleep(0)
+        steps += 1
+        if steps == _TURN_STEPS or time.monotonic() >= until:
+            await asyncio.sleep(0)
+            steps, until = 0, time.monotonic() + _TURN_S

@@ -29,9 +29,6 @@ _log = logging.getLogger("jobwire.gateway")
 MOST_UNCONFIRMED = 1_000
 """Topics that the broker is asked for at once. Each costs it a read; of a feed that comes back to very many, the rest waits for the first."""
 
-_YIELD_EVERY = 250
-"""After so many mailboxes the event loop gets a turn."""
-
 _EARLY = 64
 """Changes kept of a job between the confirmation of its topic and its snapshot."""
 
@@ -262,7 +259,7 @@ class Topics:
         yield from self._say_trouble(reason)
 
     def apply(self, response: SubscribeResponse) -> Iterator[None]:
-        """Hand on what the broker says. Yields now and then, so that others get a turn."""
+        """Hand on what the broker says. Yields after each step, so that others can get a turn."""
         confirmed = [topic for name in response.added if (topic := self._confirm(name)) is not None]
         if response.added and self._changed:
             self.on_demand()
@@ -271,6 +268,7 @@ class Topics:
                 yield from topic.confirm()
         for change in response.changes:
             yield from self._apply_change(change)
+            yield
         overview = self._listening(QUEUES)
         if isinstance(overview, OverviewTopic):
             if response.queues:
@@ -371,10 +369,9 @@ class Topics:
 
 def _spread(readers: Collection[_Reader], show: Callable[[_Reader], None]) -> Iterator[None]:
     # A copy, because readers come and go during the yields; what is shown to one that has left goes nowhere.
-    for count, reader in enumerate(list(readers), 1):
+    for reader in list(readers):
         show(reader)
-        if count % _YIELD_EVERY == 0:
-            yield
+        yield
 
 
 def _nothing() -> None:

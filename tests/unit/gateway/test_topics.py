@@ -317,15 +317,6 @@ def test_queues_that_come_after_the_confirmation_are_the_first_update() -> None:
     assert len(seen[1].data["queues"]) == 1
 
 
-def test_fan_out_gives_others_a_turn() -> None:
-    topics = topics_on_a_feed()
-    for _ in range(1_000):
-        watch(topics)
-    topics.demand()
-    turns = sum(1 for _ in topics.apply(SubscribeResponse(added=[NAME], changes=[change(SNAPSHOT, job(1))])))
-    assert turns >= 4
-
-
 def test_a_store_that_has_lost_changes_is_believed_after_the_feed_was_away() -> None:
     topics = topics_on_a_feed()
     reader, everything, held = watch(topics), watch_queue(topics), watch(topics, Cursor(9))
