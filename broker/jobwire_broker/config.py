@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
-from jobwire.v1 import policy_pb2
+from jobwire.v1 import policy_pb2, queue_service_pb2
 
 from jobwire_broker.auth.config import AuthConfig, TlsConfig
+
+
+class NamedGroup(NamedTuple):
+    """What a group is to have: weight, express and limit of `rules`. `paused` None: as it is."""
+
+    group: str
+    rules: queue_service_pb2.Group
+    paused: bool | None
 
 
 class NamedPolicy(NamedTuple):
@@ -18,6 +26,7 @@ class NamedPolicy(NamedTuple):
     queue: str
     rules: policy_pb2.QueuePolicy
     paused: bool | None
+    groups: tuple[NamedGroup, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,8 @@ class Up(Process):
 
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[Up]:
-    async with Up(tmp_path / "data") as up:
+    (tmp_path / "queues.yaml").write_text("queues:\n  ruled:\n    attempts: 7\n    groups:\n      acme: {express: true}\n")
+    async with Up(tmp_path / "data", "--queues", str(tmp_path / "queues.yaml")) as up:
         yield up
 
 
@@ -89,6 +90,9 @@ async def test_everything_serves_and_sigterm_stops_it_in_order(up: Up) -> None:
     made = await enqueue_on_disk(up, 3)
     assert await waiting(up) == made
     assert await page(up, "/readyz") == 200
+    async with Client(up.grpc) as client:
+        assert (await client.queue("ruled")).policy.attempts == 7
+        assert [(group.name, group.express) for group in await client.groups("ruled")] == [("acme", True)]
     parts = up.parts()
     assert set(parts) == {"store", "broker", "gateway"}
     assert not [connection for connection in parts["store"].net_connections("inet") if connection.status == psutil.CONN_LISTEN]

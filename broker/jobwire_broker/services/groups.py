@@ -51,24 +51,40 @@ async def update_group(registry: Registry, request: pb.UpdateGroupRequest) -> pb
         raise InvalidField("update_mask must name at least one field: weight, express or limit", field="update_mask")
     if unknown := [path for path in paths if path not in _FIELDS]:
         raise InvalidField(f"update_mask may name weight, express and limit; it names {unknown[0][:100]!r}", field="update_mask")
-    weight = (request.group.weight or 1.0) if "weight" in paths else None
-    if weight is not None and not _MIN_WEIGHT <= weight <= _MAX_WEIGHT:
-        raise InvalidField(f"group.weight must be from {_MIN_WEIGHT} to {_MAX_WEIGHT}, or 0 for 1; it is {weight:g}", field="group.weight")
-    limit = _own_limit(request.group) if "limit" in paths else ""
+    weight = weight_of(request.group, "group") if "weight" in paths else None
+    limit = own_limit(request.group, "group") if "limit" in paths else ""
     queue = await registry.register(name)
     found = await queue.store.set_group(group, express=request.group.express if "express" in paths else None, weight=weight, limit=limit)
     queue.partition.wake()
     return _group_of(name, found)
 
 
-def _own_limit(group: pb.Group) -> OwnLimit | str:
+async def give_rules(registry: Registry, queue: str, group: str, rules: pb.Group, paused: bool | None) -> None:
+    """Let a group have this weight, rank and limit, and stop or start delivery. What it has already is left as it is."""
+    weight, own = weight_of(rules, "group"), own_limit(rules, "group")
+    found = await registry.store(queue).group(group)
+    if (found.weight, found.express, found.own or NO_LIMIT) == (weight, rules.express, own) and paused in (None, found.paused):
+        return
+    await registry.store(queue).set_group(group, paused=paused, express=rules.express, weight=weight, limit=own)
+
+
+def weight_of(group: pb.Group, path: str) -> float:
+    """Raises InvalidField."""
+    weight = group.weight or 1.0
+    if not _MIN_WEIGHT <= weight <= _MAX_WEIGHT:
+        raise InvalidField(f"{path}.weight must be from {_MIN_WEIGHT} to {_MAX_WEIGHT}, or 0 for 1; it is {weight:g}", field=f"{path}.weight")
+    return weight
+
+
+def own_limit(group: pb.Group, path: str) -> OwnLimit | str:
+    """The limit that a group has for itself, or NO_LIMIT. Raises InvalidField."""
     if not group.HasField("limit"):
         return NO_LIMIT
     limit = group.limit
-    check_limit(limit, "group.limit")
+    check_limit(limit, f"{path}.limit")
     if not limit.rate.count:
         return OwnLimit(limit.concurrency)
-    period_ms = duration_ms(limit.rate.period, "group.limit.rate.period", low_ms=1, high_ms=_MAX_PERIOD_MS)
+    period_ms = duration_ms(limit.rate.period, f"{path}.limit.rate.period", low_ms=1, high_ms=_MAX_PERIOD_MS)
     return OwnLimit(limit.concurrency, limit.rate.count, period_ms, limit.rate.burst or 1)
 
 

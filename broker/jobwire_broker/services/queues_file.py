@@ -1,7 +1,7 @@
 """Policies from a YAML file: read and checked in full, with the line of every mistake, before anything is applied.
 
-The fields are those of QueuePolicy by their names in JSON (`maxDepth`); `class` stands for `queueClass`, and `paused` beside them. Durations are `500ms`,
-`30s`, `5m`, `2h` or `7d`, classes and priorities words in lower case.
+The fields are those of QueuePolicy by their names in JSON (`maxDepth`); `class` stands for `queueClass`, and `paused` and `groups` beside them. Durations are
+`500ms`, `30s`, `5m`, `2h` or `7d`, classes and priorities words in lower case.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any
 import yaml
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1 import policy_pb2
+from jobwire.v1 import policy_pb2, queue_service_pb2
 
-from jobwire_broker.config import NamedPolicy
-from jobwire_broker.errors import InvalidField, StoreUnavailable
-from jobwire_broker.names import check_queue
+from jobwire_broker.config import NamedGroup, NamedPolicy
+from jobwire_broker.errors import BrokerError, InvalidField, StoreFault, StoreFull, StoreUnavailable
+from jobwire_broker.names import check_group, check_queue
 from jobwire_broker.rules.registry import Registry
+from jobwire_broker.services.groups import give_rules, own_limit, weight_of
 from jobwire_broker.services.policies import change_policy, check_policy
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 20
 MAX_QUEUES = 10_000
-#: How often a store that is away is asked again.
+#: How often a store that is away or full is asked again.
 _RETRY_S = 1.0
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -36,6 +37,7 @@ _CLASSES = {name.removeprefix("QUEUE_CLASS_").lower(): number for name, number i
     "normal": policy_pb2.QUEUE_CLASS_MEDIUM
 }
 _PRIORITIES = {"critical": 0, "high": 1, "normal": 5, "medium": 5, "low": 10, "batch": 20}
+_GROUP_FIELDS = ("express", "limit", "paused", "weight")
 _WHOLE = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
 
 
@@ -106,16 +108,51 @@ def _queue(name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mistake]) -> N
     except Mistake as mistake:
         mistakes.append(mistake)
         pairs = []
+    groups: tuple[NamedGroup, ...] = ()
     for key, value in pairs:
         try:
             if key.value == "paused":
-                paused = _yes_or_no(value)
+                paused = _yes_or_no(key.value, value)
+            elif key.value == "groups":
+                of_groups = [] if _is_empty(value) else _pairs(value, "groups must hold a group per key")
+                groups = tuple(_group(name.value, *pair, mistakes) for pair in of_groups)
             else:
                 _set_field(rules, "queueClass" if key.value == "class" else key.value, key, value, "", places)
         except Mistake as mistake:
             mistakes.append(mistake)
     mistakes += _out_of_bounds(name.value, rules, places)
-    return NamedPolicy(name.value, rules, paused)
+    return NamedPolicy(name.value, rules, paused, groups)
+
+
+def _group(queue: str, name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mistake]) -> NamedGroup:
+    """One group's rules. What is wrong with them is added to `mistakes`."""
+    rules, paused, path = queue_service_pb2.Group(), None, f"groups[{name.value}]"
+    places: dict[str, yaml.Node] = {"": name, path: name}
+    try:
+        check_group(name.value, "a group's name")
+        pairs = [] if _is_empty(node) else _pairs(node, f"{name.value} must hold some of {', '.join(_GROUP_FIELDS)}")
+    except InvalidField as error:
+        mistakes.append(Mistake(name, error.message))
+        pairs = []
+    except Mistake as mistake:
+        mistakes.append(mistake)
+        pairs = []
+    for key, value in pairs:
+        try:
+            if key.value not in _GROUP_FIELDS:
+                raise Mistake(key, f"{key.value!r} is no field of a group; there are {', '.join(_GROUP_FIELDS)}")
+            if key.value == "paused":
+                paused = _yes_or_no(key.value, value)
+            else:
+                _set_field(rules, key.value, key, value, f"{path}.", places)
+        except Mistake as mistake:
+            mistakes.append(mistake)
+    for check in (weight_of, own_limit):
+        try:
+            check(rules, path)
+        except InvalidField as error:
+            mistakes.append(Mistake(_place_of(error.field, places), f"{queue}: {error.message}"))
+    return NamedGroup(name.value, rules, paused)
 
 
 def _out_of_bounds(queue: str, rules: policy_pb2.QueuePolicy, places: Mapping[str, yaml.Node]) -> list[Mistake]:
@@ -134,9 +171,9 @@ def _out_of_bounds(queue: str, rules: policy_pb2.QueuePolicy, places: Mapping[st
     return found
 
 
-def _yes_or_no(node: yaml.Node) -> bool:
+def _yes_or_no(name: str, node: yaml.Node) -> bool:
     if node.tag != "tag:yaml.org,2002:bool":
-        raise Mistake(node, "paused must be true or false")
+        raise Mistake(node, f"{name} must be true or false")
     return str(node.value).lower() in ("true", "yes", "on")
 
 
@@ -208,6 +245,8 @@ def _fill(message: Any, node: yaml.Node, path: str, places: dict[str, yaml.Node]
 
 def _scalar(field: FieldDescriptor, node: yaml.Node) -> Any:
     text = _word(node)
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return _yes_or_no(field.json_name, node)
     if field.enum_type is not None:
         if text.lower() not in _CLASSES:
             raise Mistake(node, f"{text!r} is no class; there are critical, high, medium, low, batch")
@@ -245,12 +284,28 @@ def _duration(node: yaml.Node) -> Duration:
 
 
 async def apply_policies(registry: Registry, policies: Sequence[NamedPolicy]) -> None:
-    """Let each queue have its policy and nothing else, however long the store is away. What a queue has already is left as it is."""
-    for name, rules, paused in policies:
-        while True:
-            try:
-                await change_policy(registry, name, lambda current, rules=rules: rules, paused)  # type: ignore[misc]  # bound in the loop on purpose
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(_RETRY_S)
-    log.info("queues.applied count=%d", len(policies))
+    """Let each queue have its policy and nothing else, and its groups their rules, however long the store is away or full. What they have already is left as it
+    is. A queue to which the store can't give its policy is logged and passed over.
+    """
+    failed = 0
+    for policy in policies:
+        try:
+            await _apply(registry, policy)
+        except (BrokerError, StoreFault) as error:
+            failed += 1
+            log.error("queues.not_applied queue=%s error=%s", policy.queue, error)
+    log.info("queues.applied count=%d", len(policies) - failed)
+
+
+async def _apply(registry: Registry, policy: NamedPolicy) -> None:
+    while True:
+        try:
+            await change_policy(registry, policy.queue, lambda current: policy.rules, policy.paused)
+            for group in policy.groups:
+                await give_rules(registry, policy.queue, *group)
+            return
+        except StoreUnavailable:
+            pass
+        except StoreFull as error:
+            log.warning("queues.store_full queue=%s error=%s", policy.queue, error)
+        await asyncio.sleep(_RETRY_S)

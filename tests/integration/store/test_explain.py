@@ -145,7 +145,7 @@ async def test_whoever_holds_a_limit_is_found_behind_any_number_of_leases(q: Que
     assert list(await q.lease("t", 1)) == ["held"]
     await q.make("next", ruled("named", name="slow"), ruled("grouped", "g"))
     found = {raw_id: (await q.store.explain(raw_id.encode())).judged for raw_id in ("next", "named", "grouped")}
-    assert {raw_id: judged and judged.holders for raw_id, judged in found.items()} == dict.fromkeys(found, {S: 1100, T: 1})
+    assert {raw_id: judged and judged.holders for raw_id, judged in found.items()} == {raw_id: {S: 1100, T: 1} for raw_id in found}
     await q.set_policy(names={"slow": {"concurrency": 1}}, group_limit={"concurrency": 1})
     await q.pulse("s", "t")
     for raw_id in ("named", "grouped"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1 import job_pb2, policy_pb2
+from jobwire.v1 import job_pb2, policy_pb2, queue_service_pb2
 from jobwire_broker.services.queues_file import MAX_FILE_BYTES, load_queues_file, parse_queues
 from jobwire_broker.store.policy import policy_from_text, policy_to_text
 
@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "queues"
 
 
 def loaded(name: str) -> dict[str, policy_pb2.QueuePolicy]:
-    return {queue: rules for queue, rules, _ in load_queues_file(EXAMPLES / name)}
+    return {queue: rules for queue, rules, *_ in load_queues_file(EXAMPLES / name)}
 
 
 def s(seconds: int) -> Duration:
@@ -71,6 +71,10 @@ queues:
     maxDepth: 1_000
     workerSlots: 4
     paused: true
+    groups:
+      acme: {weight: 2.5, express: true, limit: {concurrency: 2, rate: {count: 10, period: 1s}}, paused: false}
+      beta: {limit: {}}
+      gamma:
   nothing:
 """
     (found, nothing) = parse_queues(text, "f")
@@ -95,7 +99,13 @@ queues:
         "worker_slots": 4,
     }
     assert found.rules == policy_pb2.QueuePolicy(**expected)
-    assert nothing == ("nothing", policy_pb2.QueuePolicy(), None)
+    assert nothing == ("nothing", policy_pb2.QueuePolicy(), None, ())
+    limit = policy_pb2.Limit(concurrency=2, rate=policy_pb2.RateLimit(count=10, period=s(1)))
+    assert found.groups == (
+        ("acme", queue_service_pb2.Group(weight=2.5, express=True, limit=limit), False),
+        ("beta", queue_service_pb2.Group(limit=policy_pb2.Limit()), None),
+        ("gamma", queue_service_pb2.Group(), None),
+    )
     assert {field.name for field, _ in found.rules.ListFields()} == {field.name for field in policy_pb2.QueuePolicy.DESCRIPTOR.fields}
 
 
@@ -137,6 +147,13 @@ def test_a_file_may_say_nothing(text: str) -> None:
         ("queues:\n  a:\n    limit: 5", "f:3: it must hold some of concurrency, rate"),
         ("queues:\n  a:\n    jobLimits:\n      mail:\n        concurrency: -1", "f:5: a: job_limits[mail].concurrency"),
         ("queues:\n  a:\n    backoff:\n      delays: [1s, 40d]", "f:4: a: backoff.delays[1]"),
+        ("queues:\n  a:\n    groups: 5", "f:3: groups must hold a group per key"),
+        ("queues:\n  a:\n    groups:\n      b: 5", "f:4: b must hold some of express, limit, paused, weight"),
+        ("queues:\n  a:\n    groups:\n      '': {}", "f:4: a group's name must"),
+        ("queues:\n  a:\n    groups:\n      b:\n        waiting: 5", "f:5: 'waiting' is no field of a group; there are express, limit, paused, weight"),
+        ("queues:\n  a:\n    groups:\n      b:\n        express: 1", "f:5: express must be true or false"),
+        ("queues:\n  a:\n    groups:\n      b:\n        weight: 5000", "f:5: a: groups[b].weight must be from 0.01 to 1000"),
+        ("queues:\n  a:\n    groups:\n      b:\n        limit:\n          rate: {count: 5}", "f:6: a: groups[b].limit.rate.period"),
         ("queues:\n  a: {? [x] : 1}", "f:2: a key must be a word"),
     ],
 )
