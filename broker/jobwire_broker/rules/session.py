@@ -28,6 +28,8 @@ from jobwire_broker.store.queue_store import TurnItem
 MAX_CREDIT = 1 << 40
 MAX_QUEUES = 100
 MAX_LABELS = 32
+#: What one session may hold: after a break, all of it is compared with the store in one call per queue.
+MAX_HELD = 10_000
 MAX_FRAME_BYTES = 3 << 20
 #: Nothing more is leased to a stream that this much waits for: its reader is slow. Less than that is what gathers while a frame is on its way.
 MAX_BACKLOG_BYTES = 256 << 10
@@ -129,6 +131,10 @@ class WorkSession:
             raise InvalidField(f"hello.epoch must be from 1 to 2^31 - 1; it is {hello.epoch}", field="hello.epoch")
         if not 1 <= len(hello.queues) <= MAX_QUEUES:
             raise InvalidField(f"hello.queues must name 1 to {MAX_QUEUES} queues; there are {len(hello.queues)}", field="hello.queues")
+        if len(hello.held) > MAX_HELD:
+            raise InvalidField(f"hello.held may list {MAX_HELD} jobs; it lists {len(hello.held)}", field="hello.held")
+        if not 0 <= hello.concurrency <= MAX_HELD:
+            raise InvalidField(f"hello.concurrency must be from 1 to {MAX_HELD}, or 0 for unsaid; it is {hello.concurrency}", field="hello.concurrency")
         for text, name in ((hello.instance_id, "instance_id"), (hello.sdk, "sdk")):
             if len(text) > 128:
                 raise InvalidField(f"hello.{name} may have 128 characters; it has {len(text)}", field=f"hello.{name}")
@@ -185,7 +191,8 @@ class WorkSession:
         # With a limit on bytes, one call at a time: two would lease against the same bytes.
         if queue in self._suspended or (self._bytes_credit and (self._reserved or self._bytes_sent >= self._bytes_credit)):
             return 0
-        room = self._credit - self._sent - sum(self._reserved.values())
+        under_way = sum(self._reserved.values())
+        room = min(self._credit - self._sent - under_way, MAX_HELD - len(self.held) - under_way)
         if queue in self._queue_credit:
             room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
         if slots:

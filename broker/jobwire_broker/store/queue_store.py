@@ -46,6 +46,7 @@ class Word(StrEnum):
     SESSION_MOVED = "SESSION_MOVED"
     TOO_OLD = "TOO_OLD"
     CHANGED = "CHANGED"
+    MORE = "MORE"
 
 
 class PolicyChanged(StoreFault):
@@ -504,14 +505,16 @@ class QueueStore:
             args += (raw_id, token)
         if labels:
             args.append(labels)
-        answer = await self._call("attach", self._meta, args)
+        while (answer := await self._call("attach", self._meta, args))[0] != b"SESSION_MOVED" and answer[6]:
+            pass
         if answer[0] == b"SESSION_MOVED":
             return None
         return Attached([Settled(word.decode(), state) for word, state in zip(answer[1], answer[2], strict=True)], answer[5].decode())
 
     async def detach(self, session: bytes, epoch: int) -> None:
-        """End a session; what it holds goes back."""
-        await self._call("detach", self._meta, (session, epoch))
+        """End a session; what it holds goes back, some of it with each call."""
+        while (await self._call("detach", self._meta, (session, epoch)))[0].decode() == Word.MORE:
+            pass
 
     async def pulse(self, session_ms: int, renewals: Sequence[Renewal], policy_version: int = 0) -> PulseReport:
         """Renew sessions and do what is due; learn the policy when it is not that of `policy_version`."""

@@ -226,3 +226,34 @@ async def test_jobs_handed_back_wake_those_who_wait_for_work(q: QueueLab) -> Non
     async with q.heard() as heard:
         await q.detach("s")
     assert heard.wakes == ["work"]
+
+
+async def test_what_a_session_of_many_jobs_did_not_get_goes_back_in_pieces(q: QueueLab) -> None:
+    ids = [f"a{i:03}" for i in range(300)]
+    for at in range(0, 300, 100):
+        await q.make(*ids[at : at + 100])
+    await q.attach("s")
+    tokens = await q.lease("s", 128) | await q.lease("s", 128) | await q.lease("s", 128)
+    assert list(tokens) == ids
+    kept = [(raw_id, tokens[raw_id]) for raw_id in ids[::50]]
+    async with q.heard() as heard:
+        settled = await q.attach("s", 2, held=[*kept, ("a001", 1), ("never", 1)])
+    assert [word for word, _ in settled or ()] == ["HELD"] * 6 + ["STALE_LEASE", "NOT_FOUND"]
+    state = await q.state()
+    assert (list(state.active), state.waiting) == (ids[::50], [raw_id for raw_id in ids if (raw_id, tokens[raw_id]) not in kept])
+    # No call did more than 128.
+    assert len(heard.sequences) == 3
+
+
+async def test_a_session_of_many_jobs_that_says_goodbye_ends_in_pieces(q: QueueLab) -> None:
+    ids = [f"a{i:03}" for i in range(200)]
+    await q.make(*ids[:100])
+    await q.make(*ids[100:])
+    await q.attach("s")
+    await q.lease("s", 128)
+    await q.lease("s", 128)
+    async with q.heard() as heard:
+        await q.detach("s")
+    state = await q.state()
+    assert (state.waiting, state.active, state.sessions) == (ids, {}, {})
+    assert len(heard.sequences) == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import InvalidField, Precondition
-from jobwire_broker.rules.session import MAX_BACKLOG_BYTES, MAX_CREDIT, MAX_FRAME_BYTES, Phase, WorkSession
+from jobwire_broker.rules.session import MAX_BACKLOG_BYTES, MAX_CREDIT, MAX_FRAME_BYTES, MAX_HELD, Phase, WorkSession
 from jobwire_broker.store import codec
 
 SESSION = bytes(range(16))
@@ -200,6 +200,20 @@ def test_an_error_names_the_report_and_the_field() -> None:
         with pytest.raises(InvalidField) as caught:
             live().receive(pb.WorkRequest(finishes=[good, bad]), 0)
         assert (caught.value.field, caught.value.message.startswith(field)) == (field, True)
+
+
+def test_a_session_holds_ten_thousand_jobs_and_no_more() -> None:
+    session = live(jobs=MAX_CREDIT)
+    assert session.free("q") == MAX_HELD
+    session.reserve("r", 300)
+    session.deliver("q", b"a", 7, record())
+    session.take_frame()
+    assert session.free("q") == MAX_HELD - 301
+    too_many = [pb.Held(queue="q", id=f"a{i}", token=1) for i in range(MAX_HELD + 1)]
+    for frame, field in ((hello(held=too_many), "hello.held"), (hello(concurrency=MAX_HELD + 1), "hello.concurrency")):
+        with pytest.raises(InvalidField, match="10000") as caught:
+            WorkSession(now=0).receive(frame, 0)
+        assert caught.value.field == field
 
 
 # Frames out -------------------------------------------------------------------------------------------------------------------------------------------

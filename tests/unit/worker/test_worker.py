@@ -627,3 +627,8 @@ async def test_a_worker_tells_the_broker_for_whom_it_keeps_slots(broker: Scripte
 def test_slots_that_a_worker_cannot_keep_are_refused(reserved: Any, sentence: str) -> None:
     with pytest.raises(RegistrationError, match=sentence):
         Worker(queues=["q"], concurrency=5, reserved=reserved)
+
+
+def test_a_worker_of_more_than_ten_thousand_at_once_is_refused_when_it_is_made() -> None:
+    with pytest.raises(RegistrationError, match="from 1 to 10000"):
+        Worker(queues=["q"], concurrency=10_001)

@@ -33,7 +33,7 @@ from .errors import RegistrationError
 log = logging.getLogger("jobwire.worker")
 
 DEFAULT_CONCURRENCY = 5
-MAX_CONCURRENCY = 100_000
+MAX_CONCURRENCY = 10_000
 DEFAULT_GRACE = timedelta(seconds=30)
 MAX_LABELS = 32
 _LABEL_LIMIT_CHARS = 128

@@ -3,8 +3,8 @@
 -- ARGV     session, epoch, number (counts the calls of this epoch), session time in ms, descriptor, held count; per held job: id, token; the session's labels, in
 --          the form of a job's
 -- Returns  { OK, word per held job (HELD | OK | ALREADY_FINISHED | STALE_LEASE | CANCELLED | NOT_FOUND), state per held job,
---            waiting, seq, the policy's text } | { SESSION_MOVED }
--- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted.
+--            waiting, seq, the policy's text, 1 when the same call is to be made again } | { SESSION_MOVED }
+-- A job that the store holds for the session and the list does not name was never delivered: it goes back uncharged, and no loss is counted. A call puts back few.
 
 -- A job that was put back and not given away since is the session's again. If a loss was counted, it was none.
 local function adopt(ctx, j, sid)
@@ -46,11 +46,29 @@ local function last_attach(ctx, session)
   return tonumber(redis.call('HGET', ctx.base .. 's', 'r' .. session)) or 0
 end
 
-local function put_back_undelivered(ctx, sid, listed)
-  local jobs = jobs_held(ctx, held_members(ctx, sid, 100000))
-  for i = 1, #jobs do
-    if listed[jobs[i].id] ~= jobs[i].token then put_back(ctx, jobs[i]) end
+-- The leases of a session by the index: members, and tokens by id.
+local function leases_of(ctx, sid)
+  local members, tokens = held_members(ctx, sid, 100000), {}
+  for i = 1, #members do tokens[sub(members[i], 13)] = (struct.unpack('>I8', sub(members[i], 5, 12))) end
+  return members, tokens
+end
+
+-- Put back what is not listed, PUT_BACK_MAX jobs at the most. Answers 1 when there is more.
+local function put_back_undelivered(ctx, members, tokens, listed)
+  local unlisted, more = {}, 0
+  for i = 1, #members do
+    local id = sub(members[i], 13)
+    if listed[id] ~= tokens[id] then
+      if #unlisted == PUT_BACK_MAX then
+        more = 1
+        break
+      end
+      unlisted[#unlisted + 1] = members[i]
+    end
   end
+  local jobs = jobs_held(ctx, unlisted)
+  for i = 1, #jobs do put_back(ctx, jobs[i]) end
+  return more
 end
 
 local function attach(keys, argv)
@@ -64,20 +82,29 @@ local function attach(keys, argv)
   redis.call('ZADD', ctx.base .. 't', ctx.clock + session_ms, 'S' .. session)
   local labels = argv[7 + 2 * tonumber(argv[6])] or ''
   if labels ~= '' then redis.call('HSET', ctx.base .. 'M', struct.pack('>I4', sid), labels) end
+  local members, tokens = leases_of(ctx, sid)
   local ids, listed, words, states = {}, {}, {}, {}
-  for i = 1, tonumber(argv[6]) do ids[i] = argv[5 + 2 * i] end
-  fetch(ctx, ids)
   for i = 1, tonumber(argv[6]) do
     local id, token = argv[5 + 2 * i], tonumber(argv[6 + 2 * i])
     listed[id] = token
-    words[i], states[i] = check_held(ctx, sid, id, token)
+    -- The most are just held: for those no record is read.
+    if tokens[id] ~= token then ids[#ids + 1] = id end
+  end
+  fetch(ctx, ids)
+  for i = 1, tonumber(argv[6]) do
+    local id, token = argv[5 + 2 * i], tonumber(argv[6 + 2 * i])
+    if tokens[id] == token then
+      words[i], states[i] = 'HELD', STATE.ACTIVE
+    else
+      words[i], states[i] = check_held(ctx, sid, id, token)
+    end
   end
   flush(ctx)
-  put_back_undelivered(ctx, sid, listed)
+  local more = put_back_undelivered(ctx, members, tokens, listed)
   flush(ctx)
   trim(ctx)
   close(ctx)
-  return { 'OK', words, states, waiting_count(ctx), ctx.seq, redis.call('HGET', ctx.meta, 'policy') or '' }
+  return { 'OK', words, states, waiting_count(ctx), ctx.seq, redis.call('HGET', ctx.meta, 'policy') or '', more }
 end
 
 register('attach', attach, { 'allow-oom' })

@@ -1,6 +1,8 @@
 --- Giving leases to sessions, and taking them back.
 local ROW = '>I4I4I8'
 local LEASE_BYTES = 1048576
+-- How many jobs of a session one call puts back.
+local PUT_BACK_MAX = 128
 -- How many jobs that have expired a call looks through for others.
 local EXPIRED_MAX = 512
 

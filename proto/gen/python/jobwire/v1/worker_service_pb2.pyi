@@ -305,7 +305,7 @@ class Hello(_message.Message):
     sdk: _builtins.str
     """The name and version of the SDK. At most 128 characters."""
     concurrency: _builtins.int
-    """How many jobs it runs at once, for people."""
+    """How many jobs it runs at once, for people. At most 10,000."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The queues it takes jobs from: 1 to 100. Required."""
@@ -313,7 +313,7 @@ class Hello(_message.Message):
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Held]:
         """All that was delivered to this session and not yet acked, whether it still runs or its finish waits to be sent, even in this same frame. A job that is
-        missing here goes back and may start elsewhere at once.
+        missing here goes back and may start elsewhere at once. At most 10,000: a session gets no more than that, whatever its credit.
         """
 
     @_builtins.property
