@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -25,6 +26,8 @@ from jobwire_broker.services.verbs import topic_scope
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_TOKEN_NAMES = 20
+#: How many queues are asked at once.
+_AT_ONCE = 50
 _MINUTE_MS, _HOUR_MS = 60_000, 3_600_000
 
 
@@ -44,10 +47,8 @@ class AdminService(AdminServiceServicer):
         """List the worker sessions of all queues."""
         size = page_size(request.page_size)
         after = read_token("workers", request.page_token).decode(errors="replace")
-        names = await self._registry.known()
-        found = await asyncio.gather(*(self._registry.get(name).store.sessions() for name in names))
         workers: dict[str, pb.Worker] = {}
-        for session, held, descriptor in (row for rows in found for row in rows):
+        async for session, held, descriptor in self._sessions():
             worker = workers.get(session.hex())
             if worker is None:
                 worker = workers[session.hex()] = pb.Worker.FromString(descriptor)
@@ -55,6 +56,14 @@ class AdminService(AdminServiceServicer):
         later = sorted(name for name in workers if name > after)
         token = make_token("workers", later[size - 1].encode()) if len(later) > size else ""
         return pb.ListWorkersResponse(workers=[workers[name] for name in later[:size]], next_page_token=token)
+
+    async def _sessions(self) -> AsyncIterator[tuple[bytes, int, bytes]]:
+        """The sessions of all queues, some queues at a time: of all at once, those that come last would wait for longer than a call may take."""
+        names = await self._registry.known()
+        for start in range(0, len(names), _AT_ONCE):
+            for rows in await asyncio.gather(*(self._registry.store(name).sessions() for name in names[start : start + _AT_ONCE])):
+                for row in rows:
+                    yield row
 
     @unary
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
