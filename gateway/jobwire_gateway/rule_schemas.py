@@ -299,7 +299,7 @@ _CLASS = given(
         "queues": {"type": "array", "items": {"type": "string"}, "description": "Its queues, by name."},
         "paused": whole("How many of them are paused.", minimum=0),
         "counts": ref("Counts"),
-        "started": whole("How many jobs started since the broker that answers began, as far as it delivered them.", minimum=0),
+        "started": whole("How many jobs started, at any broker, while their queue had a class or a target.", minimum=0),
         "startedLate": whole("How many of those started later than their queue's target.", minimum=0),
     },
     required=("queueClass", "queues", "paused", "counts", "started", "startedLate"),

@@ -287,6 +287,8 @@ class _Decoder:
             b"newest",
             b"completed_total",
             b"failed_total",
+            b"started",
+            b"started_late",
             b"holes",
         }
         assert self._meta.keys() <= known | LINE_META, self._meta

@@ -1,4 +1,6 @@
-"""How many jobs of a queue started, and how many of them later than its target. Counted for queues that have a class or a target; the others pay nothing."""
+"""How many jobs of a queue started at this broker, and how many of them later than its target: for its metrics, which add up over brokers. The store counts
+those of all brokers alike (lua/lib/leases.lua). Counted for queues that have a class or a target; the others pay nothing.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ async def pause_class(registry: Registry, queue_class: int, paused: bool) -> lis
     return names
 
 
-def stats_of(registry: Registry, queue_class: int, members: Iterable[Member]) -> pb.ClassStats:
+def stats_of(queue_class: int, members: Iterable[Member]) -> pb.ClassStats:
     """The queues of a class together."""
     total = pb.ClassStats(queue_class=policy_pb2.QueueClass.ValueType(queue_class))
     for name, stats in members:
@@ -66,7 +66,6 @@ def stats_of(registry: Registry, queue_class: int, members: Iterable[Member]) ->
         counts = counts_of(stats)
         for field, value in counts.ListFields():
             setattr(total.counts, field.name, getattr(total.counts, field.name) + value)
-        starts = registry.get(name).partition.starts
-        total.started += starts.started
-        total.started_late += starts.late
+        total.started += stats.started
+        total.started_late += stats.started_late
     return total

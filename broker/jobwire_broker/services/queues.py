@@ -118,7 +118,7 @@ class QueueService(QueueServiceServicer):
         """Count the queues of each class together."""
         visible = permitted("read")
         found = await members_by_class(self._registry, filter(visible, await self._registry.known()))
-        return pb.ListClassesResponse(classes=[stats_of(self._registry, *pair) for pair in found.items()])
+        return pb.ListClassesResponse(classes=[stats_of(*pair) for pair in found.items()])
 
     @unary
     async def PauseClass(self, request: pb.PauseClassRequest, context: Context) -> pb.PauseClassResponse:

@@ -191,6 +191,9 @@ class Stats(NamedTuple):
     policy: str
     rate_in_milli: int
     rate_out_milli: int
+    started: int
+    """Counted while the queue has a class or a target."""
+    started_late: int
 
 
 class Found(NamedTuple):

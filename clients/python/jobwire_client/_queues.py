@@ -67,7 +67,7 @@ class ClassStats:
     counts: QueueCounts
     """The jobs of all of them."""
     started: int
-    """How many jobs started since the broker that answered began, as far as it delivered them."""
+    """How many jobs started, at any broker, while their queue had a class or a target."""
     started_late: int
     """How many of those started later than their queue's target."""
 

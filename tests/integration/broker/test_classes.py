@@ -105,3 +105,20 @@ async def test_each_start_is_measured_against_the_target_of_its_queue(own: Api) 
     await enqueue(own, "quick", "b")
     await lease(own, "quick", 2)
     assert await starts() == [(4, 2)]
+
+
+async def test_all_brokers_tell_the_same_of_starts_also_after_their_own(store: Store) -> None:
+    async with Broker(store) as first, Broker(store) as second:
+        async with connect(first) as one, connect(second) as two:
+            for queue in ("classed", "targeted"):
+                rules: dict[str, Any] = {"start_target": Duration(nanos=1_000_000)} if queue == "targeted" else {}
+                await set_policy(one, queue, queue_class=HIGH, **rules)
+                for api in (one, two):
+                    await enqueue(one, queue)
+                    assert len(await lease(api, queue)) == 1
+            found = [(await api.queues.ListClasses(pb.ListClassesRequest())).classes for api in (one, two)]
+            assert [[(c.started, c.started_late) for c in classes] for classes in found] == [[(4, 2)]] * 2
+        await first.kill()
+        await first.restart()
+        async with connect(first) as one:
+            assert [c.started for c in (await one.queues.ListClasses(pb.ListClassesRequest())).classes] == [4]

@@ -145,7 +145,7 @@ async def test_a_job_that_waits_to_go_alone_counts_as_waiting(q: QueueLab) -> No
 
 
 async def test_the_stats_of_a_queue_that_never_was_are_zero(q: QueueLab) -> None:
-    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, "", 0, 0)
+    assert await q.store.stats() == Stats(0, 0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, "", 0, 0, 0, 0)
     assert await q.store.sessions() == []
     assert await q.redis.keys(q.base + "*") == []
 

@@ -230,13 +230,15 @@ end
 local function stats(keys)
   local ctx = look(keys[1])
   local function card(suffix) return redis.call('ZCARD', ctx.base .. suffix) end
-  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw', 'made_total', 'ended_total', 'rates', 'holes')
+  local meta = redis.call('HMGET', keys[1], 'completed_total', 'failed_total', 'paused', 'seq', 'policy', 'lw', 'made_total', 'ended_total', 'rates', 'holes',
+    'started', 'started_late')
   ctx.lw, ctx.holes = tonumber(meta[6]) or 0, tonumber(meta[10]) or 0
   local time = redis.call('TIME')
   local rate_in, rate_out = rules.rates(meta[9] or '', tonumber(meta[7]) or 0, tonumber(meta[8]) or 0, time[1] * 1000 + math.floor(time[2] / 1000))
   local done, failed, cancelled, expired = completed.count(ctx) + card('K5'), card('f') + card('K6'), card('x') + card('K7'), card('e') + card('K8')
   return { waiting_count(ctx), card('a'), card('d'), done, failed, cancelled, expired, tonumber(meta[1]) or 0, tonumber(meta[2]) or 0,
-    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '', rate_in, rate_out }
+    tonumber(meta[3]) or 0, redis.call('HLEN', ctx.base .. 's') / 3, tonumber(meta[4]) or 0, meta[5] or '', rate_in, rate_out,
+    tonumber(meta[11]) or 0, tonumber(meta[12]) or 0 }
 end
 
 -- Returns session, held count, descriptor, session … of all sessions of the queue.

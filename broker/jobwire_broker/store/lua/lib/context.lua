@@ -3,7 +3,7 @@
 -- All keys of a queue are `<base><suffix>` with the queue's hash tag in <base>:
 --   m   hash    n (last number given), seq (events), clock and last_pulse (ms), paused, hungry, solo, sid, bucket, newest (ms), completed_total, failed_total,
 --               policy (JSON, see below), made_total, ended_total and rates (lib/rules.lua), lw (jobs in lines l, n, q), holes (lib/completed.lua), full (units for which a broker found no room under the queue's limit), judged (the policy
---               that blocks were made by), scored and scoring (the ageing by which lines are ordered, lib/lines.lua), and what lib/limits.lua keeps: vt fw vx tat extra
+--               that blocks were made by), started and started_late (leases.lua), scored and scoring (the ageing by which lines are ordered, lib/lines.lua), and what lib/limits.lua keeps: vt fw vx tat extra
 --   w   zset    waiting, score = priority, member = order (8 bytes) .. id
 --   o   zset    waiting to be delivered alone, same form
 --   d   zset    delayed, score = due date in ms, same member

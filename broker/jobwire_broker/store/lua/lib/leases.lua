@@ -228,6 +228,23 @@ local function lease_to(ctx, session, epoch, count, bytes)
   return out
 end
 
+-- Count the starts of a queue that has a class or a target, and those later than the target. A job that was handed back kept its place, and with it the time that
+-- it ran: it started before.
+local function count_starts(ctx, answers)
+  local target_us, started, late = (ctx.policy.target or math.huge) * 1000, 0, 0
+  for _, leases in ipairs(answers) do
+    for i = 2, #leases, 3 do
+      local last, since = struct.unpack('>I8', leases[i + 2], 23), struct.unpack('>I8', leases[i + 2], 39)
+      if since > last then
+        started = started + 1
+        if leases[i + 1] - since > target_us then late = late + 1 end
+      end
+    end
+  end
+  if started > 0 then redis.call('HINCRBY', ctx.meta, 'started', started) end
+  if late > 0 then redis.call('HINCRBY', ctx.meta, 'started_late', late) end
+end
+
 -- Lease to each of the sessions asked for in ARGV from position `at`: count, then (session, epoch, jobs, bytes) each. Answers the leases, and in how many ms to
 -- ask again; -1: nobody knows, or that is not what holds them.
 local function lease_all(ctx, argv, at)
@@ -242,6 +259,7 @@ local function lease_all(ctx, argv, at)
     flush(ctx)
     trim(ctx)
   end
+  if ctx.policy.class or ctx.policy.target then count_starts(ctx, answers) end
   return answers, ctx.prepared and choosing.opens_in(ctx) or -1
 end
 

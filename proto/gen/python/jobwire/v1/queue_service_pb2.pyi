@@ -761,7 +761,7 @@ class ClassStats(_message.Message):
     paused: _builtins.int
     """How many of them are paused."""
     started: _builtins.int
-    """How many jobs started since the broker that answers began, as far as it delivered them."""
+    """How many jobs started, at any broker, while their queue had a class or a target. A job that was handed back and goes on is not counted again."""
     started_late: _builtins.int
     """How many of those started later than their queue's target."""
     @_builtins.property

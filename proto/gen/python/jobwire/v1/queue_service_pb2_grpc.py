@@ -249,7 +249,7 @@ class QueueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeClass(self, request, context):
-        """Starts it again.
+        """Starts it again, also in queues of the class that were paused one by one.
 
         Errors:
         INVALID_ARGUMENT: no class → name one.

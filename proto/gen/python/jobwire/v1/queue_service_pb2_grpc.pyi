@@ -119,7 +119,7 @@ class QueueServiceStub:
       INVALID_ARGUMENT: no class → name one.
     """
     ResumeClass: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]
-    """Starts it again.
+    """Starts it again, also in queues of the class that were paused one by one.
 
     Errors:
       INVALID_ARGUMENT: no class → name one.
@@ -216,7 +216,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
       INVALID_ARGUMENT: no class → name one.
     """
     ResumeClass: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeClassRequest, _queue_service_pb2.ResumeClassResponse]  # type: ignore[assignment]
-    """Starts it again.
+    """Starts it again, also in queues of the class that were paused one by one.
 
     Errors:
       INVALID_ARGUMENT: no class → name one.
@@ -394,7 +394,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ResumeClassRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ResumeClassResponse, _abc.Awaitable[_queue_service_pb2.ResumeClassResponse]]:
-        """Starts it again.
+        """Starts it again, also in queues of the class that were paused one by one.
 
         Errors:
           INVALID_ARGUMENT: no class → name one.
