@@ -15,6 +15,9 @@ _TIMEOUT_S = 120.0
 
 _SETTLE_S = 1.0
 
+_FIRST = 100
+"""Streams that are there before any is counted."""
+
 _STALL_FRAMES, _STALL_BYTES = 40, 30_000
 """More than the buffers of the kernel and of the server hold for one reader."""
 
@@ -44,25 +47,26 @@ class Rate:
 QUICK = Sizes(connections=(200,), seconds=1.0, stalled=40, runs=1)
 
 
-def open_all(side: Side, count: int) -> Readers:
-    """Open streams and read until each is there."""
-    readers = Readers(side.address, side.path, count)
+def open_all(side: Side, count: int, first: int = 0) -> Readers:
+    """Open streams, numbered from the first, and read until each is there."""
+    readers = Readers(side.address, lambda number: side.path(first + number), count)
     readers.read(lambda: readers.frames >= count * side.first_frames, _TIMEOUT_S)
     return readers
 
 
-def memory_per_connection(side: Side, counts: tuple[int, ...]) -> dict[int, float]:
-    """Bytes of resident memory per idle connection, by how many there are. The first hundred are not counted: with them come code and buffers."""
-    open_all(side, 100).close()
-    time.sleep(0.5)
-    found = {}
-    for count in counts:
-        before = _resident(side.pid)
-        readers = open_all(side, count)
-        time.sleep(0.5)
-        found[count] = (_resident(side.pid) - before) / count
-        readers.close()
-        time.sleep(0.5)
+def memory_per_connection(side: Side, count: int) -> float:
+    """Bytes of resident memory per idle connection, of a process that had few before: what many have left behind would be used again, and not be seen.
+
+    The first hundred stay open and are not counted: with them come code and buffers.
+    """
+    few = open_all(side, _FIRST)
+    time.sleep(_SETTLE_S)
+    before = _resident(side.pid)
+    readers = open_all(side, count, _FIRST)
+    time.sleep(_SETTLE_S)
+    found = (_resident(side.pid) - before) / count
+    readers.close()
+    few.close()
     return found
 
 

@@ -12,16 +12,15 @@ _DATA_LINE = b"\ndata: "
 
 
 class Readers:
-    """`count` connections to one address. `frames` and `delays_ns` grow as they read."""
+    """`count` connections to one address, each with a path by its number. `frames` and `delays_ns` grow as they read."""
 
-    def __init__(self, address: tuple[str, int], path: str, count: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, address: tuple[str, int], path: Callable[[int], str], count: int, *, receive_buffer: int | None = None) -> None:
         self.frames = 0
         self.delays_ns: list[int] = []
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n".encode()
-        for _ in range(count):
-            self._open(address, receive_buffer)
+        for number in range(count):
+            self._open(address, path(number), receive_buffer)
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -56,12 +55,12 @@ class Readers:
             each.close()
         self._sockets.clear()
 
-    def _open(self, address: tuple[str, int], receive_buffer: int | None) -> None:
+    def _open(self, address: tuple[str, int], path: str, receive_buffer: int | None) -> None:
         made = socket.socket()
         if receive_buffer is not None:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         made.connect(address)
-        made.sendall(self._request)
+        made.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n".encode())
         made.setblocking(False)
         self._sockets[made.fileno()] = made
         self._poll.register(made.fileno(), select.EPOLLIN)

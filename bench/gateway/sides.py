@@ -10,7 +10,7 @@ from typing import Protocol
 
 from jobwire_gateway import frames
 
-from bench.gateway.source import JOB, Source, change
+from bench.gateway.source import JOB, JOBS, Source, change, token
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,10 +20,12 @@ class Side(Protocol):
 
     name: str
     address: tuple[str, int]
-    path: str
     pid: int
     first_frames: int
     """How many frames each connection gets at once."""
+
+    def path(self, number: int) -> str:
+        """What the reader with this number asks for."""
 
     def publish(self, number: int, padding: int = 0) -> None:
         """Let one change go to all."""
@@ -33,7 +35,6 @@ class GatewaySide:
     """A gateway with its defaults, but for how many streams it takes."""
 
     name = "gateway"
-    path = f"/v1/{JOB}/events"
     first_frames = 2
 
     def __init__(self, source: Source, address: tuple[str, int], pid: int) -> None:
@@ -41,21 +42,35 @@ class GatewaySide:
         self.pid = pid
         self._source = source
 
+    def path(self, number: int) -> str:
+        return f"/v1/{JOB}/events"
+
     def publish(self, number: int, padding: int = 0) -> None:
         self._source.publish(number, padding)
+
+
+class GuardedSide(GatewaySide):
+    """A gateway that asks who its callers are, and each of them has a job and a token of its own."""
+
+    name = "gateway with tokens"
+
+    def path(self, number: int) -> str:
+        return f"/v1/{JOBS}{number}/events?token={token(number)}"
 
 
 class YardstickSide:
     """The bare app, which gets the bytes that the gateway would write."""
 
     name = "yardstick"
-    path = "/"
     first_frames = 1
 
     def __init__(self, process: "subprocess.Popen[bytes]", address: tuple[str, int]) -> None:
         self.address = address
         self.pid = process.pid
         self._process = process
+
+    def path(self, number: int) -> str:
+        return "/"
 
     def publish(self, number: int, padding: int = 0) -> None:
         assert self._process.stdin is not None
@@ -67,6 +82,19 @@ class YardstickSide:
 @contextmanager
 def gateway_side() -> Iterator[Side]:
     """Start it."""
+    with _gateway(GatewaySide) as side:
+        yield side
+
+
+@contextmanager
+def guarded_side() -> Iterator[Side]:
+    """Start it."""
+    with _gateway(GuardedSide, "--auth") as side:
+        yield side
+
+
+@contextmanager
+def _gateway(make: type[GatewaySide], *options: str) -> Iterator[Side]:
     source = Source()
     command = (
         "-m",
@@ -80,6 +108,7 @@ def gateway_side() -> Iterator[Side]:
         "20000",
         "--max-stream-starts",
         "20000",
+        *options,
     )
     with _process(*command) as process:
         assert process.stdout is not None
@@ -89,7 +118,7 @@ def gateway_side() -> Iterator[Side]:
                 break
         else:
             raise RuntimeError("the gateway did not start")
-        yield GatewaySide(source, (host, int(port)), process.pid)
+        yield make(source, (host, int(port)), process.pid)
     source.close()
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from jobwire.v1.admin_service_pb2 import GetIdentityRequest, GetIdentityResponse
+from jobwire.v1.admin_service_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 from jobwire.v1.job_pb2 import Job, JobState, Progress
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
 
 JOB = "queues/bench/jobs/one"
+JOBS = "queues/bench/jobs/j"
+"""What the names of jobs begin with when each reader has one of its own."""
 
 _STATES = (JobState.JOB_STATE_ACTIVE, JobState.JOB_STATE_DELAYED)
 
@@ -32,6 +36,22 @@ def change(number: int, name: str = JOB, padding: int = 0) -> Job:
     )
 
 
+def token(number: int) -> str:
+    """What the reader of the `number`-th job shows. As long as a watch token of ours."""
+    return f"{number:0>320}"
+
+
+class Callers(AdminServiceServicer):
+    """Knows every token."""
+
+    def GetIdentity(self, request: GetIdentityRequest, context: grpc.ServicerContext) -> GetIdentityResponse:
+        (authorization,) = (str(value) for key, value in context.invocation_metadata() if key == "authorization")
+        number = int(authorization.removeprefix("Bearer "))
+        answer = GetIdentityResponse(authenticated=True, name=f"user-{number}", scopes=[f"watch:bench/j{number}"])
+        answer.expire_time.FromSeconds(int(time.time()) + 600)
+        return answer
+
+
 class Source(EventServiceServicer):
     """The broker. `publish` hands a change to whoever is subscribed."""
 
@@ -39,6 +59,8 @@ class Source(EventServiceServicer):
         self._responses: queue.SimpleQueue[SubscribeResponse | None] = queue.SimpleQueue()
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         add_EventServiceServicer_to_server(self, self._server)
+        # What nobody calls here is left as it is.
+        add_AdminServiceServicer_to_server(Callers(), self._server)  # type: ignore[abstract]
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
@@ -53,6 +75,7 @@ class Source(EventServiceServicer):
 
     def Subscribe(self, requests: Iterator[SubscribeRequest], context: grpc.ServicerContext) -> Iterator[SubscribeResponse]:
         threading.Thread(target=self._confirm, args=(requests,), daemon=True).start()
+        yield SubscribeResponse(store_available=True)
         while (response := self._responses.get()) is not None:
             yield response
 
