@@ -89,6 +89,7 @@ class StoreClient:
         self._fence_redis = self._connect(DISK_STEP_S * 1.5)
         self._version, self._source = library()
         self._names: dict[str, str] = {}
+        self._run_id: str | None = None
         self._probe: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
         self._fence = _Fence(self)
@@ -145,6 +146,7 @@ class StoreClient:
             raise BusyLoadingError("the store is loading its data")
         is_valkey = "valkey_version" in info
         self.product = f"{'valkey' if is_valkey else 'redis'} {info['valkey_version' if is_valkey else 'redis_version']}"
+        self._run_id = info.get("run_id")
         self._check_eviction(info)
         self.disk_durability = await self._has_disk_durability(info)
         await self._load()
@@ -188,15 +190,23 @@ class StoreClient:
             for callback in self.on_change:
                 callback(True)
 
-    def _suspect(self, error: BaseException) -> None:
-        """One call failed. The store is away only if it does not answer a ping either: a reply may be lost alone."""
+    def suspect(self, error: BaseException) -> None:
+        """A connection failed. The store is away only if it does not answer a ping either, since a reply may be lost alone; or if another one answers."""
         if self.available and (self._ping is None or self._ping.done()):
             self._ping = asyncio.create_task(self._check(error))
 
     async def _check(self, error: BaseException) -> None:
         await self._drop_idle()
-        if not await self.is_answering():
+        if not await self.is_answering() or await self._is_another():
             self._lost(error)
+
+    async def _is_another(self) -> bool:
+        """Whether what answers now was started later, or is a replica that took over: it may have other settings, and lack the last writes."""
+        try:
+            info = await self._redis.info("server")
+        except RedisError:
+            return True
+        return bool(info.get("run_id") != self._run_id)
 
     async def is_answering(self) -> bool:
         """Whether the store answers now, on a new connection."""
@@ -290,7 +300,7 @@ class StoreClient:
             # The store is there: nobody has to wait until that is found out.
             return StoreUnavailable("the store's answer was lost", accepted="unknown")
         if isinstance(error, (ConnectionError, TimeoutError)):
-            self._suspect(error)
+            self.suspect(error)
             return StoreUnavailable("the store does not answer", accepted="no" if isinstance(error, NotSent) else "unknown")
         return StoreFault(str(error))
 

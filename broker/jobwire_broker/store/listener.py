@@ -79,6 +79,7 @@ class Listener:
                 await self._listen_until_lost(self._pubsub)
             except (RedisError, OSError) as error:
                 self._note(error)
+                self._client.suspect(error)
             finally:
                 pubsub, self._pubsub = self._pubsub, None
                 with contextlib.suppress(RedisError, OSError):

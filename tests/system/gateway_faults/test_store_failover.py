@@ -14,7 +14,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 from jobwire.v1.worker_service_pb2 import Delivery, LeaseJobsRequest
 
-from tests.integration.gateway.reading import complete, enqueue, reading, report
+from tests.integration.gateway.reading import complete, enqueue, lease, reading, report
 from tests.integration.gateway.sockets import opened
 from tests.support import Broker, Gateway, failover, outcomes
 from tests.support.api import Api, api
@@ -90,6 +90,49 @@ async def test_s07_b09_a_failover_to_a_store_with_everything_costs_nobody_the_en
         async with reading(it.http, back["eventsUrl"], last_event_id=away.last_id) as again:
             assert [(frame["type"], frame.get("state")) for frame in await again.rest()][-1] == ("final", "completed")
         outcomes.tell(f"store fails over, nothing lost ({change.__name__})", f"calls answered {took:.2f} s after the primary's death")
+        assert took < RECOVERY_S
+
+
+async def test_s07_what_a_failover_has_lost_is_said_and_no_job_is_stuck(queue: str) -> None:
+    async with stack() as it:
+        known, done, taken = [await enqueue(it.http, queue) for _ in range(3)]
+        leases = [await _lease(it.worker, queue, 60), await _lease(it.worker, queue, 1)]
+        await report(it.worker, leases[0], 10)
+        await it.stores.caught_up()
+        it.stores.cut_replication()
+        await report(it.worker, leases[0], 50)
+        await complete(it.worker, leases[1])
+        leases.append(await _lease(it.worker, queue, 60))
+        lost = await enqueue(it.http, queue)
+        async with (
+            reading(it.http, known["eventsUrl"]) as page,
+            opened(it.gateway) as socket,
+            reading(it.http, lost["eventsUrl"]) as of_lost,
+            reading(it.http, f"/v1/queues/{queue}/events") as of_all,
+        ):
+            assert (await page.until("update"))["progress"]["percent"] == 50
+            await socket.subscribe(taken["name"])
+            await socket.until("update", state="active")
+            await of_lost.until("update")
+            await of_all.until("connected")
+            async with reading(it.http, done["eventsUrl"]) as of_done:
+                await of_done.until("final", state="completed")
+            took = await it.after(it.stores.fail_over(), queue)
+
+            assert (await page.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await page.until("update"))["progress"]["percent"] == 10
+            assert (await socket.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await socket.until("update"))["state"] == "waiting"
+            assert (await of_all.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await of_lost.rest())[-1]["state"] == "removed"
+
+            # One is known to run, one was given back by the store's memory and one by its lease's end.
+            await complete(it.worker, leases[0])
+            for _ in range(2):
+                await complete(it.worker, await lease(it.worker, queue))
+            assert (await page.until("final"))["state"] == "completed"
+            assert (await socket.until("final"))["state"] == "completed"
+        outcomes.tell("store fails over, last writes lost", f"calls answered {took:.2f} s after the primary's death")
         assert took < RECOVERY_S
 
 
