@@ -69,7 +69,12 @@ class Gateway:
             drain_s=config.drain.total_seconds(),
             heartbeat_s=heartbeat_s,
         )
-        topics = Topics(Bounds(config.mailbox_frames, config.mailbox_bytes), streams.heartbeat_ms)
+        topics = Topics(
+            Bounds(config.mailbox_frames, config.mailbox_bytes),
+            streams.heartbeat_ms,
+            max_topics=config.max_topics_total,
+            max_watches=config.max_streams_per_topic,
+        )
         brokers = Brokers(config.brokers, config.call_timeout.total_seconds(), config.credentials)
         identities = Identities(brokers) if config.asks_callers else None
         return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=Refusals(), identities=identities)
@@ -119,7 +124,7 @@ def _secured(app: ASGIApp, gateway: Gateway) -> Security:
         identities=gateway.identities,
         rate=config.request_rate,
         attempt_rate=config.attempt_rate,
-        shares=Shares(per_address=config.max_streams_per_address, per_identity=config.max_streams_per_identity),
+        shares=Shares(per_address=config.max_streams_per_address, per_identity=config.max_streams_per_identity, per_tenant=config.max_streams_per_tenant),
     )
 
 

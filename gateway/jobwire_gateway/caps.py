@@ -36,15 +36,16 @@ class Rate:
 class Shares:
     """How many streams each key has open. 0 is no limit."""
 
-    def __init__(self, *, per_address: int, per_identity: int) -> None:
-        self._limits = {"address": per_address, "identity": per_identity}
-        self.are_limited = bool(per_address or per_identity)
+    def __init__(self, *, per_address: int = 0, per_identity: int = 0, per_tenant: int = 0) -> None:
+        self._limits = {"address": per_address, "identity": per_identity, "tenant": per_tenant}
+        self.are_limited = any(self._limits.values())
         self._open: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
-    def one(self, *, address: str, identity: str) -> Iterator[bool]:
-        """Hold one stream. Gives False when there are too many already; then nothing is held."""
-        keys = [key for key in (("address", address), ("identity", identity)) if key[1] and self._limits[key[0]]]
+    def one(self, **owners: str) -> Iterator[bool]:
+        """Hold one stream of an address, an identity and a tenant; of those that are empty nothing is counted. Gives False when there are too many
+        already; then nothing is held."""
+        keys = [key for key in owners.items() if key[1] and self._limits[key[0]]]
         if any(self._open[key] >= self._limits[key[0]] for key in keys):
             yield False
             return

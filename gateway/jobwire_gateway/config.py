@@ -56,6 +56,9 @@ class GatewayConfig:
     max_streams_per_identity: int = 0
     """Open streams of one identity. 0 is no limit."""
 
+    max_streams_per_tenant: int = 0
+    """Open streams of all identities of one tenant. 0 is no limit."""
+
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may ask for. Empty: on loopback `localhost`, `127.0.0.1` and `::1`, else any."""
 
@@ -78,7 +81,14 @@ class GatewayConfig:
     """Streams that begin in a second, in the long run; twice as many may at once. One more is told to come back later."""
 
     max_topics: int = 100
-    """Topics on one stream."""
+    """Topics on one stream, and in one message of a WebSocket."""
+
+    max_topics_total: int = 50_000
+    """Topics of all streams of this process together, at most 90,000: the broker takes 100,000 on a feed. A stream that would need one more is told to
+    come back later."""
+
+    max_streams_per_topic: int = 10_000
+    """Open streams that watch one topic. One more is told to come back later."""
 
     max_body_bytes: int = 2 * 1024 * 1024
     """The largest request body."""
@@ -120,6 +130,8 @@ class GatewayConfig:
             "max_streams",
             "max_stream_starts",
             "max_topics",
+            "max_topics_total",
+            "max_streams_per_topic",
             "max_body_bytes",
             "max_lines_bytes",
             "max_header_bytes",
@@ -128,6 +140,8 @@ class GatewayConfig:
         ):
             if getattr(self, bound) < 1:
                 raise ConfigError(f"{bound}: at least 1")
+        if self.max_topics_total > 90_000:
+            raise ConfigError("max_topics_total: at most 90000, since a broker takes 100000 on one feed")
 
     def _check_callers(self) -> None:
         for origin in self.allowed_origins:
@@ -146,8 +160,9 @@ class GatewayConfig:
                 raise ConfigError(f"{setting}: {rate!r} is no rate, such as 100/second") from None
         if not self.attempt_rate:
             raise ConfigError("attempt_rate: a rate, such as 20/10second")
-        if self.max_streams_per_address < 0 or self.max_streams_per_identity < 0:
-            raise ConfigError("max_streams_per_address and max_streams_per_identity: 0 for no limit, or a number")
+        for cap in ("max_streams_per_address", "max_streams_per_identity", "max_streams_per_tenant"):
+            if getattr(self, cap) < 0:
+                raise ConfigError(f"{cap}: 0 for no limit, or a number")
 
     @property
     def asks_callers(self) -> bool:

@@ -220,7 +220,7 @@ class Logs:
         after = cursor_number(asked.query.get("after", "")) if cursor is None else max(0, cursor.revision)
         if asked.request.method == "HEAD":
             return event_source(_once(b""))
-        if refusal := self._streams.refusal():
+        if refusal := self._streams.refusal(self._topics.refusal([name])):
             if not wants_events(headers):
                 raise no_room(refusal)
             return event_source(_once(self._streams.come_back_line()))

@@ -84,7 +84,7 @@ class Security:
         self._attempts = Rate(attempt_rate)
         self._doubtful = asyncio.Semaphore(_DOUBTFUL_AT_ONCE)
         self._proxy_said = False
-        self._shares = shares or Shares(per_address=0, per_identity=0)
+        self._shares = shares or Shares()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -115,7 +115,8 @@ class Security:
             # Nothing of this middleware is kept for as long as a stream is open but this frame.
             await self._app(scope, receive, send)
             return
-        with self._shares.one(address=address, identity=name) as has_room:
+        tenant = caller.identity.tenant if caller is not None else ""
+        with self._shares.one(address=address, identity=name, tenant=tenant) as has_room:
             if has_room:
                 await self._app(scope, receive, send)
             else:

@@ -8,7 +8,7 @@ To an EventSource (`Accept: text/event-stream`) any status but 200 and 204 is th
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -147,6 +147,7 @@ class EventStream:
 class Asked:
     """What a request asks for."""
 
+    topics: Sequence[str]
     begin: Callable[[OnReady], Reader]
     over: bool
     """Whether its cursor says that there is nothing more to come."""
@@ -173,7 +174,7 @@ class StreamEndpoint:
         elif scope["method"] == "HEAD":
             await _start(send)
             await _finish(send)
-        elif refusal := self._streams.refusal():
+        elif refusal := self._streams.refusal(self._topics.refusal(asked.topics)):
             await self._turn_away(send, is_event_source, refusal)
         else:
             await self._serve(receive, send, asked, is_event_source)
@@ -231,8 +232,9 @@ class EventsEndpoint(StreamEndpoint):
         query = query_of(scope, CURSOR_PARAMETERS)
         cursor = cursor_of(headers.get("last-event-id") or next(iter(query.values()), ""))
         params = scope["path_params"]
-        allow_watch(["/".join(("queues", params["queue"], *(("jobs", params["id"]) if "id" in params else ())))])
-        return Asked(lambda on_ready: self._begin(self._topics, params, cursor, on_ready), self._ends and cursor is not None and cursor.end)
+        topics = ["/".join(("queues", params["queue"], *(("jobs", params["id"]) if "id" in params else ())))]
+        allow_watch(topics)
+        return Asked(topics, lambda on_ready: self._begin(self._topics, params, cursor, on_ready), self._ends and cursor is not None and cursor.end)
 
 
 class ManyEventsEndpoint(StreamEndpoint):
@@ -249,7 +251,7 @@ class ManyEventsEndpoint(StreamEndpoint):
             names, said = topics_of_query(scope, self._max_topics)
         allow_watch(names)
         place = place_of(headers.get("last-event-id") or said)
-        return Asked(lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
+        return Asked(names, lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> tuple[list[str], str]:
         query = query_of(scope, CURSOR_PARAMETERS)

@@ -120,7 +120,7 @@ class Stats:
         allow_watch([QUEUES])
         if request.method == "HEAD":
             return event_source(_once(b""))
-        if refusal := self._streams.refusal():
+        if refusal := self._streams.refusal(self._topics.refusal([QUEUES])):
             if not wants_events(request.headers):
                 raise no_room(refusal)
             return event_source(_once(self._streams.come_back_line()))

@@ -66,9 +66,9 @@ class Streams:
         """Whether nobody more may wait here."""
         return self.draining or len(self._open) >= self._limit
 
-    def refusal(self) -> str:
-        """Why one more is to come back later, as a word; empty when it may come in, which counts as a start."""
-        if word := self._refusal():
+    def refusal(self, of_topics: str = "") -> str:
+        """Why one more is to come back later, as a word, which may be that of its topics; empty when it may come in, which counts as a start."""
+        if word := of_topics or self._refusal():
             self.turned_away[word] += 1
         return word
 

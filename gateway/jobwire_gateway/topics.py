@@ -10,7 +10,7 @@ before that one is of an earlier adding and ignored.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -34,6 +34,13 @@ _EARLY = 64
 
 _RECENT = 1024
 """Jobs per queue whose last revision is kept, so that a repeat is not shown twice."""
+
+
+MAX_TOPICS = 50_000
+"""Topics of all streams of a process. The broker ends a feed of more than 100,000, which would cut off everybody again and again."""
+
+MAX_WATCHES = 10_000
+"""Streams that watch one topic."""
 
 
 class JobTopic:
@@ -183,11 +190,13 @@ AnyWatch = JobWatch | QueueWatch | OverviewWatch
 class Topics:
     """All topics of this process. `on_demand` is called when the broker is to be asked for others than before."""
 
-    def __init__(self, bounds: Bounds, heartbeat_ms: int) -> None:
+    def __init__(self, bounds: Bounds, heartbeat_ms: int, *, max_topics: int = MAX_TOPICS, max_watches: int = MAX_WATCHES) -> None:
         self.on_demand: Callable[[], None] = _nothing
         self.trouble: str | None = None
         self.bounds = bounds
         self.heartbeat_ms = heartbeat_ms
+        self._max_topics = max_topics
+        self._max_watches = max_watches
         self._topics: dict[str, AnyTopic] = {}
         # Topics that the broker has been asked for on the feed that is open now, and those of them that it has not confirmed.
         self._asked: set[str] = set()
@@ -195,6 +204,17 @@ class Topics:
         self._changed: set[str] = set()
         # Topics of groups and labels, among all.
         self._parts: set[str] = set()
+
+    def refusal(self, names: Iterable[str]) -> str:
+        """Why one more cannot watch these now, as a word; empty when it can."""
+        new = 0
+        for name in names:
+            topic = self._topics.get(name)
+            if topic is None:
+                new += 1
+            elif len(topic.watches) >= self._max_watches:
+                return "TOO_MANY_STREAMS_OF_TOPIC"
+        return "TOO_MANY_TOPICS" if new and len(self._topics) + new > self._max_topics else ""
 
     def join(self, watch: AnyWatch) -> None:
         """Begin to watch."""

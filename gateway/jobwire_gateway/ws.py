@@ -31,6 +31,7 @@ from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.many import Subscriptions
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.requests import invalid, query_of
+from jobwire_gateway.sse import no_room
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topic_names import topic_name
 from jobwire_gateway.topics import Topics
@@ -64,11 +65,12 @@ class _Refusal(Exception):
 class Socket:
     """One open connection."""
 
-    __slots__ = ("_allowance", "_close", "_limit", "_most_waiting", "_pump", "_reason", "_send", "_subscriptions", "last_write")
+    __slots__ = ("_allowance", "_close", "_limit", "_most_waiting", "_pump", "_reason", "_send", "_subscriptions", "_topics", "last_write")
 
     def __init__(self, topics: Topics, send: Send, max_topics: int) -> None:
         self.last_write = asyncio.get_running_loop().time()
         self._send = send
+        self._topics = topics
         self._limit = max_topics
         self._most_waiting = 2 * topics.bounds.max_frames + 3 * max_topics
         self._pump: asyncio.Task[None] | None = None
@@ -125,6 +127,8 @@ class Socket:
         except (ValueError, RecursionError):
             raise _Refusal(Close.NOT_JSON, "messages are JSON") from None
         match message:
+            case {"type": "subscribe" | "unsubscribe", "topics": list(names)} if len(names) > self._limit:
+                raise _Refusal(Close.BROKEN_RULE, f"at most {self._limit} topics in one message")
             case {"type": "subscribe", "topics": list(names), **rest} if rest.keys() <= {"after"} and isinstance(after := rest.get("after", {}), dict):
                 for name in names:
                     self._check_room()
@@ -147,9 +151,11 @@ class Socket:
             allow_watch([topic])
             if topic not in self._subscriptions.watches and len(self._subscriptions.watches) >= self._limit:
                 raise invalid("topic", f"is one too many; at most {self._limit} at once")
+            if topic not in self._subscriptions.watches and (refusal := self._topics.refusal([topic])):
+                raise no_room(refusal)
         except Problem as problem:
             self._subscriptions.mailbox.put(
-                GATEWAY, frames.error(str(name)[:200], problem.reason if problem.status == 403 else "INVALID_TOPIC", problem.detail)
+                GATEWAY, frames.error(str(name)[:200], problem.reason if problem.status in (403, 503) else "INVALID_TOPIC", problem.detail)
             )
             return
         cursor = cursor_of(str(after.get(topic, "")))

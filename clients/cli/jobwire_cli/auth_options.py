@@ -40,6 +40,7 @@ TrustedProxies = Annotated[
 RequestRate = Annotated[str, typer.Option(envvar="JOBWIRE_REQUEST_RATE", metavar="N/UNIT", help="Requests that an identity may make: 100/second.")]
 AttemptRate = Annotated[str, typer.Option(envvar="JOBWIRE_ATTEMPT_RATE", metavar="N/UNIT", help="Requests with unknown credentials that one address may make.")]
 PerAddress = Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_ADDRESS", min=0, help="Open streams of one address; 0 is no limit.")]
+PerTenant = Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_TENANT", min=0, help="Open streams of one tenant; 0 is no limit.")]
 PerIdentity = Annotated[int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_IDENTITY", min=0, help="Open streams of one identity; 0 is no limit.")]
 
 

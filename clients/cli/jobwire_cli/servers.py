@@ -99,6 +99,13 @@ def gateway(
         int, typer.Option(envvar="JOBWIRE_MAX_STREAM_STARTS", min=1, help="Streams that may begin in a second; twice as many may at once.")
     ] = 1_000,
     max_topics: Annotated[int, typer.Option(envvar="JOBWIRE_MAX_TOPICS", min=1, help="Topics on one stream.")] = 100,
+    max_topics_total: Annotated[
+        int,
+        typer.Option(envvar="JOBWIRE_MAX_TOPICS_TOTAL", min=1, max=90_000, help="Topics of all streams; one with one more is told to come back."),
+    ] = 50_000,
+    max_streams_per_topic: Annotated[
+        int, typer.Option(envvar="JOBWIRE_MAX_STREAMS_PER_TOPIC", min=1, help="Open streams of one topic; one more is told to come back later.")
+    ] = 10_000,
     auth: auth_options.Auth = None,
     allowed_hosts: auth_options.AllowedHosts = "",
     allowed_origins: auth_options.AllowedOrigins = "",
@@ -107,6 +114,7 @@ def gateway(
     attempt_rate: auth_options.AttemptRate = "20/10second",
     max_streams_per_address: auth_options.PerAddress = 0,
     max_streams_per_identity: auth_options.PerIdentity = 0,
+    max_streams_per_tenant: auth_options.PerTenant = 0,
     metrics: Metrics = "",
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
@@ -124,6 +132,8 @@ def gateway(
             max_streams=max_streams,
             max_stream_starts=max_stream_starts,
             max_topics=max_topics,
+            max_topics_total=max_topics_total,
+            max_streams_per_topic=max_streams_per_topic,
             credentials=auth_options.gateway_credentials(),
             auth=auth,
             allowed_hosts=auth_options.listed(allowed_hosts),
@@ -133,6 +143,7 @@ def gateway(
             attempt_rate=attempt_rate,
             max_streams_per_address=max_streams_per_address,
             max_streams_per_identity=max_streams_per_identity,
+            max_streams_per_tenant=max_streams_per_tenant,
             metrics=metrics,
             insecure=insecure,
         )

@@ -533,6 +533,33 @@ async def test_one_identity_has_only_so_many_streams(strict_broker: Broker, keys
                 await asyncio.sleep(0.05)
 
 
+async def test_b06_streams_of_all_identities_of_a_tenant_are_bounded_together(strict_broker: Broker, keys: Keys) -> None:
+    env = {"JOBWIRE_API_KEY": keys.of["gateway"]}
+    path = "/v1/queues/acme.mail/events"
+    async with Gateway(strict_broker, extra=["--max-streams-per-tenant", "2"], env=env) as gateway, client(gateway) as http:
+        names = [signed(claims("watch:*", sub=name, tenant="acme")) for name in ("ann", "bob", "cid")]
+        async with reading(http, path, **said(names[0])) as one, reading(http, path, **said(names[1])) as two:
+            await one.until("connected")
+            await two.until("connected")
+            assert (await http.get(path, headers=said(names[2]))).json()["reason"] == "TOO_MANY_STREAMS"
+            async with reading(http, path, **said(keys.of["all"])) as other:
+                await other.until("connected")
+
+
+async def test_x10_what_is_of_another_tenant_is_refused_alike_whether_it_is_there_or_not(strict_gateway: Gateway, keys: Keys, queue: str) -> None:
+    there, missing = f"other-{queue}", f"missing-{queue}"
+    async with client(strict_gateway) as http:
+        job = (await http.post(f"/v1/queues/{there}/jobs", json={"jobName": "work", "id": "job"}, headers=said(keys.of["all"]))).json()
+        assert job["name"] == f"queues/{there}/jobs/job"
+        for path in ("", "/jobs/job", "/jobs/job/events", "/events", "/stats", "/jobs/job/logs/stream", "/failures", "/groups"):
+            answers = [await http.get(f"/v1/queues/{name}{path}", headers=said(keys.of["acme"])) for name in (there, missing)]
+            shapes = [(answer.status_code, answer.text.replace(name, "Q")) for answer, name in zip(answers, (there, missing), strict=True)]
+            assert (shapes[0], shapes[0][0]) == (shapes[1], 403), path
+            assert [name for name in answers[0].headers if name != "content-length"] == [name for name in answers[1].headers if name != "content-length"]
+        assert there not in (await http.get("/v1/queues", headers=said(keys.of["acme"]))).text
+        assert there not in (await http.get("/v1/stats", headers=said(keys.of["acme"]))).text
+
+
 async def test_streams_open_for_known_callers_while_the_broker_is_away(strict_broker: Broker, keys: Keys, store: Any) -> None:
     env = {"JOBWIRE_KEYS": keys.text}
     gateway_env = {"JOBWIRE_API_KEY": keys.of["gateway"]}

@@ -133,10 +133,12 @@ async def test_w03_w06_a_message_that_breaks_a_rule_ends_the_connection_with_a_c
 
 async def test_w07_answers_are_not_piled_up_for_one_who_asks_and_asks(shared_gateway: Gateway) -> None:
     async with opened(shared_gateway) as socket:
-        await socket.subscribe(*("x" * 10,) * 400)
+        for _ in range(4):
+            await socket.subscribe(*("x" * 10,) * 100)
         for _ in range(400):
             assert (await socket.next())["reason"] == "INVALID_TOPIC"
-        await socket.subscribe(*("x",) * 10_000)
+        for _ in range(90):
+            await socket.subscribe(*("x" * 200,) * 100)
         assert await socket.closed() == 1008
 
 

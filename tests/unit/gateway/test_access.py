@@ -1,6 +1,7 @@
 """Who asks, as the gateway finds it out: credentials of a request, addresses behind proxies, what was known before, and topics."""
 
 import asyncio
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -44,6 +45,16 @@ def test_gateway_and_broker_agree_on_what_may_be_watched(scopes: list[str], tena
     gateway = Identity(name="a", scopes=tuple(scopes), tenant=tenant)
     assert gateway.may_watch(f"queues/{queue}/jobs/{job}" if job else f"queues/{queue}") == broker.may("watch", queue, job)
     assert gateway.may_watch("queues") == broker.may_everywhere("watch")
+
+
+def test_x13_no_scope_and_no_topic_takes_long_to_compare() -> None:
+    """The one wildcard is a star at the end, so what is compared is compared once."""
+    scopes = (*(f"watch:{'a*' * length}" for length in range(2, 200)), f"watch:{'a' * 100_000}z*")
+    topic = "queues/" + "a" * 100_000 + "/labels/" + "a/" * 50_000
+    began = time.perf_counter()
+    assert not Identity(name="a", scopes=scopes).may_watch(topic)
+    assert len(known_scopes([*scopes, "watch:" + "*" * 10_000])) < len(scopes)
+    assert time.perf_counter() - began < 1
 
 
 # Credentials of a request --------------------------------------------------------------------------------------------------------------------------------
