@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from jobwire_cli import auth_options, settings
+from jobwire_cli.config_file import Config
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.logs import LogFormat, set_up_logging
@@ -62,6 +63,7 @@ def broker(
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
     allow_eviction: AllowEviction = False,
+    config_file: Config = None,
 ) -> None:
     """Serve gRPC, with all state in a Redis or Valkey. Any number of brokers may share one store."""
     set_up_logging(log_format)
@@ -118,6 +120,7 @@ def gateway(
     metrics: Metrics = "",
     log_format: LogStyle = LogFormat.CONSOLE,
     insecure: Insecure = False,
+    config_file: Config = None,
 ) -> None:
     """Serve REST, event streams for browsers, and the live page. Any number of gateways may share the brokers."""
     set_up_logging(log_format)
@@ -161,6 +164,7 @@ def worker(
     drain_grace: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long running jobs may take when the worker is told to end, instead of what the worker says.")
     ] = None,
+    config_file: Config = None,
 ) -> None:
     """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
     from jobwire_worker import RegistrationError, SpecError, run_from_spec

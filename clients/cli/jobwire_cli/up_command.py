@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jobwire_cli import servers, settings
+from jobwire_cli.config_file import Config
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.up.lock import DirectoryInUse
 from jobwire_cli.up.process import PartFailed
@@ -37,13 +38,15 @@ def up(
     insecure: servers.Insecure = False,
     allow_eviction: servers.AllowEviction = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where everything is as one line of JSON.")] = False,
+    config_file: Config = None,
 ) -> None:
     """Run a store, a broker and a gateway until Ctrl-C.
 
     The store is a real Valkey with its append-only file in the data directory. Ctrl-C or SIGTERM drains and stops everything in order; a second one stops it at
     once.
     """
-    shared = ["--insecure"] if insecure else []
+    # Broker and gateway have sections of their own in it, for what `up` has no flag for.
+    shared = [*(["--insecure"] if insecure else []), *(["--config", str(config_file.absolute())] if config_file else [])]
     try:
         # The broker reads it again: here it is read so that nothing is started for a file with a mistake.
         servers.load_queues(queues)

@@ -179,3 +179,13 @@ async def test_an_id_of_ours_that_was_removed_is_known_whatever_its_date_says(q:
     assert (await q.state()).waiting == []
     assert await q.make(newer) == ["MADE"]
     assert (await q.state()).waiting == [newer.raw_id.hex()]
+
+
+async def test_the_time_is_asked_for_once_in_a_call_also_when_an_id_is_there_already(q: QueueLab) -> None:
+    async def asked() -> int:
+        return int((await q.redis.info("commandstats"))["cmdstat_time"]["calls"])
+
+    await q.make("a")
+    before = await asked()
+    assert await q.make("a", "b") == ["MADE", "MADE"]
+    assert await asked() - before == 1

@@ -203,7 +203,8 @@ local function enqueue(keys, argv)
   local known, room, words = ring_known(ctx, ids, tonumber(argv[3]), tonumber(argv[4])), room_in(ctx), {}
   local large = too_large(ctx, argv, #ids)
   if argv[2] == '1' or asks ~= NO_ASKS or next(known) or (room and room < #ids) or next(large) or not make_all(ctx, argv, ids, dues, flags) then
-    ctx = open(keys[1])
+    -- What was gathered for nothing is forgotten.
+    ctx = open(keys[1], nil, ctx.now_us)
     words = make_missing(ctx, argv, ids, dues, flags, asks, known, existing(ctx, ids), room, large)
     flush(ctx)
   else

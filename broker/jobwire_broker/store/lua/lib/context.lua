@@ -60,13 +60,16 @@ local RING_SLOTS, RING_SLOT_S = 5, 30
 local RING_ADD = { [0] = 'HSET g0', 'HSET g1', 'HSET g2', 'HSET g3', 'HSET g4' }
 
 -- `to_read`: nothing is to be written.
-local function open(key, to_read)
+-- `now_us`: the moment of the call, where it was asked for before.
+local function open(key, to_read, now_us)
   bind()
   local base = string.sub(key, 1, -2)
-  local time = redis.call('TIME')
+  if not now_us then
+    local time = redis.call('TIME')
+    now_us = time[1] * 1000000 + time[2]
+  end
   local meta = redis.call('HMGET', key, 'n', 'seq', 'clock', 'paused', 'hungry', 'bucket', 'newest', 'completed_total', 'failed_total', 'policy',
     'lw', 'judged', 'full', 'made_total', 'ended_total', 'holes')
-  local now_us = time[1] * 1000000 + time[2]
   local last = tonumber(meta[1]) or 0
   local ctx = {
     base = base, meta = key, record_key = base .. 'j', payload_key = base .. 'p', now_us = now_us, now_ms = math.floor(now_us / 1000),
