@@ -13,6 +13,7 @@ from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 from jobwire.v1.job_pb2 import Job, JobState, Progress
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire_gateway.access import TOKEN_PREFIX
 
 JOB = "queues/bench/jobs/one"
 JOBS = "queues/bench/jobs/j"
@@ -38,7 +39,7 @@ def change(number: int, name: str = JOB, padding: int = 0) -> Job:
 
 def token(number: int) -> str:
     """What the reader of the `number`-th job shows. As long as a watch token of ours."""
-    return f"{number:0>320}"
+    return f"{TOKEN_PREFIX}{number:0>320}"
 
 
 class Callers(AdminServiceServicer):
@@ -46,7 +47,7 @@ class Callers(AdminServiceServicer):
 
     def GetIdentity(self, request: GetIdentityRequest, context: grpc.ServicerContext) -> GetIdentityResponse:
         (authorization,) = (str(value) for key, value in context.invocation_metadata() if key == "authorization")
-        number = int(authorization.removeprefix("Bearer "))
+        number = int(authorization.removeprefix(f"Bearer {TOKEN_PREFIX}"))
         answer = GetIdentityResponse(authenticated=True, name=f"user-{number}", scopes=[f"watch:bench/j{number}"])
         answer.expire_time.FromSeconds(int(time.time()) + 600)
         return answer

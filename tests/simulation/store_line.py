@@ -246,6 +246,9 @@ class SimulatedClient(StoreClient):
     async def _drop_idle(self) -> None:
         await self._calls.close_idle()
 
+    async def _is_another(self) -> bool:
+        return False
+
 
 class SimulatedListener(Listener):
     """Messages over the line."""

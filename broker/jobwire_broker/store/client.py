@@ -204,7 +204,7 @@ class StoreClient:
         """Whether what answers now was started later, or is a replica that took over: it may have other settings, and lack the last writes."""
         try:
             info = await self._redis.info("server")
-        except RedisError:
+        except (RedisError, OSError):
             return True
         return bool(info.get("run_id") != self._run_id)
 
