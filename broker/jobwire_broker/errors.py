@@ -9,6 +9,7 @@ BrokerError
 ├── Precondition          what was asked for can't be had here
 ├── StoreUnavailable      the store is away
 ├── StoreFull             the store is at its memory limit
+├── StoreFailed           a function of the store failed
 ├── QueueFull             the queue is at its maximum depth
 ├── TooManyTopics         one stream follows as much as it may
 ├── NotServed             the contract names the call, and this version does not serve it
@@ -134,6 +135,15 @@ class NotServed(BrokerError):
 
 class StoreFault(Exception):
     """Raised when a function of the store failed in a way that it should not. Not an answer to anybody: who called decides what it means."""
+
+
+class StoreFailed(BrokerError):
+    """Raised to tell a caller of a StoreFault."""
+
+    reason = "STORE_FAULT"
+
+    def __init__(self, fault: StoreFault) -> None:
+        super().__init__(f"the store failed: {fault}")
 
 
 class ShuttingDown(BrokerError):

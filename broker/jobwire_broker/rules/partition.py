@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreFull, StoreUnavailable
+from jobwire_broker.errors import BrokerError, SessionMoved, StoreFailed, StoreFault, StoreFull, StoreUnavailable
+from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.meter import Meter
 from jobwire_broker.rules.session import WorkSession
@@ -25,6 +26,7 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.codec import FLAG_TIMED, timeout_of
 from jobwire_broker.store.policy import NO_POLICY, policy_from_text
 from jobwire_broker.store.queue_store import (
+    FINISHES,
     MAX_BYTES,
     MAX_ITEMS,
     JobItem,
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 _DELAYED = job_pb2.JOB_STATE_DELAYED
 #: How long to wait with a repeat while the store seems to be there.
 _REPEAT_S = 0.1
+#: A finish over which the store fails is repeated so often, after _REPEAT_S and then twice the time before: for 3 s in all.
+_MAX_FAULTS = 5
 #: How often in a row the queue's priority may change under one call.
 _MAX_CHANGES = 10
 #: The overhead of an item beside its body, for the bound on bytes.
@@ -79,8 +83,11 @@ class Sink(Protocol):
         """The store has answered."""
 
     def failed(self, error: BrokerError) -> bool:
-        """The store is away. True: keep the item and try again when it is back."""
+        """The item could not be settled now. True: keep it and try again, when the store is back."""
         ...
+
+    def given_up(self, error: BrokerError) -> None:
+        """The store failed over the item each time that it was tried; it is not kept any more."""
 
 
 class Silent:
@@ -93,8 +100,24 @@ class Silent:
         """Try again."""
         return True
 
+    def given_up(self, error: BrokerError) -> None:
+        """Nobody waits."""
+
 
 SILENT = Silent()
+
+
+class _Repeated:
+    """The sink of an item over which the store failed, and how often."""
+
+    def __init__(self, sink: Sink, faults: int) -> None:
+        self.faults = faults
+        self.sink = sink
+        self.settled = sink.settled
+        self.failed = sink.failed
+        self.given_up = sink.given_up
+
+
 _TurnEntry = tuple[TurnItem, str, Sink]
 
 
@@ -321,7 +344,7 @@ class Partition:
         elif len(call.pieces) == 1 and len(call.pieces[0].items) == 1:
             log.error("partition.enqueue_failed queue=%s error=%s", self.queue, error)
             (piece,) = call.pieces
-            piece.ticket.settle(piece.places, [BrokerError(f"the store could not make the job: {error}")])
+            piece.ticket.settle(piece.places, [StoreFailed(error)])
         else:
             # The function raised, and some of the items may have been made: each is repeated by its identity, and alone (RULES 5).
             for piece in call.pieces:
@@ -374,8 +397,7 @@ class Partition:
         if isinstance(error, BrokerError):
             self._fail(call.chunk, error)
         elif len(call.chunk) == 1:
-            log.error("partition.turn_failed queue=%s id=%s error=%s", self.queue, call.chunk[0][1], error)
-            call.chunk[0][2].failed(BrokerError(f"the store could not settle the item: {error}"))
+            self._repeat_fault(call.chunk[0], error)
         else:
             # Nothing but leases was asked for, or one item spoils the call: no lease is asked for again before something new happens.
             self._dry = True
@@ -387,6 +409,19 @@ class Partition:
             self._turn_done(call, await self._send_turn(call))
         except (BrokerError, StoreFault) as error:
             await self._turn_failed(call, error)
+
+    def _repeat_fault(self, entry: _TurnEntry, error: StoreFault) -> None:
+        """The store failed over one item alone. A finish is repeated a few times: it is all that is left of an attempt. A report is not."""
+        item, text_id, sink = entry
+        log.error("partition.turn_failed queue=%s kind=%s id=%s error=%s", self.queue, item.kind, id_to_text(item.raw_id), error)
+        faults = sink.faults if isinstance(sink, _Repeated) else 0
+        told = sink.sink if isinstance(sink, _Repeated) else sink
+        if item.kind not in FINISHES or not sink.failed(StoreFailed(error)):
+            return
+        if faults < _MAX_FAULTS:
+            asyncio.get_running_loop().call_later(_REPEAT_S * 2**faults, self.settle, item, text_id, _Repeated(told, faults + 1))
+        else:
+            sink.given_up(StoreFailed(error))
 
     def _fail(self, chunk: Sequence[_TurnEntry], error: BrokerError) -> None:
         for entry in chunk:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from jobwire_broker.errors import BrokerError
+from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.rules.meter import Clock, Meter
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.pulse import SWEEP_S, Pulse
@@ -180,8 +180,12 @@ class Registry:
         """A queue that no broker has workers or watchers for is pulsed all the same: its delayed jobs come due, its lost leases go back (RULES 2)."""
         while True:
             names: list[str] = []
-            with contextlib.suppress(BrokerError):
+            try:
                 names = await self.known()
+            except BrokerError:
+                pass  # the store is away
+            except StoreFault as error:
+                log.error("sweep.failed error=%s", error)
             for queue in [queue for queue in self.queues.values() if queue.is_idle]:
                 del self.queues[queue.name]
                 await queue.forget()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
-from jobwire_broker.errors import BrokerError
+from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.names import id_to_text, job_path
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.store import codec
@@ -220,7 +220,7 @@ class Feed:
                 batch = [self._wanted.pop() for _ in range(min(len(self._wanted), MAX_ITEMS))]
                 try:
                     found = await self._store.get(batch)
-                except BrokerError:
+                except (BrokerError, StoreFault):
                     self._wanted.update(batch)
                     await asyncio.sleep(_RETRY_S)
                     continue

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import grpc
 from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
-from jobwire_broker.errors import BrokerError, NotFound, StoreFault
+from jobwire_broker.errors import BrokerError, NotFound, StoreFailed, StoreFault
 from jobwire_broker.store import codec
 from jobwire_broker.store.policy import policy_from_text
 from jobwire_broker.store.queue_store import Stats
@@ -78,14 +78,15 @@ def unary(handler: Handler) -> Handler:
         except BrokerError as error:
             await abort(context, error)
         except StoreFault as error:
-            await _abort_fault(context, handler.__name__, error)
+            await abort_fault(context, handler.__name__, error)
 
     return cast(Handler, wrapped)
 
 
-async def _abort_fault(context: grpc.aio.ServicerContext[Any, Any], call: str, error: StoreFault) -> NoReturn:
+async def abort_fault(context: grpc.aio.ServicerContext[Any, Any], call: str, error: StoreFault) -> NoReturn:
+    """End the call with STORE_FAULT, and say in the log how the store failed."""
     log.error("call.store_fault call=%s error=%s", call, error)
-    await abort(context, BrokerError(f"the store failed: {error}", reason="STORE_FAULT"))
+    await abort(context, StoreFailed(error))
 
 
 def streaming(handler: Handler) -> Handler:
@@ -99,7 +100,7 @@ def streaming(handler: Handler) -> Handler:
         except BrokerError as error:
             await abort(context, error)
         except StoreFault as error:
-            await _abort_fault(context, handler.__name__, error)
+            await abort_fault(context, handler.__name__, error)
 
     return cast(Handler, wrapped)
 

@@ -20,7 +20,7 @@ from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.auth.caller import checker, end_with
 from jobwire_broker.auth.errors import NotPermitted
-from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
+from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFailed, StoreFault
 from jobwire_broker.services.answers import abort, details_of, end_tasks
 from jobwire_broker.services.batch_bytes import Malformed, Message, read
 from jobwire_broker.services.batches import Batch, Maker, Outcome, Results, say_verdict
@@ -200,7 +200,7 @@ class EnqueueStream:
             self._refuse(message, size, error)
         except StoreFault as error:
             log.error("call.store_fault call=EnqueueStream error=%s", error)
-            self._refuse(message, size, BrokerError(f"the store failed: {error}", reason="STORE_FAULT"))
+            self._refuse(message, size, StoreFailed(error))
         else:
             self._made(message, size, results)
 

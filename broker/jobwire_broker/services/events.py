@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from typing import Any
 
@@ -11,12 +12,14 @@ import grpc
 from jobwire.v1 import event_service_pb2 as pb
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer
 
-from jobwire_broker.errors import BrokerError, ShuttingDown, StoreUnavailable, TooManyTopics
+from jobwire_broker.errors import BrokerError, ShuttingDown, StoreFault, StoreUnavailable, TooManyTopics
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.rules.registry import Queue, Registry
 from jobwire_broker.rules.watching import part_of
 from jobwire_broker.services.answers import abort, end_tasks, queue_of
 from jobwire_broker.topics import parse_topic
+
+log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -134,7 +137,9 @@ class Subscription:
         while topic in self._topics:
             try:
                 await self._open_once(topic)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreFault) as error:
+                if isinstance(error, StoreFault):
+                    log.error("subscribe.store_fault topic=%s error=%s", topic, error)
                 await asyncio.sleep(_RETRY_S)
                 continue
             self._added.append(topic)
@@ -225,7 +230,7 @@ class Counts:
             while self._dirty:
                 dirty, self._dirty = self._dirty, set()
                 for name in dirty:
-                    with contextlib.suppress(BrokerError):
+                    with contextlib.suppress(BrokerError, StoreFault):
                         self._ready[name] = queue_of(name, await self._registry.get(name).store.stats())
                 self._mailbox.wake()
                 await asyncio.sleep(COUNTS_INTERVAL_S)

@@ -16,7 +16,7 @@ from jobwire.v1 import admin_service_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import BrokerError, Precondition, SessionMoved, ShuttingDown, StoreFull, StoreUnavailable
+from jobwire_broker.errors import BrokerError, Precondition, SessionMoved, ShuttingDown, StoreFailed, StoreFault, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import SILENT, turn_size, verdict_of
 from jobwire_broker.rules.registry import Registry
@@ -24,13 +24,12 @@ from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
 from jobwire_broker.services.answers import end_tasks
 from jobwire_broker.store.codec import encode_labels
-from jobwire_broker.store.queue_store import Settled, TurnItem, Word
+from jobwire_broker.store.queue_store import FINISHES, Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_FINISHES = frozenset("CFSRG")
 #: While so much of what a worker said has no verdict yet, nothing more is read from it.
 MAX_UNSETTLED_BYTES = 4 << 20
 #: How soon a call is repeated whose outcome is unknown, and how often a store that is away is asked again.
@@ -78,8 +77,8 @@ class WorkStream:
             self._leave()
 
     def end(self, error: BrokerError) -> None:
-        """End the stream with this error."""
-        if not self._over.done():
+        """End the stream with this error, if it has not ended."""
+        if not self._ending and not self._over.done():
             self._over.set_exception(error)
 
     def go_away(self) -> None:
@@ -252,6 +251,10 @@ class WorkStream:
         except SessionMoved as error:
             self.end(error)
             return
+        except StoreFault as error:
+            log.error("worker.reattach_failed session=%s queue=%s error=%s", self.work.session.hex(), queue, error)
+            self.end(StoreFailed(error))
+            return
         finally:
             self.work.unsuspend(queue)
         log.info("worker.reattached session=%s queue=%s dropped=%d", self.work.session.hex(), queue, len(acks))
@@ -267,7 +270,8 @@ class WorkStream:
             partition = self._registry.get(name).partition
             await self.work.suspend(name)
             partition.detached(self)
-            with contextlib.suppress(StoreUnavailable):
+            # Its jobs go back with the end of the session then.
+            with contextlib.suppress(StoreUnavailable, StoreFault):
                 await partition.store.detach(self.work.session, self.work.epoch)
             partition.wake()
 
@@ -277,7 +281,7 @@ class WorkStream:
         """The store's word on what the worker said."""
         self._unsettled -= turn_size(item)
         self._eased.set()
-        if item.kind in _FINISHES:
+        if item.kind in FINISHES:
             self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
         elif settled.word != Word.OK and item.kind in "PK":
             self.work.drop(queue, item.raw_id, item.token)
@@ -289,6 +293,10 @@ class WorkStream:
     def failed(self, error: BrokerError) -> bool:
         """The store is away: finishes are kept for the worker, even when the stream is gone; it may not come back."""
         return True
+
+    def given_up(self, error: BrokerError) -> None:
+        """A finish can't be settled: the worker keeps it, and says it again when it has connected anew."""
+        self.end(error)
 
 
 def _state(word: str, state: int) -> Any:

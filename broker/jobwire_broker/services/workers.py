@@ -15,7 +15,7 @@ from jobwire.v1.worker_service_pb2_grpc import WorkerServiceServicer
 
 from jobwire_broker.auth.caller import end_with
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown
+from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
 from jobwire_broker.labels import check_labels
 from jobwire_broker.names import check_queue, id_to_bytes, id_to_text
 from jobwire_broker.rules.hands import SINGLE_CALLS
@@ -23,7 +23,7 @@ from jobwire_broker.rules.partition import verdict_of
 from jobwire_broker.rules.registry import Queue, Registry
 from jobwire_broker.rules.reports import duration_ms, finish_item, progress_item
 from jobwire_broker.rules.session import MAX_LABELS
-from jobwire_broker.services.answers import abort, unary
+from jobwire_broker.services.answers import abort, abort_fault, unary
 from jobwire_broker.services.work_stream import WorkStream
 from jobwire_broker.store import wire
 from jobwire_broker.store.codec import encode_labels
@@ -73,6 +73,8 @@ class WorkerService(WorkerServiceServicer):
             await stream.run()
         except BrokerError as error:
             await abort(context, error)
+        except StoreFault as error:
+            await abort_fault(context, "Work", error)
         finally:
             self._streams.discard(stream)
             if not self._streams:
@@ -172,9 +174,13 @@ class _Collector:
 
     def failed(self, error: BrokerError) -> bool:
         """The caller repeats the call: the same finish gets the same verdict."""
+        self.given_up(error)
+        return False
+
+    def given_up(self, error: BrokerError) -> None:
+        """The same."""
         if not self.acks.done():
             self.acks.set_exception(error)
-        return False
 
 
 def _check_count(count: int, field: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, OutOfMemoryError, RedisError, ResponseError, TimeoutError, TryAgainError
 
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnavailable
@@ -40,6 +40,8 @@ _UNREADABLE = (
     "the store's URL can't be read: in the user and the password, `/` must be written %2F, `?` %3F, `#` %23, `@` %40, `:` %3A, `[` %5B and `%` %25, "
     "and a port must be a number up to 65535"
 )
+#: With these words a store says that it is there and takes no writes now: its disk fails, replicas or slots are missing, somebody's script runs on and on.
+_TAKES_NO_WRITES = frozenset(("MISCONF", "NOREPLICAS", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN"))
 
 
 class StoreRefused(Exception):
@@ -293,9 +295,12 @@ class StoreClient:
     def _translate(self, error: RedisError) -> Exception:
         if isinstance(error, OutOfMemoryError):
             return StoreFull("the store is at its memory limit")
-        if isinstance(error, (BusyLoadingError, ReadOnlyError, AuthenticationError)) or "MASTERDOWN" in str(error):
+        if isinstance(error, (BusyLoadingError, AuthenticationError)) or _word_of(error) in _TAKES_NO_WRITES:
             self._lost(error)
-            return StoreUnavailable(f"the store does not take writes now: {error}", accepted="no")
+            return StoreUnavailable(f"the store does not take writes now: {error}", accepted=_accepted_of(error))
+        if isinstance(error, TryAgainError):
+            # Of one slot alone, which is on its way to another node.
+            return StoreUnavailable(f"the store asks to try again: {error}", accepted=_accepted_of(error))
         if isinstance(error, AnswerLost):
             # The store is there: nobody has to wait until that is found out.
             return StoreUnavailable("the store's answer was lost", accepted="unknown")
@@ -383,9 +388,19 @@ class StoreClient:
         try:
             await self.write_fence()
         except RedisError as error:
-            if isinstance(error, ResponseError):
+            if isinstance(error, ResponseError) and not isinstance(self._translate(error), (StoreUnavailable, StoreFull)):
                 raise Precondition(f"the store can't sync to disk: {error}") from error
             raise StoreUnavailable("the store did not confirm the write to disk", accepted="unknown") from error
+
+
+def _word_of(error: RedisError) -> str:
+    """The word with which an error of the store begins; the client library has cut off those that it knows."""
+    return error.status_code or str(error).partition(" ")[0]
+
+
+def _accepted_of(error: RedisError) -> str:
+    """Whether what was refused can have been carried out: only where the error came up midway in a function."""
+    return "unknown" if " script: " in str(error) else "no"
 
 
 class _Fence:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from jobwire_broker.errors import StoreUnavailable
+from jobwire_broker.errors import StoreFault, StoreUnavailable
 
 #: From this share of the limit on, jobs are refused; what is left is for finishes, cancels and cleaning.
 FULL_SHARE = 0.9
@@ -46,6 +46,6 @@ class MemoryWatch:
             await asyncio.wait([self._task])
 
     async def _look(self) -> None:
-        with contextlib.suppress(StoreUnavailable):
+        with contextlib.suppress(StoreUnavailable, StoreFault):
             used, limit = await self._read()
             self._is_full, self._read_at = 0 < limit * FULL_SHARE <= used, time.monotonic()

@@ -21,6 +21,8 @@ MAX_BYTES = 1 << 20
 NO_LIMIT = "none"
 #: The wait after a failure, where it is no number of milliseconds.
 BY_BACKOFF, PERMANENT = -1, -2
+#: The kinds of turn items that end an attempt.
+FINISHES = frozenset("CFSRG")
 
 
 class Word(StrEnum):

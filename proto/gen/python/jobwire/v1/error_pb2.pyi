@@ -19,7 +19,7 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   DURABILITY_UNSUPPORTED FAILED_PRECONDITION  the store has no append-only file that is synced → ask for STORE, or configure it.
   PROTOCOL_VIOLATION     FAILED_PRECONDITION  a frame came where it may not → mend the worker.
   SESSION_MOVED          ABORTED              a newer stream of the same session has taken over → start a new session.
-  STORE_UNAVAILABLE      UNAVAILABLE          the store is away; metadata `accepted` is "no" or "unknown" → repeat after RetryInfo.
+  STORE_UNAVAILABLE      UNAVAILABLE          the store is away, or takes no writes; metadata `accepted` is "no" or "unknown" → repeat after RetryInfo.
   SHUTTING_DOWN          UNAVAILABLE          the broker is ending → repeat elsewhere, or after RetryInfo.
   STORE_FAULT            INTERNAL             a function of the store failed; the broker's log says how → report it.
   IDEMPOTENCY_CONFLICT   ALREADY_EXISTS       the key is that of a job with other content; metadata `differs` → choose another key.
