@@ -20,7 +20,9 @@ from jobwire_broker.errors import BrokerError, SessionMoved, StoreFailed, StoreF
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.lane import Lane
 from jobwire_broker.rules.meter import Meter
+from jobwire_broker.rules.parked import Parked
 from jobwire_broker.rules.session import WorkSession
+from jobwire_broker.rules.sinks import ITEM_OVERHEAD, SILENT, Repeated, Sink, TurnEntry, turn_size
 from jobwire_broker.rules.starts import Starts
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.codec import FLAG_TIMED, timeout_of
@@ -35,7 +37,6 @@ from jobwire_broker.store.queue_store import (
     Other,
     PolicyChanged,
     QueueStore,
-    Settled,
     TurnItem,
     TurnReport,
     Word,
@@ -50,15 +51,8 @@ _REPEAT_S = 0.1
 _MAX_FAULTS = 5
 #: How often in a row the queue's priority may change under one call.
 _MAX_CHANGES = 10
-#: The overhead of an item beside its body, for the bound on bytes.
-_ITEM_OVERHEAD = 100
 _due = itemgetter(JobItem._fields.index("due"))
 _flags = itemgetter(JobItem._fields.index("flags"))
-
-
-def turn_size(item: TurnItem) -> int:
-    """About how many bytes an item of a turn has."""
-    return (len(item.a) if isinstance(item.a, (bytes, str)) else 8) + _ITEM_OVERHEAD
 
 
 class Stream(Protocol):
@@ -74,51 +68,6 @@ class Stream(Protocol):
 
     def reattach(self, queue: str) -> None:
         """What the store holds for the session may not be what was delivered: both sides must be compared again."""
-
-
-class Sink(Protocol):
-    """Who hears what became of a turn item."""
-
-    def settled(self, queue: str, text_id: str, item: TurnItem, settled: Settled) -> None:
-        """The store has answered."""
-
-    def failed(self, error: BrokerError) -> bool:
-        """The item could not be settled now. True: keep it and try again, when the store is back."""
-        ...
-
-    def given_up(self, error: BrokerError) -> None:
-        """The store failed over the item each time that it was tried; it is not kept any more."""
-
-
-class Silent:
-    """A sink for items whose verdict nobody waits for."""
-
-    def settled(self, queue: str, text_id: str, item: TurnItem, settled: Settled) -> None:
-        """Nobody waits."""
-
-    def failed(self, error: BrokerError) -> bool:
-        """Try again."""
-        return True
-
-    def given_up(self, error: BrokerError) -> None:
-        """Nobody waits."""
-
-
-SILENT = Silent()
-
-
-class _Repeated:
-    """The sink of an item over which the store failed, and how often."""
-
-    def __init__(self, sink: Sink, faults: int) -> None:
-        self.faults = faults
-        self.sink = sink
-        self.settled = sink.settled
-        self.failed = sink.failed
-        self.given_up = sink.given_up
-
-
-_TurnEntry = tuple[TurnItem, str, Sink]
 
 
 Results = list[str | Other | BrokerError]
@@ -160,7 +109,7 @@ class _EnqueueCall(NamedTuple):
 
 
 class _TurnCall(NamedTuple):
-    chunk: list[_TurnEntry]
+    chunk: list[TurnEntry]
     requests: list[LeaseRequest]
 
 
@@ -180,8 +129,8 @@ class Partition:
         self.starts = Starts()
         self._client = client
         self._enqueues: deque[_Piece] = deque()
-        self._entries: deque[_TurnEntry] = deque()
-        self._parked: list[_TurnEntry] = []
+        self._entries: deque[TurnEntry] = deque()
+        self._parked = Parked()
         self._enqueue_lane = Lane(
             prepare=self._prepare_enqueue, send=self._send_enqueue, note=self._note_report, done=self._enqueue_done, failed=self._enqueue_failed
         )
@@ -196,7 +145,7 @@ class Partition:
     def enqueue(self, items: Sequence[JobItem], places: Sequence[int], ticket: Ticket) -> None:
         """Make jobs with the next calls; the ticket has these places for them."""
         sizes = [len(item.body) for item in items]
-        total = sum(sizes) + _ITEM_OVERHEAD * len(items)
+        total = sum(sizes) + ITEM_OVERHEAD * len(items)
         if len(items) <= MAX_ITEMS and total <= MAX_BYTES:
             self._enqueues.append(_Piece(items, places, ticket, total))
         else:
@@ -275,10 +224,10 @@ class Partition:
     def _enqueue_in_pieces(self, items: Sequence[JobItem], places: Sequence[int], ticket: Ticket, sizes: Sequence[int]) -> None:
         start = size = 0
         for i, body in enumerate(sizes):
-            if i > start and (i - start == MAX_ITEMS or size + body + _ITEM_OVERHEAD > MAX_BYTES):
+            if i > start and (i - start == MAX_ITEMS or size + body + ITEM_OVERHEAD > MAX_BYTES):
                 self._enqueues.append(_Piece(items[start:i], places[start:i], ticket, size))
                 start, size = i, 0
-            size += body + _ITEM_OVERHEAD
+            size += body + ITEM_OVERHEAD
         self._enqueues.append(_Piece(items[start:], places[start:], ticket, size))
 
     def _prepare_enqueue(self) -> _EnqueueCall | None:
@@ -370,8 +319,8 @@ class Partition:
             return None
         return _TurnCall(self._take_entries(), self._plan_leases(MAX_ITEMS) if wants_leases else [])
 
-    def _take_entries(self) -> list[_TurnEntry]:
-        chunk: list[_TurnEntry] = []
+    def _take_entries(self) -> list[TurnEntry]:
+        chunk: list[TurnEntry] = []
         size = 0
         while self._entries and len(chunk) < MAX_ITEMS:
             size += turn_size(self._entries[0][0])
@@ -410,23 +359,23 @@ class Partition:
         except (BrokerError, StoreFault) as error:
             await self._turn_failed(call, error)
 
-    def _repeat_fault(self, entry: _TurnEntry, error: StoreFault) -> None:
+    def _repeat_fault(self, entry: TurnEntry, error: StoreFault) -> None:
         """The store failed over one item alone. A finish is repeated a few times: it is all that is left of an attempt. A report is not."""
         item, text_id, sink = entry
         log.error("partition.turn_failed queue=%s kind=%s id=%s error=%s", self.queue, item.kind, id_to_text(item.raw_id), error)
-        faults = sink.faults if isinstance(sink, _Repeated) else 0
-        told = sink.sink if isinstance(sink, _Repeated) else sink
         if item.kind not in FINISHES or not sink.failed(StoreFailed(error)):
+            sink.dropped(item)
             return
-        if faults < _MAX_FAULTS:
-            asyncio.get_running_loop().call_later(_REPEAT_S * 2**faults, self.settle, item, text_id, _Repeated(told, faults + 1))
-        else:
+        again = Repeated(sink)
+        if again.faults > _MAX_FAULTS:
             sink.given_up(StoreFailed(error))
+        else:
+            asyncio.get_running_loop().call_later(_REPEAT_S * 2 ** (again.faults - 1), self.settle, item, text_id, again)
 
-    def _fail(self, chunk: Sequence[_TurnEntry], error: BrokerError) -> None:
+    def _fail(self, chunk: Sequence[TurnEntry], error: BrokerError) -> None:
         for entry in chunk:
             if entry[2].failed(error):
-                self._parked.append(entry)
+                self._parked.put(entry)
         if self._parked and self._client.available:
             asyncio.get_running_loop().call_later(_REPEAT_S, self._unpark)
 
@@ -437,8 +386,10 @@ class Partition:
 
     def _unpark(self) -> None:
         if self._client.available:
-            self._entries.extendleft(reversed(self._parked))
-            self._parked.clear()
+            parked, self._parked = self._parked, Parked()
+            if parked.dropped:
+                log.warning("partition.logs_dropped queue=%s entries=%d", self.queue, parked.dropped)
+            self._entries.extendleft(reversed(parked.in_order()))
             self.kick()
 
     def delivered(self, leases: Sequence[Lease]) -> None:

@@ -254,7 +254,7 @@ class Feed:
             mailbox.open(name, lambda: self._read_for(raw_id, mailbox))
             try:
                 (found,) = await self._store.get([raw_id])
-            except BrokerError:
+            except (BrokerError, StoreFault):
                 mailbox.abandon(name)
                 await asyncio.sleep(_RETRY_S)
                 continue

@@ -18,10 +18,11 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import BrokerError, Precondition, SessionMoved, ShuttingDown, StoreFailed, StoreFault, StoreFull, StoreUnavailable
 from jobwire_broker.names import id_to_text
-from jobwire_broker.rules.partition import SILENT, turn_size, verdict_of
+from jobwire_broker.rules.partition import verdict_of
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
+from jobwire_broker.rules.sinks import SILENT, turn_size
 from jobwire_broker.services.answers import end_tasks
 from jobwire_broker.store.codec import encode_labels
 from jobwire_broker.store.queue_store import FINISHES, Settled, TurnItem, Word
@@ -293,6 +294,11 @@ class WorkStream:
     def failed(self, error: BrokerError) -> bool:
         """The store is away: finishes are kept for the worker, even when the stream is gone; it may not come back."""
         return True
+
+    def dropped(self, item: TurnItem) -> None:
+        """It is out of the way."""
+        self._unsettled -= turn_size(item)
+        self._eased.set()
 
     def given_up(self, error: BrokerError) -> None:
         """A finish can't be settled: the worker keeps it, and says it again when it has connected anew."""

@@ -177,8 +177,11 @@ class _Collector:
         self.given_up(error)
         return False
 
+    def dropped(self, item: TurnItem) -> None:
+        """The call has its error."""
+
     def given_up(self, error: BrokerError) -> None:
-        """The same."""
+        """As when it failed."""
         if not self.acks.done():
             self.acks.set_exception(error)
 

@@ -209,3 +209,37 @@ async def test_functions_that_somebody_flushed_are_loaded_again_by_the_call_that
         assert (await counts(api, "q")).total == 302
     await client.aclose()
     assert not [line for line in broker.lines() if "Traceback" in line]
+
+
+async def test_what_chatty_workers_say_meanwhile_is_kept_within_bounds_and_their_finishes_arrive(store: Store, broker: Broker) -> None:
+    async with RawWorker(broker.address, "q") as worker, connected(broker) as api:
+        await enqueue_all(api, [spec("q", f"j{i}") for i in range(20)])
+        await worker.hello(credit=20)
+        chatty, *others = await worker.jobs(20)
+        await store.kill()
+        await broker.line("store.unavailable", past=True)
+        for i in range(200):
+            lines = [job_pb2.LogLine(sequence=i * 10 + j, message=f"{i * 10 + j} {'x' * 2000}") for j in range(1, 11)]
+            report = work.ProgressReport(queue="q", id=chatty.id, token=chatty.token, progress=job_pb2.Progress(percent=i / 10))
+            await worker.send(work.WorkRequest(progress=[report], logs=[work.LogReport(queue="q", id=chatty.id, token=chatty.token, lines=lines)]))
+        saying = asyncio.create_task(_finish_all(worker, others))
+        await store.restart()
+        async with asyncio.timeout(10):
+            acks = await saying
+        assert {ack.verdict for ack in acks} == {work.VERDICT_OK}
+        seen = await get(api, job_name_of("q", chatty.id))
+        # The first lines are gone, the last are there.
+        assert (seen.state, round(seen.progress.percent, 1), seen.losses) == (State.JOB_STATE_ACTIVE, 19.9, 0)
+        logs = await api.jobs.ListLogs(pb.ListLogsRequest(name=job_name_of("q", chatty.id), page_size=1000))
+        assert logs.lines[-1].message.startswith("2000 ")
+        await broker.line("partition.logs_dropped", past=True)
+
+
+async def _finish_all(worker: RawWorker, jobs: list[work.Delivery]) -> list[work.Ack]:
+    """With results of a megabyte each."""
+    for job in jobs:
+        await worker.send(work.WorkRequest(finishes=[completed(job, '"' + "x" * 1_000_000 + '"')]))
+    acks: list[work.Ack] = []
+    while len(acks) < len(jobs):
+        acks += (await worker.receive(lambda frame: bool(frame.acks))).acks
+    return acks
