@@ -15,7 +15,9 @@ from tests.support.store import Store
 
 _SUBSCRIBE = {b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"}
 _MESSAGES = {b"message", b"pmessage", b"smessage"}
-_FUNCTIONS = {b"FCALL", b"FCALL_RO"}
+#: Stands for a function whose answer is to be lost.
+_NEXT = b"next"
+_FUNCTIONS = {b"FCALL", b"FCALL_RO", _NEXT}
 
 
 class Loss(Enum):
@@ -39,6 +41,7 @@ class LossyStore(Relay):
         self._message_share = message_share
         self._reply_every = reply_every
         self._loss = loss
+        self._lose_next = b""
         self._asked: dict[Link, deque[bytes]] = {}
         self._silent: set[Link] = set()
 
@@ -50,6 +53,10 @@ class LossyStore(Relay):
         """From now on nothing comes through the connections that have subscribed to something, though they stay open; new ones are let through."""
         self._silent = {link for link, asked in self._asked.items() if asked and asked[0] in _SUBSCRIBE}
 
+    def lose_next(self, function: str) -> None:
+        """Lose the next answer to this function, whose name is that of its Lua file."""
+        self._lose_next = function.encode()
+
     async def pump(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         asked = self._asked.setdefault(link, deque())
         buffer = b""
@@ -59,7 +66,8 @@ class LossyStore(Relay):
             while (end := value_end(buffer, start)) is not None:
                 value, start = buffer[start:end], end
                 if up:
-                    asked.append(first_words(value, 1)[0].upper())
+                    command, *names = first_words(value, 2)
+                    asked.append(_NEXT if self._lose_next and names and names[0].endswith(b"_" + self._lose_next) else command.upper())
                     writer.write(value)
                 elif not await self._answer(link, asked, value, writer):
                     return
@@ -75,9 +83,10 @@ class LossyStore(Relay):
             if self._random.random() < self._message_share:
                 self.messages_lost += 1
                 return True
-        elif not value.startswith(b">") and asked and asked[0] not in _SUBSCRIBE and asked.popleft() in _FUNCTIONS:
+        elif not value.startswith(b">") and asked and asked[0] not in _SUBSCRIBE and (command := asked.popleft()) in _FUNCTIONS:
             self.replies += 1
-            if self._reply_every and self.replies % self._reply_every == 0:
+            if command == _NEXT or (self._reply_every and self.replies % self._reply_every == 0):
+                self._lose_next = b""
                 self.replies_lost += 1
                 self.lost.set()
                 await self._lose(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from jobwire.v1.worker_service_pb2_grpc import WorkerServiceServicer
 
 from jobwire_broker.auth.caller import end_with
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault
+from jobwire_broker.errors import BrokerError, InvalidField, ShuttingDown, StoreFault, StoreUnavailable
 from jobwire_broker.labels import check_labels
 from jobwire_broker.names import check_queue, id_to_bytes, id_to_text
 from jobwire_broker.rules.hands import SINGLE_CALLS
@@ -29,12 +30,15 @@ from jobwire_broker.store import wire
 from jobwire_broker.store.codec import encode_labels
 from jobwire_broker.store.queue_store import LeaseRequest, Settled, TurnItem, Word
 
+log = logging.getLogger(__name__)
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_ITEMS = 1000
 MAX_LEASED = 100
 _MIN_LEASE_MS, _DEFAULT_LEASE_MS, _MAX_LEASE_MS = 1000, 30_000, 3_600_000
 _MAX_WAIT_MS = 60_000
+_RETRY_S = 0.3
 
 
 class WorkerService(WorkerServiceServicer):
@@ -45,6 +49,7 @@ class WorkerService(WorkerServiceServicer):
         self._config = config
         self._broker_id = broker_id
         self._streams: set[WorkStream] = set()
+        self._detaching: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._closed = asyncio.Event()
         self._closed.set()
@@ -113,15 +118,24 @@ class WorkerService(WorkerServiceServicer):
         worker = admin_service_pb2.Worker(session=session.hex(), instance_id=request.worker, queues=[queue.name], sdk=SINGLE_CALLS, broker_id=self._broker_id)
         worker.connect_time.GetCurrentTime()
         jobs = min(request.max_jobs or 1, queue.partition.policy.slots or MAX_LEASED)
-        await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [], labels=encode_labels(request.labels))
-        report = await queue.store.turn([], [LeaseRequest(session, 1, jobs)])
+        try:
+            await queue.store.attach(session, 1, lease_ms, worker.SerializeToString(), [], labels=encode_labels(request.labels))
+            report = await queue.store.turn([], [LeaseRequest(session, 1, jobs)])
+            if not report.leases[0].jobs:
+                await queue.store.detach(session, 1)
+                return []
+        except BaseException:
+            # The call may have leased jobs that its caller never hears of.
+            self._detach_soon(queue, session, time.monotonic() + lease_ms / 1000)
+            raise
         queue.partition.delivered(report.leases)
-        leased = report.leases[0].jobs
-        if not leased:
-            await queue.store.detach(session, 1)
-        else:
-            queue.pulse.schedule(1.0)
-        return leased
+        queue.pulse.schedule(1.0)
+        return report.leases[0].jobs
+
+    def _detach_soon(self, queue: Queue, session: bytes, until: float) -> None:
+        task = asyncio.create_task(_detach(queue, session, until))
+        self._detaching.add(task)
+        task.add_done_callback(self._detaching.discard)
 
     @unary
     async def FinishJobs(self, request: pb.FinishJobsRequest, context: Context) -> pb.FinishJobsResponse:
@@ -210,6 +224,21 @@ def _token(token: int) -> int:
 
 def _lease_ms(duration: Any) -> int:
     return duration_ms(duration, "lease_duration", low_ms=_MIN_LEASE_MS, high_ms=_MAX_LEASE_MS)
+
+
+async def _detach(queue: Queue, session: bytes, until: float) -> None:
+    """End a session whose caller never heard of it: what it may hold goes back at its place, uncharged. After `until` it has ended by itself."""
+    while time.monotonic() < until:
+        try:
+            await queue.store.detach(session, 1)
+        except StoreUnavailable:
+            await asyncio.sleep(_RETRY_S)
+        except StoreFault as error:
+            log.error("lease.detach_failed queue=%s error=%s", queue.name, error)
+            return
+        else:
+            queue.partition.wake()
+            return
 
 
 async def _something_waits(queue: Queue, timeout_s: float) -> None:

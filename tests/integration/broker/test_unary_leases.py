@@ -8,8 +8,11 @@ import pytest
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as work
 
-from tests.integration.broker.asking import completed, counts, enqueue, enqueue_all, finish, get, held, job_name_of, lease, listed, span, spec
+from tests.integration.broker.asking import completed, counts, enqueue, enqueue_all, finish, get, held, job_name_of, lease, listed, patiently, span, spec
+from tests.support import Broker, Store
 from tests.support.api import Api, refusal
+from tests.support.api import api as connected
+from tests.support.lossy_store import Loss, LossyStore
 
 State = job_pb2.JobState
 
@@ -80,6 +83,20 @@ async def test_a_lease_that_runs_out_gives_the_job_back_uncharged_and_its_finish
     assert (await finish(api, completed(again)))[0].verdict == work.VERDICT_OK
     assert (await get(api, name)).losses == 0
     assert await listed(api, queue, State.JOB_STATE_COMPLETED) == ["one", "two"]
+
+
+@pytest.mark.parametrize("loss", Loss)
+async def test_a_lease_that_its_caller_never_hears_of_is_given_back_at_once_and_is_no_loss(shared_store: Store, queue: str, loss: Loss) -> None:
+    async with LossyStore(shared_store, seed=1, loss=loss) as lossy, Broker(lossy.url) as broker, connected(broker) as api:
+        name = await enqueue(api, queue, "one")
+        lossy.lose_next("turn")
+        with pytest.raises(grpc.aio.AioRpcError):
+            # One caller is told that the answer is lost, the other gives up before.
+            await api.workers.LeaseJobs(work.LeaseJobsRequest(queue=queue, lease_duration=span(60)), timeout=0.2 if loss is Loss.STALL else 5)
+        (job,) = await patiently(lambda: lease(api, queue, wait_s=3))
+        assert (job.id, job.attempt) == ("one", 1)
+        assert (await get(api, name)).losses == 0
+        assert lossy.replies_lost == 1
 
 
 async def test_an_extended_lease_outlives_its_first_term(api: Api, queue: str) -> None:
