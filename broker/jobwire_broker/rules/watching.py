@@ -164,7 +164,8 @@ class Feed:
         self._seq = max(seq, self._seq) if before >= self._seq else seq
         if self._jobs or self._many:
             for raw_id, record in entries:
-                self._tell(raw_id, record)
+                if codec.is_readable(record):
+                    self._tell(raw_id, record)
         for changed in self._counters:
             changed()
 
@@ -232,6 +233,8 @@ class Feed:
             self._reading = None
 
     def _tell_read(self, raw_id: bytes, found: Found) -> None:
+        if found.record and not codec.is_readable(found.record):
+            return
         change = snapshot_of(self._store.queue, raw_id, found)
         if change.type == pb.CHANGE_TYPE_SNAPSHOT:
             change.type = pb.CHANGE_TYPE_UPDATE

@@ -14,6 +14,7 @@ from jobwire_broker.names import id_to_text
 HEADER = Struct(">BBBBBHBHQIQQQHi")
 HEADER_SIZE = HEADER.size
 FORMAT = 1
+_FORMAT_BYTE = bytes((FORMAT,))
 NO_PROGRESS = 65535
 SECTION = Struct(">BI")
 _BACKOFF = Struct(">QIQH")
@@ -68,6 +69,11 @@ class Header(NamedTuple):
     order: int = 0
     attempts: int = 3
     priority: int = 5
+
+
+def is_readable(record: bytes) -> bool:
+    """Whether the record is of a form that this broker knows: a newer one may write others."""
+    return record[:1] == _FORMAT_BYTE
 
 
 def header_of(record: bytes) -> Header:

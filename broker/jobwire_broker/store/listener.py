@@ -32,6 +32,7 @@ class Listener:
         self._pubsub: PubSub | None = None
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
+        self._complained: set[str] = set()
         self._is_lost = False
         self._heard_at = 0.0
 
@@ -64,6 +65,7 @@ class Listener:
         if self._handlers.pop(channel, None) is None:
             return
         del self._confirmed[channel]
+        self._complained.discard(channel)
         if not self._handlers:
             self._wanted.clear()
         if self._pubsub is not None:
@@ -122,11 +124,22 @@ class Listener:
             if handler is None:
                 continue
             if message["type"] == "message":
-                handler(message["data"])
+                self._hand_over(channel, handler, message["data"])
             elif message["type"] == "subscribe":
                 self._note(None)
                 self._confirmed[channel].set()
-                handler(None)
+                self._hand_over(channel, handler, None)
+
+    def _hand_over(self, channel: str, handler: Handler, message: bytes | None) -> None:
+        """Let a handler have a message. One that it can't take is as good as lost: the handler is told that, and all others go on."""
+        try:
+            handler(message)
+        except Exception:
+            if channel not in self._complained:
+                self._complained.add(channel)
+                log.exception("listener.bad_message channel=%s bytes=%r", channel, (message or b"")[:100])
+            if message is not None:
+                self._hand_over(channel, handler, None)
 
     async def _find_silence(self, pubsub: PubSub) -> None:
         """Raises ConnectionError when nothing comes any more although the connection seems to be open: a firewall that forgot it, a host that is gone."""
