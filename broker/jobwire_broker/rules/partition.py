@@ -312,7 +312,7 @@ class Partition:
         if not self._client.available:
             entries = list(self._entries)
             self._entries.clear()
-            self._fail(entries, StoreUnavailable("the store is away", accepted="no"))
+            self._fail(entries, self._client.absence())
             return None
         wants_leases = self._wants_leases()
         if not self._entries and not wants_leases:

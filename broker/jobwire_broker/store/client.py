@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -101,6 +100,7 @@ class StoreClient:
         self.product = ""
         self.disk_durability = False
         self.refused: str | None = None
+        self._reason = ""
         self.on_change: list[Callable[[bool], None]] = []
 
     def connect_for_messages(self) -> redis.Redis:
@@ -188,6 +188,7 @@ class StoreClient:
     def _found(self) -> None:
         if not self.available:
             self.available = True
+            self._reason = ""
             log.info("store.available product=%s address=%s disk_durability=%s", self.product, public_url(self._config.store), self.disk_durability)
             for callback in self.on_change:
                 callback(True)
@@ -241,8 +242,18 @@ class StoreClient:
         await self._drop_idle()
         while not self.available:
             await asyncio.sleep(PROBE_INTERVAL_S)
-            with contextlib.suppress(RedisError, OSError):
+            try:
                 await self._prepare()
+            except Exception as error:  # whatever it says, it is asked again
+                self._note_reason(error)
+
+    def _note_reason(self, error: Exception) -> None:
+        """Say once why a store that answers can't be used; callers are told as well."""
+        silent = isinstance(error, (ConnectionError, TimeoutError, OSError)) and not isinstance(error, (BusyLoadingError, AuthenticationError))
+        reason = "" if silent else str(error)[:200]
+        if reason and reason != self._reason:
+            log.warning("store.unusable address=%s reason=%s", public_url(self._config.store), reason)
+        self._reason = reason
 
     async def memory(self) -> tuple[int, int]:
         """How many bytes the store uses of its limit, and that; 0 is none. Raises StoreUnavailable."""
@@ -314,7 +325,11 @@ class StoreClient:
         if self._ping is not None and not self._ping.done():
             await asyncio.wait([self._ping])
         if not self.available:
-            raise StoreUnavailable("the store is away", accepted="no")
+            raise self.absence()
+
+    def absence(self) -> StoreUnavailable:
+        """What to tell who needs the store while it is away."""
+        return StoreUnavailable(f"the store can't be used: {self._reason}" if self._reason else "the store is away", accepted="no")
 
     async def remember_queue(self, queue: str) -> None:
         """Note that a queue exists, before its first job does. Raises StoreUnavailable, and StoreFull for one that is new."""

@@ -17,9 +17,9 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.store.client import StoreClient
 from jobwire_client import Client, QueueUnavailable
 
-from tests.integration.broker.asking import completed, enqueue, get, job_name_of
+from tests.integration.broker.asking import completed, enqueue, get, job_name_of, patiently
 from tests.support import Broker, Store
-from tests.support.api import Refusal
+from tests.support.api import Refusal, refusal
 from tests.support.api import api as connected
 from tests.support.raw_worker import RawWorker
 
@@ -80,6 +80,21 @@ async def test_a_store_without_enough_replicas_costs_no_finish_no_stream_and_no_
         ended = await get(api, name)
         assert (ended.state, ended.attempt, ended.losses) == (State.JOB_STATE_COMPLETED, 1, 0)
         assert not [line for line in broker.lines() if "Traceback" in line or "never retrieved" in line]
+
+
+async def test_a_store_that_comes_back_and_may_evict_jobs_is_not_used_and_callers_hear_why(store: Store, broker: Broker, queue: str) -> None:
+    async with connected(broker) as api, asking(store) as operator:
+        await operator.config_set("min-replicas-to-write", 1)
+        assert "replicas" in (await refusal(enqueue(api, queue))).message
+        await operator.config_set("maxmemory-policy", "allkeys-lru")
+        await operator.config_set("min-replicas-to-write", 0)
+        await broker.line("store.unusable .*allkeys-lru", past=True)
+        refused = await refusal(enqueue(api, queue))
+        assert (refused.reason, refused.metadata["accepted"]) == ("STORE_UNAVAILABLE", "no")
+        assert "set it to noeviction" in refused.message
+        await operator.config_set("maxmemory-policy", "noeviction")
+        await patiently(lambda: enqueue(api, queue), 5)
+        assert len([line for line in broker.lines() if "store.unusable" in line and "allkeys-lru" in line]) == 1
 
 
 async def is_busy(operator: Any) -> bool:
