@@ -30,6 +30,8 @@ MAX_BASE_MS, MAX_DELAY_MS = 7 * _DAY_MS, 30 * _DAY_MS
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_DEPTH = 1_000_000_000
 MAX_SLOTS = 10_000
+#: Where the limits of job names stand. A path may go one step further, to that of one name.
+_OF_NAMES = "job_limits"
 #: How often in a row another call may come before one that changes a policy.
 _MAX_CHANGES = 100
 
@@ -135,8 +137,15 @@ def check_mask(mask: FieldMask) -> list[str]:
 
 
 def _names_policy(path: str) -> bool:
-    head, *names = path.split(".")
-    return head == "policy" and (not names or _leads_to_a_field(policy_pb2.QueuePolicy.DESCRIPTOR, names))
+    head, *names = _split(path)
+    return head == "policy" and (not names or names[0] == _OF_NAMES or _leads_to_a_field(policy_pb2.QueuePolicy.DESCRIPTOR, names))
+
+
+def _split(path: str) -> list[str]:
+    """The names in a path. A job name may have dots itself, so all behind `job_limits` is one."""
+    if path.startswith(f"policy.{_OF_NAMES}."):
+        return ["policy", _OF_NAMES, path.removeprefix(f"policy.{_OF_NAMES}.")]
+    return path.split(".")
 
 
 def _leads_to_a_field(within: Descriptor, names: Sequence[str]) -> bool:
@@ -150,15 +159,28 @@ def _leads_to_a_field(within: Descriptor, names: Sequence[str]) -> bool:
 
 
 def merged(current: policy_pb2.QueuePolicy, wanted: policy_pb2.QueuePolicy, paths: Iterable[str]) -> policy_pb2.QueuePolicy:
-    """`current` with what `paths` name taken from `wanted`."""
+    """`current` with what `paths` name taken from `wanted`. Raises InvalidField for a limit that neither has."""
     result = policy_pb2.QueuePolicy()
     result.CopyFrom(current)
-    for path in paths:
+    for i, path in enumerate(paths):
         if path == "policy":
             result.CopyFrom(wanted)
         elif path != "paused":
-            _take(result, wanted, path.split(".")[1:])
+            _, *names = _split(path)
+            if names[0] == _OF_NAMES and len(names) > 1:
+                _take_limit(result, wanted, names[1], f"update_mask.paths[{i}]")
+            else:
+                _take(result, wanted, names)
     return result
+
+
+def _take_limit(result: policy_pb2.QueuePolicy, wanted: policy_pb2.QueuePolicy, job_name: str, field: str) -> None:
+    if job_name in wanted.job_limits:
+        result.job_limits[job_name].CopyFrom(wanted.job_limits[job_name])
+    elif job_name in result.job_limits:
+        del result.job_limits[job_name]
+    else:
+        raise InvalidField(f"{field} names the limit of {job_name[:100]!r}, which is neither given nor there", field=field)
 
 
 def _take(result: Any, wanted: Any, names: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ import typer
 from jobwire_client import Client
 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
-from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import span
 
 
 def register(app: typer.Typer) -> None:
@@ -27,21 +27,26 @@ def key(
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the line for the broker to this file (its --keys) instead of printing it.")] = None,
     tenant: Annotated[str, typer.Option(metavar="TENANT", help="Let it reach only queues whose names begin with TENANT and a dot.")] = "",
     expires: Annotated[str, typer.Option(metavar="DURATION", help="When it ends, from now: 90d.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once; the broker's file holds only its hash."""
     try:
         from jobwire_broker.auth.keys import make_key
     except ModuleNotFoundError as error:
         raise CommandFailed(f"{(error.name or '').partition('.')[0]} is missing: install jobwire[broker]") from error
+    left = span("--expires", expires or None)
     try:
-        ends = datetime.now(UTC) + parse_duration(expires) if expires else None
+        ends = None if left is None else datetime.now(UTC) + left
         made = make_key(name, " ".join(scopes), tenant=tenant, expires=ends)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
+    if file is not None:
+        _append(file, made.line)
+    if as_json:
+        typer.echo(json.dumps({"key": made.key, "line": made.line}))
+        return
     if file is None:
         typer.echo(made.line, err=True)
-    else:
-        _append(file, made.line)
     typer.echo(made.key)
 
 
@@ -53,7 +58,7 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Make a token that lets a page watch some jobs or queues, and do nothing else."""
-    length = parse_duration(ttl) if ttl else None
+    length = span("--ttl", ttl or None)
 
     async def make(client: Client) -> None:
         made = await client.watch_token(names, ttl=length, single_use=ticket)

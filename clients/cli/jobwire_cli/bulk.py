@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Annotated, cast
 
 import typer
@@ -11,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobwire_cli import filtering, output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
-from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import span
 
 _PAST = {"cancel": "cancelled", "retry": "retried", "promote": "promoted", "delete": "deleted", "resolve": "resolved"}
 
@@ -57,7 +58,7 @@ def bulk(
         resolved=resolved,
         states=state,
     )
-    plan = _plan(target, queue, cast(BulkVerb, verb.lower()), wanted, note, _seconds(grace))
+    plan = _plan(target, queue, cast(BulkVerb, verb.lower()), wanted, note, span("--grace", grace))
     if dry_run:
         _say_plan(plan, as_json)
     elif plan.matched == 0 or yes or _agreed(plan):
@@ -66,11 +67,11 @@ def bulk(
         output.write_line("nothing was done")
 
 
-def _plan(target: str, queue: str, verb: BulkVerb, wanted: JobFilter, note: str, grace_s: float | None) -> BulkPlan:
+def _plan(target: str, queue: str, verb: BulkVerb, wanted: JobFilter, note: str, grace: timedelta | None) -> BulkPlan:
     plans: list[BulkPlan] = []
 
     async def question(client: Client) -> None:
-        plans.append(await client.plan_bulk(queue, verb, wanted, note=note, grace=grace_s))
+        plans.append(await client.plan_bulk(queue, verb, wanted, note=note, grace=grace))
 
     ask(target, question)
     return plans[0]
@@ -129,12 +130,3 @@ class _Bar:
 
 def _jobs(count: int) -> str:
     return f"{count} {'job' if count == 1 else 'jobs'}"
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_duration(text).total_seconds()
-    except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None

@@ -7,11 +7,12 @@ from itertools import islice
 from typing import Annotated, Any, TextIO
 
 import typer
-from jobwire_client import Backoff, Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
+from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
-from jobwire_cli.durations import parse_duration
+from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import date, given, span
 from jobwire_cli.identities import identity_fields
 from jobwire_cli.output import enqueued_json, write_json, write_line
 
@@ -30,6 +31,7 @@ def enqueue(
     id: Annotated[str | None, typer.Option(help="The id in its queue. The same content with the same id never makes a second job.")] = None,
     priority: Annotated[str | None, typer.Option(help="A number, lower first, or critical, high, normal, low, batch.")] = None,
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Do not start before this much time from now: 30s, 5m.")] = None,
+    delay_until: Annotated[str | None, typer.Option(metavar="DATE", help="Do not start before this date: 2026-11-22T16:00Z.")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="How many times it may run. Default 3.")] = None,
     label: Labels = None,
     group: Annotated[str | None, typer.Option(help="Whose job it is, for example a tenant.")] = None,
@@ -38,13 +40,18 @@ def enqueue(
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long one attempt may take.")] = None,
     total_timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long all attempts may take, from the first start.")] = None,
     expires_in: Annotated[str | None, typer.Option(metavar="DURATION", help="If it has not started by then, it expires.")] = None,
-    backoff: Annotated[str | None, typer.Option(metavar="DURATIONS", help="The waits between attempts, for example 10s,1m,10m.")] = None,
+    expires_at: Annotated[str | None, typer.Option(metavar="DATE", help="The same, as a date.")] = None,
+    backoff: Annotated[
+        str | None,
+        typer.Option(metavar="BACKOFF", help="The waits between attempts: exponential:2s,factor=2,max=1h,jitter=0, or fixed:30s, or one by one: 10s,1m,10m."),
+    ] = None,
     permanent_error: Annotated[list[str] | None, typer.Option(metavar="TYPE", help="An error that ends it at once. Repeat it for more.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(metavar="KEY", help="The same key with the same content finds the job.")] = None,
     ttl: Annotated[str | None, typer.Option(metavar="DURATION", help="How long the idempotency key is known. Default 1d.")] = None,
     unique: Annotated[bool, typer.Option("--unique", help="One job of this name and payload at a time.")] = False,
     unique_key: Annotated[str | None, typer.Option(metavar="KEY", help="One job with this key at a time.")] = None,
-    debounce: Annotated[str | None, typer.Option(metavar="KEY:DELAY[:MOST]", help="Replace the job of this key that waits still: cart-7:5s:1m.")] = None,
+    debounce: Annotated[str | None, typer.Option(metavar="KEY:DELAY", help="Replace the job of this key that waits still: cart-7:5s.")] = None,
+    max_wait: Annotated[str | None, typer.Option(metavar="DURATION", help="With --debounce: start at the latest so long after the first call.")] = None,
     throttle: Annotated[str | None, typer.Option(metavar="KEY:PERIOD", help="Only the first of this key in a period: report:1h.")] = None,
     retention: Annotated[str | None, typer.Option(metavar="DURATION", help="How long its end is kept; 0 removes it at once.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Return when the job is in the store's append-only file on disk.")] = False,
@@ -60,19 +67,21 @@ def enqueue(
         job_name,
         id=id,
         priority=_priority(priority),
-        delay=None if delay is None else _duration(delay),
+        delay=span("--delay", delay),
+        delay_until=date("--delay-until", delay_until),
         attempts=attempts,
         group=group,
         labels=labels_of(label),
         required_labels=labels_of(require),
         units=units,
-        timeout=None if timeout is None else _duration(timeout),
-        total_timeout=None if total_timeout is None else _duration(total_timeout),
-        expires_in=None if expires_in is None else _duration(expires_in),
-        backoff=None if backoff is None else Backoff(delays=[_duration(wait) for wait in backoff.split(",")]),
+        timeout=span("--timeout", timeout),
+        total_timeout=span("--total-timeout", total_timeout),
+        expires_at=date("--expires-at", expires_at),
+        expires_in=span("--expires-in", expires_in),
+        backoff=None if backoff is None else given("--backoff", backoff, parse_backoff),
         permanent_errors=permanent_error or (),
-        retention=None if retention is None else _duration(retention),
-        **identity_fields(idempotency_key, ttl, unique, unique_key, debounce, throttle),
+        retention=span("--retention", retention),
+        **identity_fields(idempotency_key, ttl, unique, unique_key, debounce, max_wait, throttle),
     )
     specs = (replace(common, payload=_payload_of(line)) for line in lines)
     durability: Durability = "disk" if disk else "store"
@@ -125,10 +134,3 @@ def _payload_of(line: str | None) -> Any:
 
 def _priority(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text).total_seconds()
-    except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None

@@ -1,14 +1,12 @@
 """The options that say which jobs of a queue are meant."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from jobwire_client import JobFilter
 
 from jobwire_cli.asking import labels_of
-from jobwire_cli.durations import parse_duration
-from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import moment
 
 _WHEN = "DURATION|DATE"
 
@@ -45,24 +43,10 @@ def filter_of(
         job_name=name,
         group=group,
         labels=labels_of(label) or {},
-        created_after=_moment(since),
-        created_before=_moment(until),
-        finished_after=_moment(ended_since),
-        finished_before=_moment(ended_until),
+        created_after=moment("--since", since),
+        created_before=moment("--until", until),
+        finished_after=moment("--ended-since", ended_since),
+        finished_before=moment("--ended-until", ended_until),
         fingerprint=fingerprint,
         resolved=resolved,
     )
-
-
-def _moment(text: str | None) -> datetime | None:
-    """A date, or so long ago. A date without a zone is one of this machine."""
-    if text is None:
-        return None
-    try:
-        return datetime.now(UTC) - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        raise CommandFailed(f"{text!r} is neither a duration (2h, 7d) nor a date (2026-11-22, 2026-11-22T16:00Z)", Exit.USAGE) from None

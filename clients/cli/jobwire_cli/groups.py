@@ -80,7 +80,7 @@ def _rate(text: str, burst: int) -> RateLimit:
     try:
         return RateLimit(count=int(count), period=parse_duration(period), burst=burst)
     except ValueError:
-        raise CommandFailed(f"{text!r} is not a rate; write 100/1s or 5/1m", Exit.USAGE) from None
+        raise CommandFailed(f"--rate: {text!r} is not a rate; write 100/1s or 5/1m", Exit.USAGE) from None
 
 
 def _row(group: Group) -> tuple[str, ...]:

@@ -1,36 +1,38 @@
-"""Identities as they are written on the command line: `KEY:DELAY`, `KEY:DELAY:MOST`, `KEY:PERIOD`."""
+"""Identities as they are written on the command line: `KEY:DELAY` and `KEY:PERIOD`. The key is all before the last colon."""
 
+from datetime import timedelta
 from typing import Any
 
 from jobwire_client import Debounce, Throttle
 
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import given, span
 
 
 def identity_fields(
-    idempotency_key: str | None, ttl: str | None, unique: bool, unique_key: str | None, debounce: str | None, throttle: str | None
+    idempotency_key: str | None, ttl: str | None, unique: bool, unique_key: str | None, debounce: str | None, max_wait: str | None, throttle: str | None
 ) -> dict[str, Any]:
     """The fields of a JobSpec. Raises CommandFailed."""
-    try:
-        return {
-            "idempotency_key": idempotency_key,
-            "idempotency_ttl": None if ttl is None else parse_duration(ttl),
-            "unique": unique_key if unique_key is not None else unique,
-            "debounce": None if debounce is None else _debounce(debounce),
-            "throttle": None if throttle is None else _throttle(throttle),
-        }
-    except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None
+    if max_wait is not None and debounce is None:
+        raise CommandFailed("--max-wait can only stand with --debounce", Exit.USAGE)
+    most = span("--max-wait", max_wait)
+    return {
+        "idempotency_key": idempotency_key,
+        "idempotency_ttl": span("--ttl", ttl),
+        "unique": unique_key if unique_key is not None else unique,
+        "debounce": None if debounce is None else given("--debounce", debounce, lambda text: _debounce(text, most)),
+        "throttle": None if throttle is None else given("--throttle", throttle, _throttle),
+    }
 
 
-def _debounce(text: str) -> Debounce:
-    parts = text.split(":")
-    if len(parts) == 2:
-        return Debounce(parts[0], parse_duration(parts[1]))
-    if len(parts) == 3:
-        return Debounce(parts[0], parse_duration(parts[1]), parse_duration(parts[2]))
-    raise ValueError(f"{text!r} is no debounce; write KEY:DELAY or KEY:DELAY:MOST, for example cart-7:5s:1m")
+def _debounce(text: str, most: timedelta | None) -> Debounce:
+    key, colon, delay = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"{text!r} is no debounce; write KEY:DELAY, for example cart-7:5s")
+    if _is_span_with_unit(key.rpartition(":")[2]):
+        raise ValueError(f"{text!r} has two durations; write KEY:DELAY, for example cart-7:5s, and the longest wait as --max-wait 1m")
+    return Debounce(key, parse_duration(delay), most)
 
 
 def _throttle(text: str) -> Throttle:
@@ -38,3 +40,12 @@ def _throttle(text: str) -> Throttle:
     if not colon:
         raise ValueError(f"{text!r} is no throttle; write KEY:PERIOD, for example report:1h")
     return Throttle(key, parse_duration(period))
+
+
+def _is_span_with_unit(text: str) -> bool:
+    """Whether a text can hardly be anything but a duration."""
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return text.strip()[-1].isalpha()

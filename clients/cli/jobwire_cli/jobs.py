@@ -8,9 +8,10 @@ from rich.text import Text
 
 from jobwire_cli import bulk, dead_letters, filtering, output, watching
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
-from jobwire_cli.durations import parse_duration, short
+from jobwire_cli.durations import short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
+from jobwire_cli.given import span
 
 app = typer.Typer(help="Look at jobs and act on them.", no_args_is_help=True)
 
@@ -102,7 +103,8 @@ def watch(
     names = [job_name(job, queue) for job in jobs or []]
     if bool(names) == (url is not None):
         raise CommandFailed("name the jobs to watch, or give --url", Exit.USAGE)
-    limit_s = None if timeout is None else _seconds(timeout)
+    limit = span("--timeout", timeout)
+    limit_s = None if limit is None else limit.total_seconds()
     view = watching.JsonView() if as_json else watching.Bars()
     guarded(watching.watch_url(url, view, limit_s) if url is not None else watching.watch_jobs(target, names, view, limit_s))
     if view.disappointing or view.missing:
@@ -141,10 +143,10 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a job. One that runs is told; it may still complete."""
-    grace_s = None if grace is None else _seconds(grace)
+    grace_span = span("--grace", grace)
 
     async def question(client: Client) -> None:
-        _say(await client.cancel(job_name(job, queue), grace=grace_s), as_json)
+        _say(await client.cancel(job_name(job, queue), grace=grace_span), as_json)
 
     ask(target, question)
 
@@ -184,7 +186,7 @@ def update(
     if priority is not None:
         changes["priority"] = int(priority) if priority.lstrip("-").isdigit() else priority
     if delay is not None:
-        changes["due"] = _seconds(delay) or None
+        changes["due"] = span("--delay", delay) or None
     if label is not None:
         changes["labels"] = labels_of(label)
     if not changes:
@@ -298,10 +300,3 @@ def _progress(job: Job) -> str:
 
 def _content(value: object) -> str:
     return f"{len(value)} bytes" if isinstance(value, bytes) else output.json_text(value, indent=2)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration(text).total_seconds()
-    except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None

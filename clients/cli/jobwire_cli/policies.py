@@ -16,6 +16,9 @@ app = typer.Typer(help="See and change what holds for all jobs of a queue.", no_
 
 _SPANS = ("timeout", "totalTimeout", "expiresIn", "ageing", "startTarget", "base", "maxDelay", "age", "period")
 _LISTS = ("permanentErrors", "delays")
+#: Limits by job name, and what of one may be set.
+_OF_NAMES = "jobLimits"
+_LIMIT_ENDS = ("concurrency", "rate.count", "rate.period", "rate.burst")
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
@@ -41,7 +44,10 @@ def get_policy(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: A
 @app.command("set")
 def set_policy(
     queue: QueueArgument,
-    changes: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE…", help="class=high, timeout=30s, limit.concurrency=5; no value: the default.")],
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="FIELD=VALUE…", help="class=high, timeout=30s, limit.concurrency=5, jobLimits.NAME.concurrency=1; no value: the default."),
+    ],
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
@@ -121,8 +127,10 @@ def _members(changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         path, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"{change!r} is no change; write FIELD=VALUE")
-        names = ["queueClass" if path == "class" else path] if "." not in path else path.split(".")
-        fields.append(".".join(map(_snake, names)))
+        names = _names_in(path)
+        field = f"job_limits.{names[1]}" if names[0] == _OF_NAMES and len(names) > 1 else ".".join(map(_snake, names))
+        if field not in fields:
+            fields.append(field)
         if not value:
             continue
         inner = members
@@ -130,6 +138,19 @@ def _members(changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             inner = inner.setdefault(name, {})
         inner[names[-1]] = _value(names[-1], value)
     return members, fields
+
+
+def _names_in(path: str) -> list[str]:
+    """The members on the way to a field. The name of a job, behind `jobLimits`, may have dots itself."""
+    if path == "class":
+        return ["queueClass"]
+    if not path.startswith(_OF_NAMES + "."):
+        return path.split(".")
+    job_name = path.removeprefix(_OF_NAMES + ".")
+    for end in _LIMIT_ENDS:
+        if job_name.endswith("." + end):
+            return [_OF_NAMES, job_name.removesuffix("." + end), *end.split(".")]
+    return [_OF_NAMES, job_name]
 
 
 def _snake(name: str) -> str:

@@ -11,6 +11,7 @@ from jobwire_cli import groups, output, policies
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import given
 from jobwire_cli.output import COUNTS
 
 app = typer.Typer(help="Look at queues, pause them, resume them, clean them.", no_args_is_help=True)
@@ -80,13 +81,10 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Delete jobs that have ended."""
-    try:
-        grace_s = parse_duration(grace).total_seconds()
-    except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None
+    kept = given("--grace", grace, parse_duration)
 
     async def question(client: Client) -> None:
-        deleted = await client.clean_queue(queue, state=state, grace=grace_s)
+        deleted = await client.clean_queue(queue, state=state, grace=kept)
         if as_json:
             output.write_json([{"queue": queue, "deleted": deleted}])
         else:

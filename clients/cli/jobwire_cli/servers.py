@@ -14,6 +14,7 @@ from jobwire_cli import auth_options, settings
 from jobwire_cli.config_file import Config
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
+from jobwire_cli.given import given, span
 from jobwire_cli.logs import LogFormat, set_up_logging
 
 Insecure = Annotated[
@@ -78,7 +79,7 @@ def broker(
             metrics=metrics,
             insecure=insecure,
             allow_eviction=allow_eviction,
-            session_time=parse_duration(session_time),
+            session_time=given("--session-time", session_time, parse_duration),
         )
     )
     raise typer.Exit(server.run(made))
@@ -129,9 +130,9 @@ def gateway(
         lambda: config.GatewayConfig(
             http=http,
             broker=broker,
-            drain=parse_duration(drain),
-            heartbeat=parse_duration(heartbeat),
-            retry=parse_duration(retry),
+            drain=given("--drain", drain, parse_duration),
+            heartbeat=given("--heartbeat", heartbeat, parse_duration),
+            retry=given("--retry", retry, parse_duration),
             max_streams=max_streams,
             max_stream_starts=max_stream_starts,
             max_topics=max_topics,
@@ -170,9 +171,7 @@ def worker(
     from jobwire_worker import RegistrationError, SpecError, run_from_spec
 
     try:
-        code = run_from_spec(
-            spec, target=target, concurrency=concurrency, health=health, drain_grace=None if drain_grace is None else parse_duration(drain_grace)
-        )
+        code = run_from_spec(spec, target=target, concurrency=concurrency, health=health, drain_grace=span("--drain-grace", drain_grace))
     except (SpecError, RegistrationError, ValueError) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     raise typer.Exit(code)

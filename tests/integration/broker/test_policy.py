@@ -71,6 +71,16 @@ async def test_a_mask_that_names_nothing_changes_nothing(api: Api, queue: str, p
     assert (await refusal(policy_of(api, queue))).reason == "QUEUE_NOT_FOUND"
 
 
+async def test_the_limit_of_one_job_name_is_set_and_taken_away_and_the_others_stay(api: Api, queue: str) -> None:
+    limits = {name: policy_pb2.Limit(concurrency=number) for number, name in enumerate(("mail", "a.b.rate", "push"), 1)}
+    await update(api, queue, "policy.job_limits", job_limits=limits)
+    changed = {"a.b.rate": policy_pb2.Limit(concurrency=9), "mail": policy_pb2.Limit(concurrency=9)}
+    after = await update(api, queue, "policy.job_limits.a.b.rate", "policy.job_limits.push", job_limits=changed)
+    assert {name: limit.concurrency for name, limit in after.policy.job_limits.items()} == {"mail": 1, "a.b.rate": 9}
+    refused = await refusal(update(api, queue, "policy.job_limits.mail", job_limits={"mail": policy_pb2.Limit(concurrency=-1)}))
+    assert refused.fields == ("queue.policy.job_limits[mail].concurrency",)
+
+
 async def test_an_update_without_a_mask_is_refused(api: Api, queue: str) -> None:
     assert (await refusal(update(api, queue, attempts=2))).fields == ("update_mask",)
     assert (await refusal(api.queues.UpdateQueue(pb.UpdateQueueRequest()))).fields == ("queue.name",)

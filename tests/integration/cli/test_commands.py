@@ -32,6 +32,10 @@ async def steps(job: Job, count: int) -> dict[str, int]:
 @worker.handler("bad")
 async def bad(job: Job) -> None:
     raise Permanent("this can't work")
+
+@worker.handler("fails")
+async def fails(job: Job) -> None:
+    raise ValueError("not yet")
 """
 
 
@@ -124,6 +128,18 @@ def test_a_job_is_given_its_times_and_shows_its_attempts(jobwire: Jobwire, worke
     assert job["state"] in jobwire("jobs", "get", name)
     assert jobwire("enqueue", queue, "steps", "--timeout", "1ms") == ""
     assert jobwire.code != Exit.OK
+
+
+def test_a_job_is_given_dates_and_a_backoff(jobwire: Jobwire, worker: CliWorker, queue: str) -> None:
+    later = jobwire("enqueue", queue, "steps", "1", "--delay-until", "2100-01-01T00:00Z", "--expires-at", "2100-01-02T00:00Z")
+    (job,) = jobwire.lines("jobs", "get", later)
+    assert (job["state"], job["dueTime"], job["expireTime"]) == ("delayed", "2100-01-01T00:00:00Z", "2100-01-02T00:00:00Z")
+    failing = jobwire("enqueue", queue, "fails", "--backoff", "exponential:1ms,factor=2,max=2ms,jitter=0", "--attempts", "3")
+    jobwire("jobs", "watch", failing)
+    (job,) = jobwire.lines("jobs", "get", failing)
+    assert (job["state"], [attempt["end"] for attempt in job["attempts"]]) == ("failed", ["failed"] * 3)
+    jobwire("enqueue", queue, "steps", "--backoff", "exponential:2s,factor=11")
+    assert (jobwire.code, "factor" in jobwire.err) == (Exit.USAGE, True)
 
 
 def test_a_job_is_acted_on_by_its_name(jobwire: Jobwire, queue: str) -> None:

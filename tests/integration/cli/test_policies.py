@@ -27,6 +27,13 @@ def test_a_policy_is_set_field_by_field_and_shown(jobwire: Jobwire, queue: str) 
     assert jobwire.lines("queues", "stats", queue)[0]["policy"]["timeout"] == "30s"
 
 
+def test_the_limit_of_one_job_name_is_set_and_the_others_stay(jobwire: Jobwire, queue: str) -> None:  # noqa: F811  # the fixture
+    change = ("queues", "policy", "set", queue)
+    jobwire.lines(*change, "jobLimits.import.concurrency=1", "jobLimits.mail.v2.rate.count=100", "jobLimits.mail.v2.rate.period=1s")
+    (after,) = jobwire.lines(*change, "jobLimits.push.concurrency=3", "jobLimits.import=")
+    assert after["jobLimits"] == {"mail.v2": {"rate": {"count": 100, "period": "1s", "burst": 1}}, "push": {"concurrency": 3}}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

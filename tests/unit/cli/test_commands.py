@@ -1,16 +1,20 @@
 """The command line without a broker: its help, its messages, its exit codes. Each case is a process of its own."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+import typer
 from jobwire_cli import asking, exits
+from jobwire_cli.app import app_for
 from jobwire_cli.main import main
 from jobwire_client import errors
 
@@ -98,7 +102,22 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("jobs", "list", "q", "--state", "sleeping"), "delayed, waiting, blocked"),
         (("enqueue", "q", "h", "{"), "no JSON"),
         (("enqueue", "q", "h", "-", "--id", "a"), "--id names one job"),
-        (("enqueue", "q", "h", "--delay", "later"), "is not a duration"),
+        (("enqueue", "q", "h", "--delay", "later"), "--delay: 'later' is not a duration"),
+        (("enqueue", "q", "h", "--timeout", "later"), "--timeout: 'later' is not a duration"),
+        (("enqueue", "q", "h", "--expires-at", "later"), "--expires-at: 'later' is not a date"),
+        (("enqueue", "q", "h", "--delay-until", "2h"), "--delay-until: '2h' is not a date"),
+        (("enqueue", "q", "h", "--backoff", "linear:2s"), "--backoff: 'linear:2s' is no backoff"),
+        (("enqueue", "q", "h", "--debounce", "cart-7:5s:1m"), "--max-wait 1m"),
+        (("enqueue", "q", "h", "--throttle", "report"), "--throttle: 'report' is no throttle"),
+        (("enqueue", "q", "h", "--ttl", "soon"), "--ttl: 'soon' is not a duration"),
+        (("jobs", "cancel", "queues/q/jobs/a", "--grace", "soon"), "--grace: 'soon' is not a duration"),
+        (("jobs", "list", "q", "--since", "soon"), "--since: 'soon' is neither a duration"),
+        (("queues", "clean", "q", "--grace", "soon"), "--grace: 'soon' is not a duration"),
+        (("queues", "groups", "set", "q", "g", "--rate", "fast"), "--rate: 'fast' is not a rate"),
+        (("token", "queues/q", "--ttl", "soon"), "--ttl: 'soon' is not a duration"),
+        (("key", "me", "read:*", "--expires", "soon"), "--expires: 'soon' is not a duration"),
+        (("gateway", "--drain", "soon"), "--drain: 'soon' is not a duration"),
+        (("worker", "m:w", "--drain-grace", "soon"), "--drain-grace: 'soon' is not a duration"),
         (("enqueue", "q", "h", "--target", "http://x"), "has a scheme"),
         (("broker", "--grpc", "nowhere"), "HOST:PORT"),
         (("broker", "--grpc", "0.0.0.0:0"), "--insecure"),
@@ -151,6 +170,35 @@ def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None
     assert done.returncode == 1
     assert f"install jobwire[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+#: What prints nothing but the log of what it runs.
+SERVERS = {"broker", "gateway", "worker"}
+
+
+def commands_of(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """All commands by their paths."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, *path, name)
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_every_command_that_prints_takes_json() -> None:
+    commands = dict(commands_of(typer.main.get_command(app_for(None))))
+    assert {"enqueue", "jobs bulk", "key", "token", "queues policy set", "version"} <= commands.keys()
+    without = {path for path, command in commands.items() if not any("--json" in option.opts for option in command.params)}
+    assert without == SERVERS
+
+
+def test_a_key_is_made_as_json(run: Run, tmp_path: Path) -> None:
+    made = json.loads(run("key", "me", "read:*", "--json").stdout)
+    assert made["key"] not in made["line"]
+    assert made["line"].split()[0] == "me"
+    done = run("key", "me", "read:*", "--json", "--file", str(tmp_path / "keys"))
+    assert (tmp_path / "keys").read_text() == json.loads(done.stdout)["line"] + "\n"
+    assert done.stderr == ""
 
 
 def test_looking_at_the_help_of_a_server_does_not_import_it() -> None:

@@ -211,7 +211,7 @@ class UpdateQueueRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to take from it. Required."""
+        """Which fields to take from it. Required. `policy.job_limits.NAME` is the limit of one job name: all behind the last of these dots is the name."""
 
     def __init__(
         self,
