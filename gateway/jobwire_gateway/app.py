@@ -62,12 +62,14 @@ class Gateway:
     def of(cls, config: GatewayConfig) -> "Gateway":
         """Put the parts together; nothing runs yet."""
         heartbeat_s = config.heartbeat.total_seconds()
+        refusals = Refusals(config.proxies)
         streams = Streams(
             limit=config.max_streams,
             starts_per_s=config.max_stream_starts,
             retry_s=config.retry.total_seconds(),
             drain_s=config.drain.total_seconds(),
             heartbeat_s=heartbeat_s,
+            on_turned_away=refusals.note_turned_away,
         )
         topics = Topics(
             Bounds(config.mailbox_frames, config.mailbox_bytes),
@@ -77,7 +79,7 @@ class Gateway:
         )
         brokers = Brokers(config.brokers, config.call_timeout.total_seconds(), config.credentials)
         identities = Identities(brokers) if config.asks_callers else None
-        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=Refusals(), identities=identities)
+        return cls(config=config, brokers=brokers, topics=topics, feed=Feed(brokers, topics), streams=streams, refusals=refusals, identities=identities)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -106,11 +108,11 @@ def application(gateway: Gateway) -> ASGIApp:
             yield
 
     calls = table(gateway)
-    handlers = {Problem: _show_problem, HTTPException: _http_exceptions(calls), Exception: _show_bug}
+    handlers = {Problem: _problems(gateway.refusals), HTTPException: _http_exceptions(calls), Exception: _show_bug}
     all_routes = [*routes(calls, gateway.config.max_body_bytes, asks_callers=gateway.config.asks_callers), _sockets(gateway)]
     app = Starlette(routes=all_routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
-    return _secured(Shortcut(app, all_routes), gateway)
+    return _secured(Shortcut(app, all_routes, gateway.refusals), gateway)
 
 
 def _secured(app: ASGIApp, gateway: Gateway) -> Security:
@@ -157,15 +159,19 @@ def routes(calls: Sequence[Operation], max_body: int, *, asks_callers: bool = Fa
 
 
 def _sockets(gateway: Gateway) -> BaseRoute:
-    return WebSocketRoute("/v1/ws", SocketsEndpoint(gateway.topics, gateway.streams, gateway.config.max_topics))
+    return WebSocketRoute("/v1/ws", SocketsEndpoint(gateway.topics, gateway.streams, gateway.refusals, gateway.config.max_topics))
 
 
 async def _page(request: Request) -> Response:
     return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-async def _show_problem(request: Request, problem: Problem) -> Response:
-    return problem.response(request.url.path)
+def _problems(refusals: Refusals) -> Callable[[Request, Problem], Awaitable[Response]]:
+    async def show(request: Request, problem: Problem) -> Response:
+        refusals.note_problem(problem, request.scope)
+        return problem.response(request.url.path)
+
+    return show
 
 
 def _http_exceptions(calls: Sequence[Operation]) -> Callable[[Request, HTTPException], Awaitable[Response]]:

@@ -7,6 +7,7 @@ the rest is read and thrown away first, for a time.
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -31,9 +32,10 @@ _LINE_OVERHEAD = 4
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """One connection. `max_head_bytes` is set on a subclass by `bounded`."""
+    """One connection. `max_head_bytes`, and `note` that hears of refusals, are set on a subclass by `bounded`."""
 
     max_head_bytes = 32 * 1024
+    note: Callable[[str, str], None] | None = None
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -138,6 +140,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refused = True
         if self.transport.is_closing():
             return
+        if self.note is not None:
+            self.note(status.name, self.client[0] if self.client else "")
         if self.cycle is not None and not self.cycle.response_complete:
             # The answer under way is of the request before; this one's would be taken for it.
             self.transport.close()
@@ -154,6 +158,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.loop.call_later(_LINGER_S, self.transport.close)
 
 
-def bounded(max_head_bytes: int) -> type[GatewayProtocol]:
-    """The protocol with its bound, in the form that uvicorn wants: a class."""
-    return type("BoundedProtocol", (GatewayProtocol,), {"max_head_bytes": max_head_bytes})
+def bounded(max_head_bytes: int, note: Callable[[str, str], None]) -> type[GatewayProtocol]:
+    """The protocol with its bound, in the form that uvicorn wants: a class. `note` gets the reason of each refusal, and the peer's address."""
+    return type("BoundedProtocol", (GatewayProtocol,), {"max_head_bytes": max_head_bytes, "note": staticmethod(note)})

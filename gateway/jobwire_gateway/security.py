@@ -107,7 +107,7 @@ class Security:
             name = caller.identity.name if caller is not None else ""
             await self._count(address, name)
         except Problem as problem:
-            await self._refuse(problem, scope, receive, send, address=address, name=name)
+            await self._refuse(problem, scope, receive, send, name)
             return
         if caller is not None:
             set_caller(caller)
@@ -120,7 +120,7 @@ class Security:
             if has_room:
                 await self._app(scope, receive, send)
             else:
-                await self._refuse(_too_many_streams(), scope, receive, send, address=address, name=name)
+                await self._refuse(_too_many_streams(), scope, receive, send, name)
 
     def _check(self, scope: Scope) -> str:
         """The allowed other origin that the request comes from; empty when it comes from none. Raises Problem: 403, 421."""
@@ -173,8 +173,8 @@ class Security:
         if self._rate is not None:
             await self._rate.take(f"identity {name}" if name else f"address {address}")
 
-    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send, *, address: str, name: str) -> None:
-        self._refusals.note(problem.reason, method=scope.get("method", "WS"), path=scope["path"], address=address, name=name)
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        self._refusals.note(problem.reason, scope, name)
         if scope["type"] == "websocket":
             await receive()
         elif problem.status in (429, 503) and _is_event_source(scope):

@@ -142,7 +142,7 @@ def _metrics(config: GatewayConfig, gateway: Gateway) -> Iterator[Callable[[ASGI
             ("jobwire_gateway_draining", "1 from the first signal to the end."): lambda: gateway.streams.draining,
         },
         {
-            ("jobwire_gateway_refusals", "Requests that were refused for who made them, or from where."): gateway.refusals.counts,
+            ("jobwire_gateway_refusals", "What was refused for who asked, from where, or how."): gateway.refusals.counts,
             ("jobwire_gateway_streams_turned_away", "Streams that were told to come back later."): gateway.streams.turned_away,
         },
     )
@@ -159,7 +159,7 @@ async def _serve_http(config: GatewayConfig, listener: socket.socket, gateway: G
     server_config = uvicorn.Config(
         app,
         loop="none",
-        http=bounded(config.max_header_bytes),
+        http=bounded(config.max_header_bytes, gateway.refusals.note_head),
         ws=GatewayWebSocket,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,

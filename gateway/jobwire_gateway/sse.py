@@ -25,6 +25,7 @@ from jobwire_gateway.many import ManyReader
 from jobwire_gateway.names import job_name, queue_name
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.readers import OneReader, Reader
+from jobwire_gateway.refusals import Refusals
 from jobwire_gateway.requests import json_body, query_of, refuse_unknown, wants_events
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topic_names import CURSOR_PARAMETERS, topic_names, topics_of_query
@@ -265,8 +266,9 @@ class Shortcut:
     """Serves the routes that are event streams before the framework does, whose layers would each cost time with every frame, and memory as long as a
     stream is open. Everything else goes to `app`."""
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
         self._routes = [(route, route.endpoint) for route in routes if isinstance(route, Route) and isinstance(route.endpoint, StreamEndpoint)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -278,6 +280,7 @@ class Shortcut:
                 try:
                     await endpoint(scope, receive, send)
                 except Problem as problem:
+                    self._refusals.note_problem(problem, scope)
                     await problem.response(scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)

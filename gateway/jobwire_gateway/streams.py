@@ -42,13 +42,23 @@ class OpenStream(Beating, Protocol):
 class Streams:
     """The registry. `draining` is said by readiness, too."""
 
-    def __init__(self, *, limit: int, starts_per_s: int, retry_s: float, drain_s: float, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        limit: int,
+        starts_per_s: int,
+        retry_s: float,
+        drain_s: float,
+        heartbeat_s: float,
+        on_turned_away: Callable[[str], None] | None = None,
+    ) -> None:
         self.draining = False
         self.started = 0
         self.turned_away: Counter[str] = Counter()
         self.heartbeat_ms = round(heartbeat_s * 1000)
         self.wheel = Wheel(heartbeat_s)
         self._limit = limit
+        self._on_turned_away = on_turned_away
         self._starts = Allowance(starts_per_s, 2 * starts_per_s)
         self._retry_s = retry_s
         self._drain_s = drain_s
@@ -70,6 +80,8 @@ class Streams:
         """Why one more is to come back later, as a word, which may be that of its topics; empty when it may come in, which counts as a start."""
         if word := of_topics or self._refusal():
             self.turned_away[word] += 1
+            if self._on_turned_away is not None:
+                self._on_turned_away(word)
         return word
 
     def _refusal(self) -> str:

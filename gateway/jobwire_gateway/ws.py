@@ -18,7 +18,9 @@ Why a connection ends is said by its close code:
 """
 
 import asyncio
+import functools
 import json
+from collections.abc import Callable
 from enum import IntEnum
 
 from starlette.types import Receive, Scope, Send
@@ -30,6 +32,7 @@ from jobwire_gateway.cursors import cursor_of
 from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.many import Subscriptions
 from jobwire_gateway.problems import Problem
+from jobwire_gateway.refusals import Refusals
 from jobwire_gateway.requests import invalid, query_of
 from jobwire_gateway.sse import no_room
 from jobwire_gateway.streams import Streams
@@ -49,6 +52,7 @@ class Close(IntEnum):
     NOT_TEXT = 1003
     NOT_JSON = 1007
     BROKEN_RULE = 1008
+    TOO_LARGE = 1009
     GOING_AWAY = 1012
     TOO_MANY = 1013
     CREDENTIALS_ENDED = 4401
@@ -65,12 +69,13 @@ class _Refusal(Exception):
 class Socket:
     """One open connection."""
 
-    __slots__ = ("_allowance", "_close", "_limit", "_most_waiting", "_pump", "_reason", "_send", "_subscriptions", "_topics", "last_write")
+    __slots__ = ("_allowance", "_close", "_limit", "_most_waiting", "_note", "_pump", "_reason", "_send", "_subscriptions", "_topics", "last_write")
 
-    def __init__(self, topics: Topics, send: Send, max_topics: int) -> None:
+    def __init__(self, topics: Topics, send: Send, note: Callable[[str], None], max_topics: int) -> None:
         self.last_write = asyncio.get_running_loop().time()
         self._send = send
         self._topics = topics
+        self._note = note
         self._limit = max_topics
         self._most_waiting = 2 * topics.bounds.max_frames + 3 * max_topics
         self._pump: asyncio.Task[None] | None = None
@@ -83,12 +88,16 @@ class Socket:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
+                if message.get("code") in (Close.BROKEN_RULE, Close.TOO_LARGE):
+                    # The protocol itself has closed (ws_protocol.py).
+                    self._note(Close(message["code"]).name)
                 return
             if self._subscriptions.mailbox.ended:
                 continue
             try:
                 self._take(message.get("text"))
             except _Refusal as refusal:
+                self._note(refusal.code.name)
                 await self._send({"type": "websocket.close", "code": refusal.code, "reason": str(refusal)})
                 return
 
@@ -154,9 +163,10 @@ class Socket:
             if topic not in self._subscriptions.watches and (refusal := self._topics.refusal([topic])):
                 raise no_room(refusal)
         except Problem as problem:
-            self._subscriptions.mailbox.put(
-                GATEWAY, frames.error(str(name)[:200], problem.reason if problem.status in (403, 503) else "INVALID_TOPIC", problem.detail)
-            )
+            reason = problem.reason if problem.status in (403, 503) else "INVALID_TOPIC"
+            if problem.status in (403, 503):
+                self._note(reason)
+            self._subscriptions.mailbox.put(GATEWAY, frames.error(str(name)[:200], reason, problem.detail))
             return
         cursor = cursor_of(str(after.get(topic, "")))
         if cursor is None or not cursor.end:
@@ -192,9 +202,10 @@ class Socket:
 class SocketsEndpoint:
     """The ASGI endpoint."""
 
-    def __init__(self, topics: Topics, streams: Streams, max_topics: int) -> None:
+    def __init__(self, topics: Topics, streams: Streams, refusals: Refusals, max_topics: int) -> None:
         self._topics = topics
         self._streams = streams
+        self._refusals = refusals
         self._max_topics = max_topics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,7 +220,7 @@ class SocketsEndpoint:
         if self._streams.refusal():
             await send({"type": "websocket.close", "code": Close.TOO_MANY, "reason": "too many connections; come back later"})
             return
-        socket = Socket(self._topics, send, self._max_topics)
+        socket = Socket(self._topics, send, functools.partial(self._refusals.note, scope=scope), self._max_topics)
         self._streams.add(socket)
         try:
             await socket.listen(receive)

@@ -12,6 +12,10 @@ from jobwire_gateway.protocol import bounded
 from starlette.types import Receive, Scope, Send
 
 
+def _nothing(reason: str, address: str) -> None:
+    return
+
+
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/impatient":
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
@@ -31,7 +35,7 @@ async def served() -> AsyncIterator[tuple[str, int]]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    config = uvicorn.Config(hello, http=bounded(8_192), ws="none", lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
+    config = uvicorn.Config(hello, http=bounded(8_192, _nothing), ws="none", lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:

@@ -33,7 +33,7 @@ async def test_b02_all_that_waits_for_a_socket_goes_out_in_one_write() -> None:
 
     topics = Topics(Bounds(100, 1_000_000), 15_000)
     list(topics.plug())
-    sockets = [Socket(topics, send, 10) for _ in range(2)]
+    sockets = [Socket(topics, send, lambda reason: None, 10) for _ in range(2)]
     messages = iter([{"type": "websocket.receive", "text": f'{{"type":"subscribe","topics":["{A}","{B}"]}}'}, {"type": "websocket.disconnect"}] * 2)
 
     async def receive() -> Message:
