@@ -284,7 +284,7 @@ class WorkStream:
         self._eased.set()
         if item.kind in FINISHES:
             self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
-        elif settled.word != Word.OK and item.kind in "PK":
+        elif settled.word != Word.OK and item.kind in "PLK":
             self.work.drop(queue, item.raw_id, item.token)
             self.work.cancel(queue, text_id, item.token, pb.CANCEL_REASON_STALE_LEASE)
         else:

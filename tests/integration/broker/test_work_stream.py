@@ -290,6 +290,17 @@ async def test_stale_progress_is_answered_with_a_cancel(api: Api, shared_broker:
     assert (await get(api, job_name_of(queue, "one"))).progress.percent == 100
 
 
+async def test_a_stale_line_of_a_log_is_answered_with_a_cancel(api: Api, shared_broker: Broker, queue: str) -> None:
+    await enqueue(api, queue, "one")
+    async with RawWorker(shared_broker.address, queue) as worker:
+        await worker.hello(credit=1)
+        (job,) = await worker.jobs(1)
+        await worker.finish(completed(job))
+        await worker.send(work.WorkRequest(logs=[work.LogReport(queue=queue, id="one", token=job.token, lines=[job_pb2.LogLine(sequence=1, message="late")])]))
+        (told,) = (await worker.receive(lambda frame: bool(frame.cancels))).cancels
+        assert (told.id, told.token, told.reason) == ("one", job.token, work.CANCEL_REASON_STALE_LEASE)
+
+
 # Heartbeats ------------------------------------------------------------------------------------------------------------------------------------------
 
 
