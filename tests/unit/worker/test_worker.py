@@ -97,6 +97,14 @@ async def raise_exit(job: Job) -> None:
     raise SystemExit(3)
 
 
+def raise_interrupt(job: Job) -> None:
+    raise KeyboardInterrupt
+
+
+def raise_generator_exit(job: Job) -> None:
+    raise GeneratorExit
+
+
 async def cancel_itself(job: Job) -> None:
     raise asyncio.CancelledError
 
@@ -116,6 +124,8 @@ async def take_size(size: Size) -> None: ...
         (raise_permanent, "Permanent", True, None),
         (raise_value_error, "ValueError", False, None),
         (raise_exit, "SystemExit", False, None),
+        (raise_interrupt, "KeyboardInterrupt", False, None),
+        (raise_generator_exit, "GeneratorExit", False, None),
         (cancel_itself, "CancelledError", False, None),
         (give_back_object, "ResultError", True, None),
         (take_size, "PayloadError", True, None),
@@ -130,6 +140,19 @@ async def test_what_a_handler_raises_says_how_its_attempt_failed(
         fail = (await stream.run("n")).fail
     assert (fail.failure.type, fail.permanent) == (kind, permanent)
     assert (fail.retry_after == seconds(retry_after_s)) if retry_after_s else not fail.HasField("retry_after")
+
+
+async def test_a_hook_that_ends_its_thread_takes_neither_the_end_of_the_job_nor_the_slot_along(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker, concurrency=1)
+    worker.handler("n")(raise_value_error)
+
+    @worker.on_failed
+    def interrupt(job: Job, error: BaseException, *, final: bool) -> None:
+        raise KeyboardInterrupt
+
+    async with running(worker, broker) as stream:
+        for _ in range(2):
+            assert (await stream.run("n")).fail.failure.type == "ValueError"
 
 
 async def test_an_error_arrives_with_its_message_and_stack(broker: ScriptedBroker) -> None:

@@ -161,15 +161,21 @@ class Runner:
             job.check_cancelled()
             result = handler.function(*arguments)
             outcome = encode_result(result)
-        except (Exception, asyncio.CancelledError, SystemExit) as raised:
+        except BaseException as raised:  # in a thread nobody else would hear of it, and the job's end and the thread would be lost
             error = raised
             outcome = self._outcome_of(run, raised)
         outcome = self._fitting(outcome)
         if hooks.completed or hooks.failed:
-            self._finish_hooks_from_thread(self._tell_hooks(run, outcome, result, error), job)
+            self._tell_hooks_from_thread(run, outcome, result, error)
         if run.timer is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(run.timer.cancel)
         self._end(run, outcome)
+
+    def _tell_hooks_from_thread(self, run: Run, outcome: Outcome, result: Any, error: BaseException | None) -> None:
+        try:
+            self._finish_hooks_from_thread(self._tell_hooks(run, outcome, result, error), run.job)
+        except BaseException:  # as above
+            log.exception("hook.failed job=%s", run.job.name)
 
     def _finish_hooks_from_thread(self, waiting: list[Awaitable[Any]], job: Job[Any]) -> None:
         if waiting and not self._loop.is_closed():
