@@ -170,7 +170,11 @@ class Worker:
         return function
 
     def on_failed(self, function: F) -> F:
-        """Register `function(job, error, *, final)`, called when an attempt failed. `final` says whether it was the last one.
+        """Register `function(job, error, *, final)`, called when an attempt failed, before the broker knows of it.
+
+        `final` says whether this was the last one as far as the worker can know: the error is permanent by its class, or the attempts are used up. The broker
+        may end a job earlier: by `permanent_errors` of the job or its queue, by its `total_timeout`, or since it was cancelled; then `final` was False. Who
+        must hear of each end watches the job.
 
         Not called for snoozes, nor for handlers that gave up because they were told to.
         """
