@@ -48,7 +48,7 @@ async def document(http: httpx.AsyncClient) -> dict[str, Any]:
 async def test_the_gateway_does_what_its_openapi_document_says(gateway: Gateway) -> None:
     program, configuration = Path(sys.executable).with_name("schemathesis"), _CONFIGURATION / "schemathesis.toml"
     command = [str(program), "--config-file", str(configuration), "run", f"{gateway.url}/openapi.json", "--checks", "all", "--exclude-tag", "Streams"]
-    options = ["--max-examples", "12", "--seed", str(seeded("schemathesis").randrange(1 << 32)), "--continue-on-failure", "--no-color"]
+    options = ["--max-examples", "10", "--seed", str(seeded("schemathesis").randrange(1 << 32)), "--continue-on-failure", "--no-color"]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(_CONFIGURATION)}
     ended = await asyncio.to_thread(
         subprocess.run, [*command, *options], env=environment, cwd=_CONFIGURATION, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -6,6 +6,7 @@ from typing import Any
 
 import schemathesis
 from hypothesis import strategies
+from schemathesis.core.parameters import ParameterLocation
 
 # A token of no list is refused, as it should be; the empty one is the first page's.
 schemathesis.openapi.format("page-token", strategies.just(""))
@@ -14,6 +15,17 @@ _DATES = strategies.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), time
 schemathesis.openapi.format("date-time", _DATES.map(lambda date: date.isoformat().replace("+00:00", "Z")))
 
 _numbers = itertools.count(1)
+
+_OPEN, _ENDED = {"waiting", "delayed", "blocked"}, {"completed", "failed", "cancelled", "expired"}
+_STATES = {"active"} | _OPEN | _ENDED
+#: The states that each verb of a bulk call takes.
+_FITS = {
+    "cancel": {"active"} | _OPEN,
+    "retry": {"failed", "cancelled", "expired"},
+    "promote": {"delayed"},
+    "delete": _OPEN | _ENDED,
+    "resolve": {"failed"},
+}
 
 
 @schemathesis.hook
@@ -28,9 +40,8 @@ def before_call(context: Any, case: Any, **kwargs: Any) -> None:
             if isinstance(value := policy.get(name), int | float) and not isinstance(value, bool) and 1 <= value < least:
                 policy[name] = least
     if call == "bulkJobs" and isinstance(case.body, dict) and isinstance(case.body.get("filter"), dict):
-        # Not every verb fits every state.
-        case.body["filter"].pop("states", None)
-    if call in ("updateQueue", "updateGroup", "updateJob") and case.query:
+        _fit_states(case.body["filter"], case.body.get("verb"))
+    if call in ("updateQueue", "updateGroup", "updateJob") and case.query and case.meta is not None and case.meta.is_negative_at(ParameterLocation.BODY):
         # What a mask does not name is passed over, and so is what is wrong with it.
         case.query.pop("updateMask", None)
     if call != "enqueue":
@@ -59,6 +70,15 @@ def _fit(value: Any) -> None:
             value[name] = {key: text[:32] if isinstance(text, str) and len(text) <= 128 else text for key, text in labels.items()}
     if "maxWait" in value and "delay" in value and "key" in value:
         value["maxWait"] = value["delay"]
+
+
+def _fit_states(wanted: dict[str, Any], verb: object) -> None:
+    """Leave out the states that the verb does not fit, which are refused. What is no state is to stay."""
+    states = wanted.get("states")
+    if isinstance(states, list) and states and all(isinstance(state, str) and state in _STATES for state in states):
+        wanted["states"] = [state for state in states if state in _FITS.get(str(verb), _STATES)]
+        if not wanted["states"]:
+            del wanted["states"]
 
 
 def _is_good(text: object, most: int) -> bool:
