@@ -49,6 +49,7 @@ FILTERS = (
     Parameter(name="fingerprint", description="Only jobs that failed with this fingerprint.", schema={"type": "string", "pattern": "^[0-9a-f]{16}$"}),
     Parameter(name="resolved", description="Only failed jobs with a note, or only those without.", schema={"type": "boolean"}),
 )
+FAILURE_FILTERS = tuple(parameter for parameter in FILTERS if parameter.name in ("jobName", "finishedAfter", "finishedBefore"))
 _AFTER = Parameter(
     name="after", description="Lines after this `cursor`; `nextAfter` of the page before.", schema={"type": "integer", "minimum": 0, "maximum": 2**53}
 )
@@ -140,7 +141,8 @@ def job_operations(brokers: Brokers, bulk: Bulk, logs: Logs) -> list[Operation]:
             tag=FAILURES,
             summary="Group the failed jobs of a queue by what failed, the latest first",
             handler=relay(brokers, lambda broker: broker.jobs.ListFailures, rules.failures_request, _failures_page),
-            parameters=PAGE,
+            description="With a filter, counts and dates are of the jobs that it finds alone, and a page may be short, or empty, and not be the last.",
+            parameters=(*FAILURE_FILTERS, *PAGE),
             returns={200: Returns(description="A page.", schema=ref("Failures"))},
         ),
         Operation(

@@ -218,7 +218,7 @@ def groups_request(asked: Asked) -> ListGroupsRequest:
 def failures_request(asked: Asked) -> ListFailuresRequest:
     """Whose failures to list."""
     size, token = page_of(asked.query)
-    return ListFailuresRequest(parent=asked.queue, page_size=size, page_token=token)
+    return ListFailuresRequest(parent=asked.queue, page_size=size, page_token=token, filter=filter_of(asked))
 
 
 def logs_request(asked: Asked) -> ListLogsRequest:

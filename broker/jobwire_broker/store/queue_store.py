@@ -653,9 +653,14 @@ class QueueStore:
         answer = await self._call("list", self._meta, (index, cursor, limit, int(upward)))
         return answer[0], list(zip(answer[1::2], answer[2::2], strict=True))
 
-    async def failures(self, cursor: bytes, limit: int) -> tuple[bytes, int, list[FailedAlike]]:
-        """One page of the groups of failed jobs, the latest first: the cursor of the next one, how many jobs have failed, and the groups."""
-        answer = await self._call("failures", self._meta, (cursor, limit))
+    async def failures(
+        self, cursor: bytes, limit: int, *, job_name: bytes = b"", from_us: int | None = None, before_us: int | None = None
+    ) -> tuple[bytes, int, list[FailedAlike]]:
+        """One page of the groups of failed jobs, the latest first: the cursor of the next one, how many jobs have failed, and those of `limit` groups that have
+        jobs of this name which ended in this time, as far as they have.
+        """
+        span = ("" if bound is None else bound for bound in (from_us, before_us))
+        answer = await self._call("failures", self._meta, (cursor, limit, job_name, *span))
         return answer[0], answer[1], [FailedAlike(fingerprint, *row) for fingerprint, row in zip(answer[2::2], answer[3::2], strict=True)]
 
     async def stats(self) -> Stats:

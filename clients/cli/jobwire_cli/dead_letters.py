@@ -3,11 +3,12 @@
 from typing import Annotated
 
 import typer
-from jobwire_client import Client, FailureGroup
+from jobwire_client import Client, FailureGroup, JobFilter
 
-from jobwire_cli import output
+from jobwire_cli import filtering, output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, job_name
 from jobwire_cli.filtering import QueueArgument
+from jobwire_cli.given import moment
 
 
 def register(jobs: typer.Typer) -> None:
@@ -18,14 +19,18 @@ def register(jobs: typer.Typer) -> None:
 
 def failures(
     queue: QueueArgument,
+    name: filtering.Name = None,
+    ended_since: filtering.EndedSince = None,
+    ended_until: filtering.EndedUntil = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many groups at most.")] = 20,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """Group the failed jobs of a queue by what failed; the group that failed last comes first."""
+    wanted = JobFilter(job_name=name, finished_after=moment("--ended-since", ended_since), finished_before=moment("--ended-until", ended_until))
 
     async def question(client: Client) -> None:
-        groups = [group async for group in client.failures(queue, limit=limit)]
+        groups = [group async for group in client.failures(queue, filter=wanted, limit=limit)]
         if as_json:
             output.write_json(map(_json, groups))
         else:

@@ -443,17 +443,22 @@ class Client:
             if not token:
                 return
 
-    async def failures(self, queue: str, *, limit: int | None = None) -> AsyncGenerator[FailureGroup, None]:
+    async def failures(self, queue: str, *, filter: JobFilter | None = None, limit: int | None = None) -> AsyncGenerator[FailureGroup, None]:
         """The failed jobs of a queue, grouped by what they have in common; the group that failed last comes first.
 
         Args:
             queue: the queue's name.
+            filter: only jobs of its `job_name`, and of the time of its `finished_after` and `finished_before`; counts and dates are then of these alone.
             limit: how many groups at most. None: all.
+
+        Raises:
+            InvalidRequest: the filter says more than that.
         """
         token, left = "", limit
+        wanted = None if filter is None else filter.message()
         while left is None or left > 0:
             size = _MAX_PAGE if left is None else min(left, _MAX_PAGE)
-            page = await self._call(_FAILURES, job_service_pb2.ListFailuresRequest(parent=f"queues/{queue}", page_size=size, page_token=token))
+            page = await self._call(_FAILURES, job_service_pb2.ListFailuresRequest(parent=f"queues/{queue}", page_size=size, page_token=token, filter=wanted))
             for group in page.groups:
                 yield failure_group_from(group)
             token, left = page.next_page_token, None if left is None else left - len(page.groups)

@@ -175,9 +175,9 @@ class SyncClient:
         """The jobs of one queue in one state."""
         return self._iterate(lambda client: client.list_jobs(queue, state, filter=filter, limit=limit))
 
-    def failures(self, queue: str, *, limit: int | None = None) -> Iterator[FailureGroup]:
+    def failures(self, queue: str, *, filter: JobFilter | None = None, limit: int | None = None) -> Iterator[FailureGroup]:
         """The failed jobs of a queue in groups."""
-        return self._iterate(lambda client: client.failures(queue, limit=limit))
+        return self._iterate(lambda client: client.failures(queue, filter=filter, limit=limit))
 
     def plan_bulk(self, queue: str, verb: BulkVerb, filter: JobFilter | None = None, *, note: str = "", grace: timedelta | float | None = None) -> BulkPlan:
         """Count the jobs that a verb would act on."""

@@ -1,6 +1,9 @@
 """ListFailures and ResolveJob."""
 
+from typing import Any
+
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
@@ -40,6 +43,45 @@ async def test_groups_come_in_pages(api: Api, queue: str) -> None:
         if not token:
             break
     assert found == ["five", "four", "three", "two", "one"]
+
+
+async def groups_of(api: Api, queue: str, **filter: Any) -> list[tuple[str, int, int]]:
+    """Message, count and resolved of each group, over all pages."""
+    found, token = [], ""
+    while True:
+        request = pb.ListFailuresRequest(parent=f"queues/{queue}", page_size=1, page_token=token, filter=pb.JobFilter(**filter))
+        page = await api.jobs.ListFailures(request)
+        found += [(group.message, group.count, group.resolved) for group in page.groups]
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+async def test_failures_of_a_name_or_a_time_are_counted_alone(api: Api, queue: str) -> None:
+    messages = ["no user 1", "no user 2", "disk full", "no user 3", "disk full"]
+    await enqueue_all(api, [spec(queue, f"j{i}", job_name="mail" if "disk" in message else "work") for i, message in enumerate(messages)])
+    for job, message in zip(await lease(api, queue, len(messages)), messages, strict=True):
+        await finish(api, failed(job, message, permanent=True))
+    ends = [(await get(api, job_name_of(queue, f"j{i}"))).finish_time for i in range(len(messages))]
+    await api.jobs.ResolveJob(pb.ResolveJobRequest(name=job_name_of(queue, "j0")))
+    assert await groups_of(api, queue) == [("disk full", 2, 0), ("no user 3", 3, 1)]
+    assert await groups_of(api, queue, job_name="work") == [("no user 3", 3, 1)]
+    assert await groups_of(api, queue, job_name="wor") == []
+    assert await groups_of(api, queue, finished_after=ends[3]) == [("disk full", 1, 0), ("no user 3", 1, 0)]
+    assert await groups_of(api, queue, finished_before=ends[2]) == [("no user 2", 2, 1)]
+    assert await groups_of(api, queue, finished_after=ends[1], finished_before=ends[4], job_name="mail") == [("disk full", 1, 0)]
+    assert await groups_of(api, queue, finished_after=Timestamp(seconds=253_402_300_799)) == []
+
+
+async def test_failures_are_filtered_by_what_says_something_of_a_whole_group(api: Api, queue: str) -> None:
+    for filter, field in (
+        (pb.JobFilter(group="acme"), "filter.group"),
+        (pb.JobFilter(labels={"a": "b"}), "filter.labels"),
+        (pb.JobFilter(resolved=False), "filter.resolved"),
+        (pb.JobFilter(finished_after=Timestamp(seconds=-1)), "filter.finished_after"),
+    ):
+        refused = await refusal(api.jobs.ListFailures(pb.ListFailuresRequest(parent=f"queues/{queue}", filter=filter)))
+        assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
 
 
 async def test_a_queue_without_failures_has_no_groups(api: Api, queue: str) -> None:

@@ -1359,22 +1359,30 @@ class ListFailuresRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`queues/{queue}`. Required."""
     page_size: _builtins.int
     """How many at most: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before. Empty for the first page."""
+    """`next_page_token` of the page before, of the same list. Empty for the first page."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Only jobs of this `job_name`, and only those that ended in the time of `finished_after` and `finished_before`: counts and dates are of these jobs alone. Its other
+        fields can't be set. A page may then have fewer groups than were asked for, or none, and still not be the last.
+        """
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1392,7 +1400,7 @@ class ListFailuresResponse(_message.Message):
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     total: _builtins.int
-    """How many jobs of the queue are FAILED."""
+    """How many jobs of the queue are FAILED, without the filter."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureGroup]:
         """The latest first."""

@@ -307,7 +307,7 @@ class JobServiceServicer(object):
         """Groups the failed jobs of a queue by what failed, the latest first.
 
         Errors:
-        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT: page_size out of bounds, or a filter that can't stand here → correct it.
         INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

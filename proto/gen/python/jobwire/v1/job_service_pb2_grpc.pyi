@@ -158,7 +158,7 @@ class JobServiceStub:
     """Groups the failed jobs of a queue by what failed, the latest first.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT: page_size out of bounds, or a filter that can't stand here → correct it.
       INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     ResolveJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]
@@ -306,7 +306,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """Groups the failed jobs of a queue by what failed, the latest first.
 
     Errors:
-      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT: page_size out of bounds, or a filter that can't stand here → correct it.
       INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
     """
     ResolveJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResolveJobRequest, _job_service_pb2.ResolveJobResponse]  # type: ignore[assignment]
@@ -541,7 +541,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Groups the failed jobs of a queue by what failed, the latest first.
 
         Errors:
-          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT: page_size out of bounds, or a filter that can't stand here → correct it.
           INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
         """
 
