@@ -57,6 +57,10 @@ class Answers(Protocol):
         """Hear no more."""
 
 
+_CLOSE_S = 30.0
+"""How long the calls of a connection may go on that another has taken the place of."""
+
+
 class Broker:
     """One broker, by its address."""
 
@@ -67,6 +71,7 @@ class Broker:
 
     def __init__(self, address: str, credentials: BrokerCredentials) -> None:
         self.address = address
+        self.stamps = credentials.stamps()
         self.channel = credentials.channel(address, _OPTIONS)
         self.jobs = JobServiceStub(self.channel)
         self.queues = QueueServiceStub(self.channel)
@@ -80,6 +85,7 @@ class Brokers:
     def __init__(self, addresses: Sequence[str], call_timeout_s: float, credentials: BrokerCredentials | None = None) -> None:
         self._credentials = credentials or BrokerCredentials()
         self._brokers = [Broker(address, self._credentials) for address in addresses]
+        self._closing: set[asyncio.Task[None]] = set()
         # Whether a call that is cancelled from now on is so because the process ends.
         self.ending = False
         self._current = 0
@@ -93,7 +99,24 @@ class Brokers:
     def leave(self, broker: Broker) -> None:
         """Ask the next one from now on, unless somebody has moved on already."""
         if broker is self.current:
+            self._renew(broker)
             self._current = (self._current + 1) % len(self._brokers)
+
+    def _renew(self, broker: Broker) -> None:
+        """Connect with other certificates from now on, when their files have changed: with the old ones it may never come back."""
+        try:
+            if self._credentials.stamps() == broker.stamps:
+                return
+            renewed = Broker(broker.address, self._credentials)
+        except OSError as error:
+            # Most likely one file is being exchanged; the next failure looks again.
+            _log.error("gateway.certificates_not_renewed broker=%s error=%s", broker.address, error)
+            return
+        self._brokers[self._brokers.index(broker)] = renewed
+        closing = asyncio.get_running_loop().create_task(broker.channel.close(_CLOSE_S))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        _log.info("gateway.certificates_renewed broker=%s", broker.address)
 
     def own_metadata(self) -> list[tuple[str, str]]:
         """What our own calls carry. Empty without a key. Raises ValueError when its file cannot be read."""
@@ -167,7 +190,9 @@ class Brokers:
 
     async def close(self) -> None:
         """End all connections and the calls on them."""
-        await asyncio.gather(*(broker.channel.close() for broker in self._brokers))
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*(broker.channel.close() for broker in self._brokers), *self._closing, return_exceptions=True)
 
 
 def _bearing(authorization: str | None) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """How this process connects to brokers: over TLS or not, and with which credentials of its own.
 
-The credentials are read when they are needed, so a file that is renewed is followed without a restart. They appear in no message and no log.
+The credentials are read when they are needed, so a file that is renewed is followed without a restart: a key at once, certificates when a broker cannot be
+reached with the old ones. They appear in no message and no log.
 """
 
 import os
@@ -89,8 +90,14 @@ class BrokerCredentials:
             raise ValueError("the API key is empty, too long, or holds characters that cannot be sent")
         return f"Bearer {key}"
 
+    def stamps(self) -> tuple[tuple[int, int, int], ...]:
+        """What changes with the files of certificates and authorities. Raises OSError."""
+        paths = (Path(self.ca) if self.ca not in ("", SYSTEM) else None, self.certificate, self.certificate_key)
+        found = [os.stat(path) for path in paths if path is not None]
+        return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in found)
+
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """A connection to one broker."""
+        """A connection to one broker, with what the files hold now: as long as it lives, it connects with that. Raises OSError."""
         if not self.ca:
             return grpc.aio.insecure_channel(address, options=options)
         authorities = None if self.ca == SYSTEM else Path(self.ca).read_bytes()

@@ -259,6 +259,35 @@ async def test_worker_and_gateway_reach_a_broker_over_tls(store: Store, tmp_path
             await worker.wait_connected()
 
 
+async def test_authorities_and_certificates_of_both_sides_are_exchanged_without_a_restart_of_the_gateway(store: Store, tmp_path: Path) -> None:
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    pair, own, ann = old.issue("broker"), old.issue("gateway.example"), old.issue("ann.example")
+    flags = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--tls-client-ca", str(old.file)]
+    env = {"JOBWIRE_KEYS": "gateway cert:gateway.example watch:* read:*\nann cert:ann.example *:*"}
+    certified = {"JOBWIRE_TLS_CA": str(old.file), "JOBWIRE_CLIENT_CERT": str(own.certificate), "JOBWIRE_CLIENT_KEY": str(own.key)}
+    async with Broker(store, extra=flags, env=env) as broker, Gateway(broker, env=certified) as gateway:
+        await gateway.line("feed_open", past=True)
+        of_old = tmp_path / "of-old.pem"
+        of_old.write_bytes(old.file.read_bytes())
+        # Half of it: the broker's clients must be of the new authority, and the gateway is not yet.
+        new.issue("broker", to=pair)
+        old.file.write_bytes(new.file.read_bytes())
+        bob = new.issue("ann.example")
+        renewed = Credentials(ca=new.file, certificate=bob.certificate, certificate_key=bob.key)
+        async with asyncio.timeout(20), Client(broker.address, credentials=renewed) as client:
+            assert (await client.server_info()).store_available
+        outdated = Credentials(ca=new.file, certificate=ann.certificate, certificate_key=ann.key)
+        async with Client(broker.address, credentials=outdated, timeout=1) as client:
+            with pytest.raises(QueueUnavailable):
+                await client.server_info()
+        await broker.kill()
+        await broker.restart()
+        back = asyncio.create_task(gateway.line("feed_open", timeout=20))
+        await asyncio.sleep(0)
+        new.issue("gateway.example", to=own)
+        await back
+
+
 async def test_a_certificate_of_no_use_is_a_clear_error_at_the_start(store: Store, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     one, two = authority.issue("one"), authority.issue("two")
