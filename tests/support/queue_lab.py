@@ -69,7 +69,15 @@ def debounced(key: str, delay_ms: int = 60_000, most_ms: int = 0) -> bytes:
 
 
 def ruled(
-    raw_id: str, group: str = "", *, units: int = 1, labels: dict[str, str] | None = None, name: str = "work", priority: int = 5, due: str = ""
+    raw_id: str,
+    group: str = "",
+    *,
+    units: int = 1,
+    labels: dict[str, str] | None = None,
+    name: str = "work",
+    priority: int = 5,
+    due: str = "",
+    payload: bytes = b"",
 ) -> JobItem:
     """A job with a group, units or required labels."""
     rules = {codec.TAG_GROUP: group.encode()} if group else {}
@@ -78,7 +86,7 @@ def ruled(
     if labels:
         rules[codec.TAG_REQUIRED_LABELS] = codec.encode_labels(labels)
     flags = codec.FLAG_COUNTED if rules else 0
-    return JobItem(raw_id.encode(), due, priority, 3, codec.encode_body(name, b"", None, 0, rules), flags=flags)
+    return JobItem(raw_id.encode(), due, priority, 3, codec.encode_body(name, payload, None, 0, rules), flags=flags)
 
 
 class QueueLab:

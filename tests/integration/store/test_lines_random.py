@@ -17,12 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import NO_LIMIT, OwnLimit
+from jobwire_broker.store.queue_store import NO_LIMIT, LeaseRequest, OwnLimit
 
 from tests.support import Store
 from tests.support.line_state import Rules, rules_of
 from tests.support.queue_lab import QueueLab, ruled
-from tests.support.queue_state import QueueState
+from tests.support.queue_state import QueueState, session_bytes
 
 _queues = itertools.count(1)
 GROUPS, NAMES, SESSIONS = ("", "a", "b"), ("work", "slow"), ("s", "t")
@@ -144,7 +144,7 @@ class LinesMachine(RuleBasedStateMachine):
     )
     def make(self, group: str, units: int, name: str, labelled: bool, count: int, priority: int) -> None:
         labels = {"gpu": "1"} if labelled else None
-        made = [ruled(f"j{next(self.made)}", group, units=units, labels=labels, name=name, priority=priority) for _ in range(count)]
+        made = [ruled(f"j{next(self.made)}", group, units=units, labels=labels, name=name, priority=priority, payload=b"1") for _ in range(count)]
         self.content_of |= {item.raw_id.decode(): rules_of(bytes(codec.HEADER_SIZE) + item.body) for item in made}
         self.run(self.q.make(*made))
 
@@ -183,9 +183,17 @@ class LinesMachine(RuleBasedStateMachine):
             self.tokens.pop(raw_id, None)
         self.held[session].clear()
 
-    @rule(queue=limits, groups=limits, name=limits)
-    def set_limits(self, queue: int | None, groups: int | None, name: int | None) -> None:
-        self.policy = {}
+    @rule(session=sessions, count=st.integers(1, 6))
+    def lease_without_room_for_payloads(self, session: str, count: int) -> None:
+        """All jobs have a payload, so that a session with no bytes left gets none of them, but for one that goes alone."""
+        request = LeaseRequest(session_bytes(session), self.epochs[session], count, 0)
+        found = {raw_id.decode(): token for raw_id, token, _ in self.run(self.q.turn_all([], [request])).leases[0].jobs}
+        self.tokens |= found
+        self.held[session] |= found
+
+    @rule(queue=limits, groups=limits, name=limits, ageing=st.sampled_from([None, None, 5]))
+    def set_limits(self, queue: int | None, groups: int | None, name: int | None, ageing: int | None) -> None:
+        self.policy = {"ageing": ageing} if ageing else {}
         if queue:
             self.policy["limit"] = {"concurrency": queue}
         if groups:
