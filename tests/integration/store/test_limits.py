@@ -148,6 +148,22 @@ async def test_a_job_name_has_its_limit_and_is_in_nobodys_way(q: QueueLab) -> No
     assert state.lines == {}
 
 
+async def test_smaller_jobs_of_a_name_do_not_go_past_one_that_waits_for_room(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 5}})
+    await q.make(*(ruled(f"s{i}", name="slow") for i in range(3)))
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    big = ruled("big", name="slow", units=4)
+    await q.make(big, ruled("small", name="slow"), ruled("other", name="fast"), ruled("urgent", name="slow", priority=0))
+    assert list(await q.lease("s", 9)) == ["urgent", "other"]
+    for raw_id in ("s0", "s1"):
+        await q.complete(raw_id, tokens[raw_id])
+        assert await q.lease("s", 9) == {}
+    await q.complete("s2", tokens["s2"])
+    assert list(await q.lease("s", 9)) == ["big"]
+    await q.state()
+
+
 async def test_leases_from_before_the_limit_of_their_name_count(q: QueueLab) -> None:
     await q.make(*(ruled(f"s{i}", name="slow") for i in range(5)))
     await q.attach("s")

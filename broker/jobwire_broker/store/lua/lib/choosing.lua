@@ -119,6 +119,15 @@ local function pick(ctx)
   return name and of_group(ctx, name, 'r', tag)
 end
 
+-- From when a job name may start the job that is parked first for it, where that one goes before this one, as groups.opens_at: it waits for the room that it needs.
+local function opens_before(ctx, limit, row, next_one, ahead)
+  local first = redis.call('ZRANGE', ctx.base .. 'n' .. row.name, 0, 0, 'WITHSCORES')
+  local score = tonumber(first[2])
+  if not score or score > next_one.score or (score == next_one.score and first[1] > next_one.member) then return 0 end
+  local j = find(ctx, sub(first[1], 9))
+  return j and limits.name_opens_at(ctx, limit, row, lines.rules_of(j).units, ahead) or 0
+end
+
 -- Whether the job that is next may be taken by this session: nothing if so; else it is out of the way, or STOP when nothing may be taken.
 local function judge(ctx, sid, next_one, ahead)
   local g, j = next_one.group, next_one.member and find(ctx, sub(next_one.member, 9))
@@ -140,7 +149,9 @@ local function judge(ctx, sid, next_one, ahead)
   local name = ctx.policy.names and lines.job_name(j)
   local limit = name and ctx.policy.names[name]
   if limit then
-    local date = limits.name_opens_at(ctx, limit, limits.name(ctx, name), rules.units, ahead)
+    local row = limits.name(ctx, name)
+    local date = limits.name_opens_at(ctx, limit, row, rules.units, ahead)
+    if date == 0 then date = opens_before(ctx, limit, row, next_one, ahead) end
     if date > 0 then
       lines.park(ctx, next_one.suffix, j, 'n' .. name)
       redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
