@@ -17,6 +17,7 @@ class Wire:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
+        self.chunks = 0
         self.ended = False
 
     @classmethod
@@ -91,5 +92,6 @@ class Wire:
             return
         size = int((await self._reader.readuntil(b"\r\n")).strip(), 16)
         self.body += await self._reader.readexactly(size)
+        self.chunks += 1
         await self._reader.readexactly(2)
         self.ended = size == 0
