@@ -511,13 +511,13 @@ async def test_ageing_bounds_how_long_a_job_is_passed_over(q: QueueLab) -> None:
     await q.set_policy(ageing=100)
     await q.make(item("old", priority=7), item("first", priority=5))
     await asyncio.sleep(0.25)
-    await q.make(item("late", priority=5), item("urgent", priority=0))
+    await q.make(item("late", priority=5), item("urgent", priority=-95))
     await q.attach("s")
     assert list(await q.lease("s", 9)) == ["urgent", "first", "old", "late"]
     await q.state()
 
 
-AGEING_MS = 20
+AGEING_MS = 50
 
 
 async def passed_by(q: QueueLab, low: str, group: str) -> list[int]:
