@@ -195,6 +195,21 @@ async def test_a_job_whose_flags_are_several_keeps_each(q: QueueLab) -> None:
     assert (await q.state()).jobs["a"].flags == frozenset()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_checkpoint_that_is_sent_again_on_the_next_stream_counts(q: QueueLab, lost: bool) -> None:
+    token = (await q.leased("a"))["a"]
+    if lost:
+        await q.lose("s")
+    await q.attach("s", 2, [("a", token)])
+    items = [TurnItem("K", b"a", token, b"page 3"), TurnItem("F", b"a", token, b"why", -1)]
+    assert [settled.word for settled in (await q.store.turn(items)).settled] == ["OK", "OK"]
+    # Nobody heard of that: both come once more, and change nothing.
+    before = await q.state()
+    assert [settled.word for settled in (await q.store.turn(items)).settled][1] == "OK"
+    after = await q.state()
+    assert (after, after.checkpoints) == (before, {"a": b"page 3"})
+
+
 async def test_a_completed_job_keeps_no_checkpoint_and_a_failed_one_does(q: QueueLab) -> None:
     tokens = await q.leased("a", "b")
     await q.turn("L", "a", tokens["a"], lines("one"))
