@@ -33,8 +33,9 @@ MAX_HELD = 10_000
 MAX_FRAME_BYTES = 3 << 20
 #: Nothing more is leased to a stream that this much waits for: its reader is slow. Less than that is what gathers while a frame is on its way.
 MAX_BACKLOG_BYTES = 256 << 10
-#: From a worker that has left this much unread, nothing more is read: each finish would add an ack.
-MAX_UNREAD_BYTES = 2 * MAX_FRAME_BYTES
+#: From a worker that has left so many bytes of acks unread, nothing more is read: each finish would add one. Jobs do not count: they may be long on a slow
+#: line, and their worker must be heard meanwhile.
+MAX_UNREAD_BYTES = MAX_FRAME_BYTES
 
 
 class Phase(Enum):
@@ -94,8 +95,8 @@ class WorkSession:
         self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
         self._wire: list[bytes] = []
-        self._wire_bytes = self._full_bytes = 0
-        self._full: deque[tuple[bytes, list[tuple[str, bytes, int]]]] = deque()
+        self._wire_bytes = self._ack_bytes = self._unread_bytes = 0
+        self._full: deque[tuple[bytes, list[tuple[str, bytes, int]], int]] = deque()
         self._unsent: list[tuple[str, bytes, int]] = []
         self._ping_number = 0
 
@@ -249,15 +250,16 @@ class WorkSession:
 
     def _close_frame(self) -> None:
         frame = self._outbox.SerializeToString() + b"".join(self._wire)
-        self._full.append((frame, self._unsent))
-        self._full_bytes += len(frame)
-        self._outbox, self._wire, self._unsent, self._wire_bytes = pb.WorkResponse(), [], [], 0
+        self._full.append((frame, self._unsent, self._ack_bytes))
+        self._outbox, self._wire, self._unsent, self._wire_bytes, self._ack_bytes = pb.WorkResponse(), [], [], 0, 0
 
     def ack(self, queue: str, raw_id: bytes, token: int, verdict: pb.Verdict.ValueType, state: int) -> None:
         """Tell the verdict on a finish."""
         self.drop(queue, raw_id, token)
         ack = wire.acks_field(queue, raw_id, token, verdict, state)
         self._append(ack, len(ack))
+        self._ack_bytes += len(ack)
+        self._unread_bytes += len(ack)
 
     def drop(self, queue: str, raw_id: bytes, token: int) -> None:
         """Forget a job that is not this session's any more."""
@@ -308,14 +310,14 @@ class WorkSession:
         """Everything that is ready, as one WorkResponse in its wire form; a further one where that passes 3 MiB."""
         if not self._full:
             self._close_frame()
-        frame, _ = self._full.popleft()
-        self._full_bytes -= len(frame)
+        frame, _, ack_bytes = self._full.popleft()
+        self._unread_bytes -= ack_bytes
         return frame
 
     def is_unread(self) -> bool:
-        """Whether the worker has left so much unread that nothing more is to be read from it."""
-        return self._full_bytes + self._wire_bytes > MAX_UNREAD_BYTES
+        """Whether the worker has left so many acks unread that nothing more is to be read from it."""
+        return self._unread_bytes > MAX_UNREAD_BYTES
 
     def unsent(self) -> list[tuple[str, bytes, int]]:
         """Jobs that were leased and never written: (queue, id, token)."""
-        return [job for _, jobs in self._full for job in jobs] + self._unsent
+        return [job for _, jobs, _ in self._full for job in jobs] + self._unsent
