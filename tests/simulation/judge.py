@@ -35,14 +35,14 @@ def judge(world: World) -> None:
 
 def _judge_rates(world: World) -> None:
     """No window of a period holds more starts than its rate."""
-    for queue, bounds in world.plan.bounds.items():
+    for queue in world.plan.bounds:
         base = world.base(queue)
         if base not in world.watch.bounds:
             continue
-        since_s = world.watch.bounds[base][0]
+        since_s, bounds = world.watch.bounds[base]
         starts = [(lease.at_s, world.by_id[lease.job]) for lease in world.watch.leases if lease.base == base and lease.at_s > since_s]
         _judge_rate(world, starts, bounds.whole, f"queue {queue}")
-        for group in {job.group for _, job in starts if job.group}:
+        for group in {job.group for _, job in starts if job.group and (base, job.group) not in world.watch.own_limits}:
             _judge_rate(world, [(at_s, job) for at_s, job in starts if job.group == group], bounds.group, f"group {group} of {queue}")
         _judge_rate(world, [(at_s, job) for at_s, job in starts if job.name == "heavy"], bounds.heavy, f"heavy of {queue}")
 
@@ -166,7 +166,7 @@ def _judge_order(world: World) -> None:
         first.setdefault(lease.job, lease.token)
     plain = [job for job in world.plan.jobs if not job.delay_s and job.identity != "debounce" and job.id in first and not world.history.story(job.id).verbs]
     # One whose job name has a limit is parked while that is used up, and another of its group may go before it.
-    plain = [job for job in plain if job.name != "heavy" or job.queue not in world.plan.bounds]
+    plain = [job for job in plain if (job.name != "heavy" or job.queue not in world.plan.bounds) and job.queue not in world.plan.ageing]
     for job in plain:
         acknowledged_s = world.history.story(job.id).acknowledged_s
         for other in plain:

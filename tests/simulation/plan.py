@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.simulation.worker import Step
+from tests.support.chooser import Kind
 
 #: Nothing new begins after this; faults are over by then.
 BUSY_S = 14.0
@@ -48,6 +49,11 @@ class JobPlan:
     def is_timed(self) -> bool:
         """Whether its attempts may be ended by the broker."""
         return bool(self.timeout_s or self.total_s)
+
+    @property
+    def kind(self) -> Kind:
+        """What its leases are judged by."""
+        return Kind(self.name, self.group, self.units, frozenset({("gpu", "yes")} if self.needs_label else ()))
 
     def expected(self, attempts: int) -> str:
         """How it ends when nothing is done to it and no worker dies."""
@@ -102,8 +108,15 @@ class Plan:
     queues: tuple[str, ...]
     jobs: tuple[JobPlan, ...]
     actions: tuple[Action, ...] = field(default=())
-    bounds: Mapping[str, Bounds] = field(default_factory=dict)
-    """By queue. Set before anything else happens, as far as faults let them."""
+    bounds: Mapping[str, tuple[Bounds, ...]] = field(default_factory=dict)
+    """By queue. The first are set before anything else happens, as far as faults let them; the others in the course of it."""
+    ageing: Mapping[str, float] = field(default_factory=dict)
+    """By queue, in seconds. Set as early."""
+
+    @property
+    def ruled(self) -> frozenset[str]:
+        """Queues where more than priority and place decides who goes first."""
+        return frozenset(self.bounds) | frozenset(self.ageing)
 
     def has_label(self, worker: int) -> bool:
         """Whether a worker may run jobs that ask for a label: every second one, if those take jobs from all queues."""
@@ -125,7 +138,8 @@ class _Planner:
         self.rng = random.Random(seed)
         self.seed = seed
         self.actions: list[Action] = []
-        self.bounds: dict[str, Bounds] = {}
+        self.bounds: dict[str, tuple[Bounds, ...]] = {}
+        self.ageing: dict[str, float] = {}
 
     def plan(self) -> Plan:
         rng = self.rng
@@ -142,10 +156,12 @@ class _Planner:
             self._policies(queues)
         if "limits" in rules:
             self._limit(queues)
+        if "ageing" in rules:
+            self._age(queues)
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
-        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions), self.bounds)
+        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions), self.bounds, self.ageing)
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
         self.actions.append(Action(round(at_s, 4), kind, arguments))
@@ -224,14 +240,26 @@ class _Planner:
     def _limit(self, queues: Sequence[str]) -> None:
         rng = self.rng
         for queue in queues:
-            whole = Bound(rng.choice((0, 1, 2, 3)), *rng.choice(((), (), (3, 1.0, 1), (4, 2.0, 3))))
-            self.bounds[queue] = Bounds(
-                whole, Bound(rng.choice((0, 1, 2)), *rng.choice(((), (), (2, 1.0)))), Bound(rng.choice((0, 1)), *rng.choice(((), (), (2, 0.5))))
-            )
-            self._add(0.0, "set_limits", queue)
+            changes = rng.choice((0, 0, 1, 2))
+            self.bounds[queue] = tuple(self._bounds() for _ in range(1 + changes))
+            for number in range(1 + changes):
+                self._add(rng.random() * BUSY_S * 0.7 if number else 0.0, "set_limits", queue, number)
             for _ in range(rng.choice((0, 0, 1, 2))):
                 at_s, group = rng.random() * BUSY_S * 0.6, f"g{rng.randrange(4)}"
                 self._add(at_s, "pause_group", queue, group, round(rng.random() * 3, 3))
+            for _ in range(rng.choice((0, 0, 2, 4))):
+                at_s, group = rng.random() ** 3 * BUSY_S * 0.7, f"g{rng.randrange(4)}"
+                self._add(at_s, "set_group", queue, group, rng.choice((1.0, 1.0, 0.25, 3.0)), rng.random() < 0.3, rng.choice((None, None, 1, 2)))
+
+    def _bounds(self) -> Bounds:
+        rng = self.rng
+        whole = Bound(rng.choice((0, 1, 2, 3)), *rng.choice(((), (), (3, 1.0, 1), (4, 2.0, 3))))
+        return Bounds(whole, Bound(rng.choice((0, 1, 2)), *rng.choice(((), (), (2, 1.0)))), Bound(rng.choice((0, 1)), *rng.choice(((), (), (2, 0.5)))))
+
+    def _age(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            self.ageing[queue] = self.rng.choice((0.2, 1.0))
+            self._add(0.0, "set_ageing", queue, self.ageing[queue])
 
     def _policies(self, queues: Sequence[str]) -> None:
         """Rules of the queues that change while jobs run."""
@@ -273,7 +301,7 @@ class _Planner:
 
 
 #: Of these a plan has some.
-RULES = ("times", "policy", "identity", "limits", "limits")
+RULES = ("times", "policy", "identity", "limits", "limits", "ageing")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

@@ -1,7 +1,7 @@
-"""A real store under virtual time: its process, one blocking connection, and the library with four things replaced.
+"""A real store under virtual time: its process, one blocking connection, and the library with five things replaced.
 
-`TIME` answers what the simulation says; keys that `SET` gives a time to live go when that time is over there; `PUBLISH` hands its message to the caller, who
-decides who hears of it and when; and `PUBSUB NUMSUB` answers who listens in the simulation. All else is the library as brokers load it.
+`TIME` answers what the simulation says; keys that `SET` gives a time to live go when that time is over there, and `PTTL` says when that is; `PUBLISH` hands its
+message to the caller, who decides who hears of it and when; and `PUBSUB NUMSUB` answers who listens in the simulation. All else is the library as brokers load it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ local function sim_set(key, value, px, ms)
     redis.call('PEXPIRE', key, 3000000)
   end
 end
+local function sim_pttl(key)
+  local date = redis.call('EXISTS', key) == 1 and redis.call('ZSCORE', 'sim:expiring', key)
+  return date and math.max(0, math.ceil(tonumber(date) - sim_us / 1000)) or -2
+end
 local function sim_expire()
   local late = redis.call('ZRANGEBYSCORE', 'sim:expiring', '-inf', sim_us / 1000)
   for i = 1, #late do redis.call('UNLINK', late[i]) end
@@ -68,6 +72,7 @@ _REPLACED = {
     "redis.call('PUBLISH', ": "sim_publish(",
     "redis.call('PUBSUB', 'NUMSUB', ": "sim_numsub(",
     "redis.call('SET', ": "sim_set(",
+    "redis.call('PTTL', ": "sim_pttl(",
 }
 
 

@@ -88,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--keep-going", action="store_true", help="go on after the first failure")
     parser.add_argument("--whole", action="store_true", help="do not shrink")
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="fail when it takes longer")
     parser.add_argument("--show", action="store_true", help="print the history of one seed, whatever comes of it")
     options = parser.parse_args(arguments)
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -99,10 +100,14 @@ def main(arguments: Sequence[str]) -> int:
         print(report(next(iter(run_seeds([options.first])))))
         return 0
     began = time.monotonic()
-    failed = _run_all(seeds, options.jobs, options.keep_going)
+    failed = _run_all(seeds, options.jobs, keep_going=options.keep_going)
+    took_s = time.monotonic() - began
     for seed in failed[:3]:
         print(_explain(plan_of(seed), whole=options.whole))
-    print(f"{len(seeds)} seeds in {time.monotonic() - began:.1f} s, {len(failed)} failed: {failed[:20]}")
+    print(f"{len(seeds)} seeds in {took_s:.1f} s, {len(failed)} failed: {failed[:20]}")
+    if options.within is not None and took_s > options.within:
+        print(f"that is longer than {options.within:g} s", file=sys.stderr)
+        return 1
     return 1 if failed else 0
 
 
@@ -118,7 +123,7 @@ def _explain(plan: Plan, *, whole: bool) -> str:
         return report(outcome if whole else shrink(outcome, real))
 
 
-def _run_all(seeds: Sequence[int], jobs: int, keep_going: bool) -> list[int]:
+def _run_all(seeds: Sequence[int], jobs: int, *, keep_going: bool) -> list[int]:
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[Any] = context.Queue()
     workers = [context.Process(target=_work, args=(seeds[i::jobs], results), daemon=True) for i in range(min(jobs, len(seeds)))]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,14 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import TURN_ARGUMENTS
 
-from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, WRONG, History
+from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, STARVED, WRONG, History
 from tests.simulation.plan import Bound, Bounds, JobPlan
 from tests.simulation.store_line import SharedStore
+from tests.support.chooser import Kind
+from tests.support.lease_check import Asked, LeaseCheck, Seen, given_by, reading
 
+#: So many jobs may be leased before one that goes before them, and waits for room that they take.
+PASSED_MAX = 6
 _CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
 
 
@@ -49,11 +54,17 @@ class StoreWatch:
         self.paused: set[str] = set()
         self.limited: set[str] = set()
         """Queues where limits and groups decide who goes before whom."""
+        self.own_limits: set[tuple[str, str]] = set()
+        """Groups that may have had a limit of their own, by queue."""
         self._store = store
         self._history = history
         self._last_token: dict[str, int] = {}
         self._last: dict[str, Leased] = {}
         self._ended: dict[str, str] = {}
+        self._passed: Counter[bytes] = Counter()
+        self.labels_with_room: Callable[[], list[frozenset[tuple[str, str]]]] = list
+        """The labels of each worker that has room now."""
+        self._checks: dict[str, LeaseCheck] = {}
         store.on_call = self._carried_out
 
     def _carried_out(self, packed: bytes, answer: Any) -> None:
@@ -69,6 +80,8 @@ class StoreWatch:
             for lease in answer[1]:
                 if len(lease) > 1:
                     self._leased(base, lease[1:])
+            if base in self.limited and answer[1]:
+                self._check_choice(base, _arguments(packed)[-4 * len(answer[1]) :], answer[1])
 
     def _settled(self, arguments: Sequence[bytes], answers: Sequence[bytes]) -> None:
         """Only the last lease of a job may end it."""
@@ -113,11 +126,50 @@ class StoreWatch:
         if base in self.bounds:
             self._check_concurrency(base, self.bounds[base][1], [self._by_id[id_to_text(raw_id)] for raw_id in flat[::3]])
 
+    def _check_choice(self, base: str, requests: Sequence[bytes], answers: Sequence[Sequence[Any]]) -> None:
+        """Each lease is the one that the reference gives, and nobody with room goes without."""
+        seen = self.seen(base)
+        check = self._checks.setdefault(base, LeaseCheck(self._kind_of))
+        asked = []
+        for i, answer in enumerate(answers):
+            session, _, jobs, room = requests[4 * i : 4 * i + 4]
+            if answer[0] == b"OK":
+                given = [given_by(*flat, seen.ageing_ms) for flat in zip(answer[1::3], answer[2::3], answer[3::3], strict=True)]
+                asked.append(Asked(session, int(jobs), int(room) >= 0, given))
+        now_us = self._store.now_us()
+        if wrong := check.wrong_of(seen, asked, now_us):
+            self._history.blame(OUT_OF_ORDER, wrong)
+        for raw_id in check.passed(seen, asked, self.labels_with_room(), now_us):
+            self._passed[raw_id] += 1
+            if self._passed[raw_id] > PASSED_MAX:
+                self._history.blame(STARVED, f"{PASSED_MAX} jobs behind it were leased while it waits for room", id_to_text(raw_id))
+
+    def must_serve(self, base: str, labels: frozenset[tuple[str, str]]) -> bool:
+        """Whether a session with these labels must get a job if it asks now. Of a queue that is not ruled: whether any job waits."""
+        if base not in self.limited:
+            return bool(self._store.real.ask("ZCARD", base + "w")) and not self.alone(base)
+        check = self._checks.setdefault(base, LeaseCheck(self._kind_of))
+        return check.is_served(self.seen(base), labels, self._store.now_us())
+
+    def seen(self, base: str) -> Seen:
+        """What a queue has now that decides of leases."""
+        steps = reading(base)
+        commands = next(steps)
+        try:
+            while True:
+                commands = steps.send(self._store.real.ask_all(commands))
+        except StopIteration as end:
+            found: Seen = end.value
+            return found
+
+    def _kind_of(self, raw_id: bytes) -> Kind:
+        return self._by_id[id_to_text(raw_id)].kind
+
     def _check_concurrency(self, base: str, bounds: Bounds, leased: Sequence[JobPlan]) -> None:
         """These were leased: what runs now is within the limits that hold for them. There may have been more before these were in force."""
         active = [self._by_id[id_to_text(member[12:])] for member in self._store.real.ask("ZRANGE", base + "a", 0, -1)]
         self._check_units(active, bounds.whole, "the queue")
-        for group in sorted({job.group for job in leased if job.group}):
+        for group in sorted({job.group for job in leased if job.group and (base, job.group) not in self.own_limits}):
             self._check_units([job for job in active if job.group == group], bounds.group, f"group {group}")
         if any(job.name == "heavy" for job in leased):
             self._check_units([job for job in active if job.name == "heavy"], bounds.heavy, "the job name")
@@ -138,10 +190,6 @@ class StoreWatch:
             self._history.blame(OUT_OF_ORDER, f"{text} waits, and one behind it was leased", text)
 
     # What others may ask ------------------------------------------------------------------------------------------------------------------------------
-
-    def waiting(self, base: str) -> int:
-        """How many jobs wait in line."""
-        return int(self._store.real.ask("ZCARD", base + "w"))
 
     def alone(self, base: str) -> int:
         """How many wait to be delivered alone."""

@@ -22,7 +22,7 @@ NAME_ROW = struct.Struct(">Id")
 SORTED_SETS = ("r", "y", "b", "v", "U", "q")
 HASHES = ("G", "N", "M")
 LINE_META = frozenset((b"lw", b"full", b"judged", b"vt", b"fw", b"vx", b"tat", b"extra", b"policy", b"scored", b"scoring"))
-_PAUSED, _EXPRESS, _OWN = 1, 2, 4
+PAUSED, EXPRESS, OWN = 1, 2, 4
 _OPEN = frozenset("ry")
 
 
@@ -165,9 +165,9 @@ def _groups(keys: LineKeys) -> dict[str, GroupView]:
     for group in places.keys() | rows.keys() | waiting:
         flags, weight, active, _, _, _, concurrency, count, period, burst, _ = rows.get(group, (0, 1.0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0, 1, 0))
         place = places.get(group, "")
-        own = (concurrency, count, period, burst) if flags & _OWN else None
-        views[group] = GroupView(place, active, weight, bool(flags & _PAUSED), bool(flags & _EXPRESS), own)
+        own = (concurrency, count, period, burst) if flags & OWN else None
+        views[group] = GroupView(place, active, weight, bool(flags & PAUSED), bool(flags & EXPRESS), own)
         assert place not in _OPEN or group in waiting, f"group {group} is ready and has no jobs"
-        assert place not in _OPEN or (place == "y") == bool(flags & _EXPRESS)
-        assert place not in _OPEN or not flags & _PAUSED, f"group {group} is paused and ready"
+        assert place not in _OPEN or (place == "y") == bool(flags & EXPRESS)
+        assert place not in _OPEN or not flags & PAUSED, f"group {group} is paused and ready"
     return views

@@ -585,3 +585,21 @@ async def test_an_ageing_that_no_pulse_saw_leaves_no_trace(q: QueueLab) -> None:
     await q.pulse()
     await q.attach("s")
     assert list(await q.lease("s", 2)) == ["late", "low"]
+
+
+async def test_a_group_whose_rate_is_remembered_starts_as_soon_as_the_rate_lets_it(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"rate": {"count": 10, "period": 60_000, "burst": 5}})
+    await q.attach("s")
+    await q.make(ruled("a1", "a"))
+    await q.complete("a1", (await q.lease("s", 1))["a1"])
+    await q.make(ruled("a2", "a"))
+    assert list(await q.lease("s", 1)) == ["a2"]
+
+
+async def test_a_group_that_has_no_room_for_its_first_job_has_room_for_a_smaller_one_that_comes_before_it(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"concurrency": 2})
+    await q.attach("s")
+    await q.make(ruled("a1", "a"), ruled("a2", "a", units=2))
+    assert list(await q.lease("s", 2)) == ["a1"]
+    await q.make(ruled("a3", "a", priority=0))
+    assert list(await q.lease("s", 2)) == ["a3"]

@@ -1,10 +1,11 @@
-"""Groups, limits, labels and units under random calls: whatever happens, no limit is exceeded, every counter says what the leases say, no group or job is
-forgotten anywhere, and at the end everything that waits can run."""
+"""Groups, limits, labels and units under random calls: whatever happens, each lease is the one that the reference chooser gives, no limit is exceeded, every
+counter says what the leases say, no group or job is forgotten anywhere, and at the end everything that waits can run."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,8 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import NO_LIMIT, LeaseRequest, OwnLimit
 
 from tests.support import Store
+from tests.support.chooser import Kind
+from tests.support.lease_check import Asked, LeaseCheck, Seen, given_by, reading
 from tests.support.line_state import Rules, rules_of
 from tests.support.queue_lab import QueueLab, ruled
 from tests.support.queue_state import QueueState, session_bytes
@@ -30,6 +33,11 @@ LABELS = {"s": {"gpu": "1"}, "t": {}}
 picks = st.integers(0, 20)
 sessions = st.sampled_from(SESSIONS)
 limits = st.sampled_from([None, 1, 2, 4])
+
+
+def kind_of(rules: Rules) -> Kind:
+    """What the chooser knows of a job."""
+    return Kind(rules.name, rules.group, rules.units, frozenset(codec.decode_labels(rules.labels).items()))
 
 
 class Shop:
@@ -62,6 +70,7 @@ class LinesMachine(RuleBasedStateMachine):
         self.held: dict[str, dict[str, int]] = {name: {} for name in SESSIONS}
         self.epochs = dict.fromkeys(SESSIONS, 1)
         self.before: Counter[str] = Counter()
+        self.check = LeaseCheck(lambda raw_id: kind_of(self.content_of[raw_id.decode()]))
         for name in SESSIONS:
             self.run(self.q.attach(name, labels=LABELS[name]))
 
@@ -119,6 +128,10 @@ class LinesMachine(RuleBasedStateMachine):
         self.run(self.q.set_policy())
         for group in GROUPS[1:]:
             self.run(self.q.store.set_group(group, paused=False, limit=NO_LIMIT, thaw=True))
+        for name in SESSIONS:
+            # Its time may have run out while others were lost.
+            self.epochs[name] += 1
+            self.run(self.q.attach(name, self.epochs[name], list(self.held[name].items()), labels=LABELS[name]))
         for _ in range(200):
             for name in SESSIONS:
                 self.lease(name, 9)
@@ -131,6 +144,20 @@ class LinesMachine(RuleBasedStateMachine):
         left = {raw_id: job for raw_id, job in state.jobs.items() if job.state == "WAITING"}
         assert not left, left
         assert {name: view for name, view in state.groups.items() if view.place in ("r", "y", "b") or view.active} == {}
+
+    async def see(self) -> Seen:
+        """What decides of leases."""
+        steps = reading(self.q.base)
+        commands = next(steps)
+        while True:
+            pipe = self.shop.raw.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            try:
+                commands = steps.send(await pipe.execute())
+            except StopIteration as end:
+                seen: Seen = end.value
+                return seen
 
     # What happens ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +177,12 @@ class LinesMachine(RuleBasedStateMachine):
 
     @rule(session=sessions, count=st.integers(1, 6))
     def lease(self, session: str, count: int) -> None:
-        found = self.run(self.q.lease(session, count, self.epochs[session]))
+        leased = self.run(self.q.lease_fully(session, count, self.epochs[session]))
+        seen = self.run(self.see())
+        given = [given_by(raw_id, token, record, seen.ageing_ms) for raw_id, token, record in leased.jobs]
+        asked = [Asked(session_bytes(session), count, False, given)] if leased.word == "OK" else []
+        assert self.check.wrong_of(seen, asked, time.time_ns() // 1000) == ""
+        found = {raw_id.decode(): token for raw_id, token, _ in leased.jobs}
         self.tokens |= found
         self.held[session] |= found
 

@@ -87,14 +87,15 @@ function groups.park(ctx, name, count)
   g.parked = math.max(0, g.parked + count)
 end
 
--- A job enters the line of a group. One that is in its place already stays there.
+-- A job enters the line of a group. One that is ready stays where it is. One in `b` is looked at again: it may have stood there to be remembered alone, or for a
+-- first job with more units than this one.
 function groups.enter(ctx, name)
   local g = groups.get(ctx, name)
   groups.locate(ctx, g)
   if g.place == 'r' or g.place == 'y' then
     ctx.added = ctx.added + 1
-  elseif g.place ~= 'b' then
-    groups.touch(ctx, name)
+  elseif g.place ~= 'b' or not (g.paused or g.frozen > ctx.now_ms) then
+    groups.touch(ctx, name).next_units = nil
   end
 end
 
