@@ -1,7 +1,7 @@
 """A real store under virtual time: its process, one blocking connection, and the library with five things replaced.
 
-`TIME` answers what the simulation says; keys that `SET` gives a time to live go when that time is over there, and `PTTL` says when that is; `PUBLISH` hands its
-message to the caller, who decides who hears of it and when; and `PUBSUB NUMSUB` answers who listens in the simulation. All else is the library as brokers load it.
+`TIME` answers what the simulation says; keys that `SET` gives a time to live go when that time is over there, and `PTTL` says when; `PUBLISH` hands its message
+to the caller, who decides who hears of it and when; and `PUBSUB NUMSUB` answers who listens in the simulation. All else is the library as brokers load it.
 """
 
 from __future__ import annotations
