@@ -56,6 +56,8 @@ def _believe_the_count(partition: Any, seq: int, waiting: int) -> None:
     partition._is_news(seq, waiting if partition.waiting else 0)
 
 
+#: Where the answer of a key begins.
+_ANSWER = "local kind, key, first, second = identity.read(ctx, ask)"
 BUGS = (
     Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")], seed=28),
     Bug(name="a pulse renews no session", lua=[("if age >= 0 then gather(ctx, 'ZADD t'", "if age < -5 then gather(ctx, 'ZADD t'")]),
@@ -114,6 +116,31 @@ BUGS = (
         ],
         seed=11,
     ),
+    Bug(name="an attempt may take as long as it likes", lua=[("if timeout then gather(ctx, 'ZADD t'", "if false then gather(ctx, 'ZADD t'")]),
+    Bug(name="all attempts together may take as long as they like", lua=[("if total and not section(j.body, TAG.FIRST_START) then", "if false then")]),
+    Bug(name="a cancel does not wait for its grace", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx), 'J'")]),
+    Bug(name="a cancel waits for its handler for ever", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx) + grace_ms + 1000000, 'J'")]),
+    Bug(name="an idempotency key finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'k' then return nil end")]),
+    Bug(name="a unique key finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'u' then return nil end")]),
+    Bug(name="a debounce finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'd' then return nil end")]),
+    Bug(name="a throttle finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 't' then return nil end")]),
+    Bug(
+        name="a job name runs as many as it likes",
+        lua=[("if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
+    ),
+    Bug(name="a group starts although a worker said that it is limited", lua=[("local date = g.frozen > ctx.now_ms and g.frozen or 0", "local date = 0")]),
+    Bug(name="a group's limit by a worker's word is not written down", lua=[("g.frozen = math.max(g.frozen, ctx.now_ms + delay_ms)", "")]),
+    Bug(name="a pause of a group stops nothing", lua=[("if g.paused then return math.huge end", "")]),
+    Bug(name="a rate counts one more than it may", lua=[("(rate.count - burst + 1))", "(rate.count - burst + 2))")]),
+    Bug(name="all groups weigh the same", lua=[("g.tag = g.tag + units / g.weight", "g.tag = g.tag + units")]),
+    Bug(name="turns cost nothing", lua=[("g.tag = g.tag + units / g.weight", "g.tag = g.tag + 0")]),
+    Bug(name="express groups wait like all others", lua=[("if fair.express ~= false then", "if false then")]),
+    Bug(
+        name="a group that had nothing to do waits until its rate has forgotten all",
+        lua=[("elseif g.place ~= 'b' or not (g.paused or g.frozen > ctx.now_ms) then", "elseif g.place ~= 'b' then")],
+    ),
+    Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")]),
+    Bug(name="ageing ages nothing", lua=[("return ageing and priority * ageing + math.floor(order / 1000) or priority", "return priority")]),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=41),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),

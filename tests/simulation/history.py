@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Run:
     wait_s: float | None = None
     """What the worker asked to wait before the next one."""
     verdict: str = ""
+    acked_s: float = math.inf
     is_given_up: bool = False
     """The worker was told to end it, or has lost it."""
 
@@ -73,6 +75,8 @@ class JobStory:
     runs: list[Run] = field(default_factory=list)
     verbs: list[tuple[str, float, float | None, str]] = field(default_factory=list)
     """verb, when it was tried, when answered, the answer."""
+    graces: list[float] = field(default_factory=list)
+    """Of the cancels among them."""
     alias: str = ""
     """The id that the call was answered with, when it was another's."""
     timeout_s: float = 0.0
@@ -80,6 +84,10 @@ class JobStory:
     needs_label: bool = False
     is_timed: bool = False
     """The broker may end its attempts."""
+
+    def count(self, wanted: str) -> int:
+        """How often a verb was tried."""
+        return sum(verb == wanted for verb, *_ in self.verbs)
 
     def had(self, *verbs: str) -> bool:
         """Whether one of these was ever tried."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The store counts in ms, and a pulse may find a date this much before a whole one.
 _EARLY_S = 0.002
+#: A deadline is noticed by the next pulse but one, and its worker may answer before it hears of it.
+_LATE_S = 2.6
 _FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 
 
@@ -31,6 +34,8 @@ def judge(world: World) -> None:
         _judge_rest(world, queue, state)
     _judge_order(world)
     _judge_rates(world)
+    _judge_keys(world)
+    _judge_freezes(world)
 
 
 def _judge_rates(world: World) -> None:
@@ -97,6 +102,7 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         if end not in expected:
             blame(WRONG, f"{job.id} ended as {end}, and should have as {expected}", job.id)
     _judge_waits(world, job, story)
+    _judge_ends(world, job, story)
 
 
 def _judge_alias(world: World, job: JobPlan, story: JobStory, is_there: bool) -> None:
@@ -122,6 +128,8 @@ def _was_poisoned(view: Any) -> bool:
 def _judge_failed(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
     if _was_poisoned(view):
         lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK" or run.outcome == "drain")
+        # What was sent and never arrived may count as well: no broker can know.
+        lost += len({lease.token for lease in world.watch.leases if lease.job == job.id} - {run.token for run in story.runs})
         if lost < 3:
             world.history.blame(WRONG, f"{job.id} is poison, and was lost {lost} times", job.id)
         return
@@ -157,6 +165,67 @@ def _judge_waits(world: World, job: JobPlan, story: JobStory) -> None:
         after = next((lease for lease in leases if lease.token > run.token), None)
         if after is not None and after.at_s < run.ended_s + wait_s - _EARLY_S:
             world.history.blame(OUT_OF_ORDER, f"{job.id} was leased again {after.at_s - run.ended_s:.3f} s after a {run.outcome}, not {wait_s:g} s", job.id)
+
+
+def _judge_ends(world: World, job: JobPlan, story: JobStory) -> None:
+    """What is to be ended is ended in time, while all is well, and not before."""
+    blame = world.history.blame
+    leases = [lease.at_s for lease in world.watch.leases if lease.job == job.id]
+    for run in story.runs:
+        if run.ended_s is None or run.verdict not in ("OK", "CANCELLED"):
+            continue
+        late_s = min(run.started_s + job.timeout_s if job.timeout_s else math.inf, leases[0] + job.total_s if job.total_s and not story.verbs else math.inf)
+        if run.verdict == "OK" and run.ended_s > late_s + _LATE_S and world.was_calm(run.started_s, run.ended_s):
+            blame(HUNG, f"{job.id} ran until {run.ended_s:.3f} s, its time was over at {late_s:.3f} s, and its end counts", job.id)
+        for verb, tried_s, answered_s, word, grace_s in _cancels(story):
+            if word != "ACTIVE" or not run.started_s < tried_s < run.ended_s or answered_s is None:
+                continue
+            if run.verdict == "OK" and run.ended_s > answered_s + grace_s + _LATE_S and world.was_calm(run.started_s, run.ended_s):
+                blame(HUNG, f"{job.id} was to be cancelled by {answered_s + grace_s:.3f} s, ran until {run.ended_s:.3f} s, and its end counts", job.id)
+            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.ended_s + _LATE_S / 4 < tried_s + grace_s and story.count("cancel") == 1:
+                blame(WRONG, f"{job.id} was completed before the grace of its {verb} was over, and that did not count", job.id)
+
+
+def _cancels(story: JobStory) -> list[tuple[str, float, float | None, str, float]]:
+    return [(*told, grace_s) for told, grace_s in zip((told for told in story.verbs if told[0] == "cancel"), story.graces, strict=True)]
+
+
+def _judge_keys(world: World) -> None:
+    """A call that comes while its key is held makes no job."""
+    asked = [job for job in world.plan.jobs if job.identity and (story := world.history.story(job.id)).acknowledged_s is not None and not story.alias]
+    for first in asked:
+        story = world.history.story(first.id)
+        leases = [lease.at_s for lease in world.watch.leases if lease.job == first.id]
+        if first.identity in ("idempotency", "throttle"):
+            held_until_s = (story.tried_s or 0.0) + first.window_s
+        elif not leases or story.verbs:
+            continue
+        else:
+            # A unique key is held until the job has ended, that of a debounce until it has begun.
+            held_until_s = leases[-1 if first.identity == "unique" else 0]
+        for later in asked:
+            if (later.queue, later.identity, later.key) != (first.queue, first.identity, first.key) or later is first:
+                continue
+            other = world.history.story(later.id)
+            if story.acknowledged_s < other.tried_s and other.acknowledged_s < held_until_s:  # type: ignore[operator]
+                world.history.blame(WRONG, f"{later.id} was made although {first.id} held their {first.identity} key until {held_until_s:.3f} s", later.id)
+
+
+def _judge_freezes(world: World) -> None:
+    """No job of a group starts while a worker's word limits it."""
+    for story in list(world.history.jobs.values()):
+        job = world.by_id.get(story.job)
+        if job is None or not job.group:
+            continue
+        for run in story.runs:
+            if run.outcome != "limit_group" or run.verdict != "OK" or run.ended_s is None or run.wait_s is None:
+                continue
+            until_s = run.ended_s + run.wait_s - _EARLY_S
+            thawed = any(began_s <= until_s for queue, group, began_s in world.thaws if (queue, group) == (job.queue, job.group))
+            for lease in world.watch.leases if not thawed else ():
+                other = world.by_id[lease.job]
+                if (other.queue, other.group) == (job.queue, job.group) and run.acked_s < lease.at_s < until_s:
+                    world.history.blame(OVER_ADMITTED, f"{other.id} is leased {until_s - lease.at_s:.3f} s before its group may start again", other.id)
 
 
 def _judge_order(world: World) -> None:

@@ -158,6 +158,9 @@ class _Planner:
             self._limit(queues)
         if "ageing" in rules:
             self._age(queues)
+        if "cancels" in rules:
+            for _ in range(8):
+                self._add(rng.random() * BUSY_S, "cancel", rng.choice(jobs).number, rng.choice((0.5, 3.0)))
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
@@ -191,6 +194,8 @@ class _Planner:
             jobs = [self._timed(job) for job in jobs]
         if "policy" in rules:
             jobs = [replace(job, attempts=0, steps=tuple(self._step() for _ in range(6))) if rng.random() < 0.6 else job for job in jobs]
+        if "cancels" in rules:
+            jobs = [replace(job, steps=tuple(self._stubborn(step) for step in job.steps)) for job in jobs]
         if "limits" in rules:
             jobs = [self._grouped(job) for job in jobs]
         if "identity" in rules:
@@ -206,6 +211,10 @@ class _Planner:
         if rng.random() < 0.3:
             job = replace(job, expires_s=rng.choice((0.2, 1.0, 5.0)))
         return job
+
+    def _stubborn(self, step: Step) -> Step:
+        """A handler that takes long, and does not care to be told to end."""
+        return replace(step, lasts_s=self.rng.choice((2.0, 5.0)), obeys=False) if self.rng.random() < 0.5 else step
 
     def _identical(self, jobs: Sequence[JobPlan]) -> list[JobPlan]:
         """Let some of the jobs be asked for by several calls: each has an id of its own, and all else of the first."""
@@ -301,7 +310,7 @@ class _Planner:
 
 
 #: Of these a plan has some.
-RULES = ("times", "policy", "identity", "limits", "limits", "ageing")
+RULES = ("times", "policy", "identity", "limits", "limits", "ageing", "cancels")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

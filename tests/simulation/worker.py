@@ -228,5 +228,5 @@ class SimulatedWorker:
         run = self.runs.get((ack.id, ack.token))
         verdict = pb.Verdict.Name(ack.verdict).removeprefix("VERDICT_")
         if run is not None:
-            run.verdict = verdict
+            run.verdict, run.acked_s = verdict, min(run.acked_s, self._loop.time())
             self._history.tell(f"{self.name} gets its ack: {verdict}", ack.id)

@@ -89,12 +89,16 @@ class World:
         self.troubles = 0
         """Faults that last now."""
         self.well_since_s = 0.0
+        self.calm: list[tuple[float, float]] = []
+        """When nothing was wrong, up to now."""
         self.paused: dict[str, int] = {}
         self.was_paused: dict[str, bool] = {}
         self.attempts: dict[str, set[int]] = {queue: {3} for queue in plan.queues}
         """What a queue's jobs may have for attempts when they say nothing."""
         self.paused_groups: dict[tuple[str, str], int] = {}
         """Groups that were ever paused, and how many callers want them to be now."""
+        self.thaws: list[tuple[str, str, float]] = []
+        """When somebody began to resume a group, which ends a worker's word as well. The call may be repeated, and carried out at any time after it."""
         self._open_calls = 0
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
@@ -193,9 +197,19 @@ class World:
     @contextmanager
     def _trouble(self, for_s: float, undo: Callable[[], None]) -> Any:
         """A fault begins, and is undone after its time."""
-        self.troubles += 1
+        self._begin_trouble()
         yield
         self.loop.call_later(for_s, self._end_trouble, undo)
+
+    def _begin_trouble(self) -> None:
+        if not self.troubles:
+            self.calm.append((self.well_since_s, self.loop.time()))
+        self.troubles += 1
+
+    def was_calm(self, from_s: float, to_s: float) -> bool:
+        """Whether nothing was wrong in this time, and had not been for a while before."""
+        spans = [*self.calm, (self.well_since_s, self.loop.time())] if not self.troubles else self.calm
+        return any(began_s + 2 * self.plan.session_s * (began_s > 0) <= from_s and to_s <= ended_s for began_s, ended_s in spans)
 
     def _end_trouble(self, undo: Callable[[], None]) -> None:
         undo()
@@ -278,6 +292,7 @@ class World:
         self.paused_groups[queue, group] = self.paused_groups.get((queue, group), 0) + 1
         await self._persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=name))
         await asyncio.sleep(for_s)
+        self.thaws.append((queue, group, self.loop.time()))
         await self._persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=name))
         self.paused_groups[queue, group] -= 1
 
@@ -302,6 +317,7 @@ class World:
 
     def do_cancel(self, number: int, grace_s: float) -> None:
         name = self._name(number)
+        self.history.story(self.plan.jobs[number].id).graces.append(grace_s)
         self._verb("cancel", number, "CancelJob", jobs_pb.CancelJobRequest(name=name, grace=_duration(grace_s)))
 
     def do_retry(self, number: int) -> None:
@@ -349,6 +365,8 @@ class World:
         self.paused[queue] -= 1
         if not self.paused[queue]:
             del self.paused[queue]
+        if not self.troubles:
+            self.calm.append((self.well_since_s, self.loop.time()))
         self.well_since_s = self.loop.time()
 
     # Faults -------------------------------------------------------------------------------------------------------------------------------------------
@@ -366,7 +384,7 @@ class World:
         if broker is None:
             return
         self.brokers[i] = None
-        self.troubles += 1
+        self._begin_trouble()
         self.loop.create_task(self._stop_broker(i, broker, for_s))
 
     async def _stop_broker(self, i: int, broker: SimulatedBroker, for_s: float) -> None:

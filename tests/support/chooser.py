@@ -247,6 +247,9 @@ class Chooser:
                 # Room may be left to it, though this session could not take it.
                 is_held = True
                 continue
+            if (named is Gate.CLOSED or job.parked) and grouped is not Gate.OPEN:
+                # It may have been the first when its group was looked at.
+                is_held = True
             if named is Gate.CLOSED:
                 continue
             is_first = not job.parked and named is Gate.OPEN
