@@ -7,8 +7,9 @@ Nothing is taken from how the store does it: for each choice all that waits is l
    no room for its first job is passed by other groups. Where the queue has no room for the job whose turn it is, nothing is given: so it gets its turn.
 3. When a session asks while only those wait that nothing tells apart (no group, no units, no required labels), and no job name has a limit, nobody pays.
 
-Where the outside cannot tell, more than one choice is right: a rate opens at a moment that depends on the numbers that a call has given out; a job that is
-parked (its line says so) may be passed; and what has no room for a job that only another session may take, may wait for it.
+Where the outside cannot tell, more than one choice is right: an express group forgets its turns when it has nothing to do, or when all that it has is parked; a
+rate opens at a moment that depends on the numbers that a call has given out; a job that is parked (its line says so) may be passed; and what has no room for a
+job that only another session may take, may wait for it.
 """
 
 from __future__ import annotations
@@ -185,10 +186,8 @@ class Chooser:
         return found
 
     def is_held_for_room(self, moment: Moment, kind: Kind) -> bool:
-        """Whether room in the queue or in its group is all that a job waits for."""
-        group = moment.rules.of(kind.group)
-        is_stopped = bool(kind.group) and (group.paused or group.frozen_until_us > moment.now_us)
-        return not is_stopped and self._name_gate(moment, kind) is Gate.OPEN
+        """Whether room in the queue is all that a job waits for."""
+        return self._group_gate(moment, kind) is Gate.OPEN and self._name_gate(moment, kind) is Gate.OPEN
 
     def _is_held(self, moment: Moment) -> bool:
         """Whether room may be left to a job that another session is to take."""
@@ -223,7 +222,7 @@ class Chooser:
             if not express and "" in lines:
                 heads[""] = list(self._heads(moment, lines[""]))
             first = min((self._tag(moment, group) for group, found in heads.items() if any(sure for _, sure in found)), default=None)
-            last = math.inf if first is None else first * (1 + _EPSILON) + _EPSILON
+            last = math.inf if first is None or express else first * (1 + _EPSILON) + _EPSILON
             chosen = [job for group, found in heads.items() for job, _ in found if self._tag(moment, group) <= last]
             if first is not None:
                 return chosen, True
@@ -247,12 +246,12 @@ class Chooser:
                 # Room may be left to it, though this session could not take it.
                 is_held = True
                 continue
-            if (named is Gate.CLOSED or job.parked) and grouped is not Gate.OPEN:
+            is_first = not job.parked and named is Gate.OPEN
+            if not is_first and grouped is not Gate.OPEN:
                 # It may have been the first when its group was looked at.
                 is_held = True
             if named is Gate.CLOSED:
                 continue
-            is_first = not job.parked and named is Gate.OPEN
             if grouped is not Gate.CLOSED:
                 yield job, is_first and grouped is Gate.OPEN and not is_held
             if is_first:
@@ -334,12 +333,6 @@ class Chooser:
         self.virtual, self.ungrouped, self.express, self.tags = virtual, ungrouped, express, dict(tags)
         for paced in self._rates.values():
             paced.doubt(now_us)
-
-    def forget_idle_express(self, rules: Rules, waiting: Iterable[Candidate]) -> None:
-        """An express group that has nothing to do forgets what it has had."""
-        busy = {job.kind.group for job in waiting}
-        for group in [group for group in self.tags if group not in busy and rules.of(group).express]:
-            del self.tags[group]
 
 
 def _pace(rate: Rate) -> tuple[int, float]:

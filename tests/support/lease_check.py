@@ -158,7 +158,6 @@ class LeaseCheck:
             moment = Moment(now_us, rules, [*left.values(), *to_come.values()], list(active.values()), labels)
             if wrong := self._wrong_end(moment, one, seen):
                 return wrong
-        self.chooser.forget_idle_express(rules, left.values())
         return ""
 
     def _wrong_lease(self, moment: Moment, job: Candidate, lease: Given, *, pays: bool) -> str:
