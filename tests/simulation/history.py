@@ -60,6 +60,8 @@ class Run:
     """What the worker asked to wait before the next one."""
     verdict: str = ""
     acked_s: float = math.inf
+    checkpoint: str = ""
+    """The one that it has left."""
     is_given_up: bool = False
     """The worker was told to end it, or has lost it."""
 
@@ -75,6 +77,8 @@ class JobStory:
     runs: list[Run] = field(default_factory=list)
     verbs: list[tuple[str, float, float | None, str]] = field(default_factory=list)
     """verb, when it was tried, when answered, the answer."""
+    priorities: list[int] = field(default_factory=list)
+    """That it was to get."""
     graces: list[float] = field(default_factory=list)
     """Of the cancels among them."""
     alias: str = ""
@@ -163,6 +167,18 @@ class History:
             self.blame(REPEATED, f"{run.job} is at attempt {run.attempt} after {failed} failures: a hand-back was charged", run.job)
         if run.attempt - 1 < sure:
             self.blame(WRONG, f"{run.job} is at attempt {run.attempt} after {sure} failures that count", run.job)
+
+    def found_checkpoint(self, run: Run, checkpoint: str) -> None:
+        """An attempt finds what an earlier one has left; what the last one left for sure, if its end counts."""
+        before = [earlier for earlier in self.story(run.job).runs if earlier.token < run.token]
+        left = {earlier.checkpoint for earlier in before if earlier.checkpoint}
+        if checkpoint and checkpoint not in left:
+            self.blame(WRONG, f"{run.job} finds a checkpoint that none of its attempts has left: {checkpoint}", run.job)
+        if not before or self.story(run.job).had("retry"):
+            return
+        last = max(before, key=lambda earlier: earlier.token)
+        if last.verdict == "OK" and last.outcome in ("fail", "snooze") and last.checkpoint and last.checkpoint != checkpoint:
+            self.blame(LOST, f"{run.job} has lost the checkpoint {last.checkpoint}, and finds {checkpoint or 'none'}", run.job)
 
     def end(self, run: Run, outcome: str, wait_s: float | None = None) -> None:
         """A handler has ended."""

@@ -88,6 +88,10 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
     if end not in _FINAL:
         blame(HUNG, f"{job.id} is {end}", job.id)
         return
+    if job.is_forgotten and view is not None:
+        blame(WRONG, f"{job.id} has ended, and was to be forgotten at once", job.id)
+    if view is not None:
+        _judge_priority(world, job, story, view)
     completed = [run for run in story.runs if run.outcome == "complete"]
     if end == "COMPLETED" and not completed:
         blame(LOST, f"{job.id} is completed, and no handler did its work", job.id)
@@ -97,12 +101,22 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         blame(LOST, f"{job.id} is cancelled, and nobody asked for it", job.id)
     if end == "EXPIRED":
         _judge_expired(world, job, story, view)
-    elif not (story.verbs or job.is_timed or _was_poisoned(view)):
+    elif not (story.verbs or job.is_timed or _was_poisoned(view) or (view is None and end == "FAILED")):
         expected = {job.expected(attempts) for attempts in ([job.attempts] if job.attempts else world.attempts[job.queue])}
         if end not in expected:
             blame(WRONG, f"{job.id} ended as {end}, and should have as {expected}", job.id)
     _judge_waits(world, job, story)
     _judge_ends(world, job, story)
+
+
+def _judge_priority(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
+    """It has the priority that it was made with, or one that it was to get; the last one where it got that for sure."""
+    words = [word for verb, _, _, word in story.verbs if verb == "update"]
+    right = {job.priority, *story.priorities}
+    if len(words) == 1 and words[0] in ("WAITING", "DELAYED"):
+        right = {story.priorities[0]}
+    if view.priority not in right and job.identity != "debounce":
+        world.history.blame(WRONG, f"{job.id} has priority {view.priority}, and should have one of {right}", job.id)
 
 
 def _judge_alias(world: World, job: JobPlan, story: JobStory, is_there: bool) -> None:
@@ -139,6 +153,8 @@ def _judge_failed(world: World, job: JobPlan, story: JobStory, view: Any) -> Non
         failed = needed if view is None or b"TIMEOUT" in view.sections.get("failure", b"") else sum(lease.job == job.id for lease in world.watch.leases)
     else:
         failed = sum(run.outcome == "fail" for run in story.runs)
+    if failed and job.errors_are_permanent:
+        return
     if failed < needed and not any(run.outcome == "permanent" for run in story.runs):
         world.history.blame(LOST, f"{job.id} has failed for good after {failed} failures of {needed}", job.id)
 
@@ -159,9 +175,9 @@ def _judge_waits(world: World, job: JobPlan, story: JobStory) -> None:
     ):
         world.history.blame(OUT_OF_ORDER, f"{job.id} was leased after it had expired", job.id)
     for run in story.runs:
-        if not job.attempts or run.verdict != "OK" or run.ended_s is None or run.outcome not in ("fail", "snooze"):
+        if not (job.attempts or job.delays_s) or run.verdict != "OK" or run.ended_s is None or run.outcome not in ("fail", "snooze"):
             continue
-        wait_s = run.wait_s if run.wait_s is not None else job.base_s * 2 ** (run.attempt - 1)
+        wait_s = run.wait_s if run.wait_s is not None else job.wait_s(run.attempt)
         after = next((lease for lease in leases if lease.token > run.token), None)
         if after is not None and after.at_s < run.ended_s + wait_s - _EARLY_S:
             world.history.blame(OUT_OF_ORDER, f"{job.id} was leased again {after.at_s - run.ended_s:.3f} s after a {run.outcome}, not {wait_s:g} s", job.id)
@@ -269,6 +285,14 @@ class _Redis:
 
     async def keys(self, pattern: str) -> list[bytes]:
         found: list[bytes] = self._real.ask("KEYS", pattern)
+        return found
+
+    async def get(self, key: bytes) -> bytes | None:
+        found: bytes | None = self._real.ask("GET", key)
+        return found
+
+    async def lrange(self, key: bytes, first: int, last: int) -> list[bytes]:
+        found: list[bytes] = self._real.ask("LRANGE", key, first, last)
         return found
 
     def pipeline(self, transaction: bool = False) -> _Pipeline:

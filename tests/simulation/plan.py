@@ -42,6 +42,12 @@ class JobPlan:
     group: str = ""
     units: int = 1
     needs_label: bool = False
+    delays_s: tuple[float, ...] = ()
+    """The waits between its attempts, instead of what `base_s` says."""
+    errors_are_permanent: bool = False
+    """It lists the error of its failures as one that ends it."""
+    is_forgotten: bool = False
+    """Its end is kept by nobody."""
     limited: int = 0
     """So many runs say first that the group is limited."""
 
@@ -60,9 +66,15 @@ class JobPlan:
         for step in self.steps[:attempts]:
             if step.outcome in ("complete", "result"):
                 return "COMPLETED"
-            if step.outcome == "permanent":
+            if step.outcome == "permanent" or (step.outcome == "fail" and self.errors_are_permanent):
                 return "FAILED"
         return "FAILED"
+
+    def wait_s(self, attempt: int) -> float:
+        """How long it waits after this attempt has failed."""
+        if self.delays_s:
+            return self.delays_s[min(attempt, len(self.delays_s)) - 1]
+        return self.base_s * float(2 ** (attempt - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +204,8 @@ class _Planner:
         jobs = [self._job(number, queues) for number in range(rng.randint(12, 45))]
         if "times" in rules:
             jobs = [self._timed(job) for job in jobs]
+        if "ends" in rules:
+            jobs = [self._ending(job) for job in jobs]
         if "policy" in rules:
             jobs = [replace(job, attempts=0, steps=tuple(self._step() for _ in range(6))) if rng.random() < 0.6 else job for job in jobs]
         if "cancels" in rules:
@@ -211,6 +225,15 @@ class _Planner:
         if rng.random() < 0.3:
             job = replace(job, expires_s=rng.choice((0.2, 1.0, 5.0)))
         return job
+
+    def _ending(self, job: JobPlan) -> JobPlan:
+        """Waits from a list, errors that end it, an end that is not kept, checkpoints."""
+        rng = self.rng
+        if rng.random() < 0.4:
+            job = replace(job, delays_s=tuple(rng.choice((0.1, 0.4, 1.5)) for _ in range(rng.choice((1, 2, 3)))))
+        checkpoints = tuple(rng.random() < 0.6 for _ in job.steps)
+        steps = tuple(replace(step, checkpoints=wanted) for step, wanted in zip(job.steps, checkpoints, strict=True))
+        return replace(job, errors_are_permanent=rng.random() < 0.2, is_forgotten=rng.random() < 0.2, steps=steps)
 
     def _stubborn(self, step: Step) -> Step:
         """A handler that takes long, and does not care to be told to end."""
@@ -287,8 +310,9 @@ class _Planner:
     def _verbs(self, jobs: Sequence[JobPlan], queues: Sequence[str]) -> None:
         rng = self.rng
         for _ in range(rng.choice((0, 0, 1, 3, 6))):
-            verb = rng.choice(("cancel", "cancel", "cancel", "retry", "promote", "delete"))
-            self._add(rng.random() * BUSY_S, verb, rng.choice(jobs).number, *((rng.choice((0.0, 0.5, 3.0)),) if verb == "cancel" else ()))
+            verb = rng.choice(("cancel", "cancel", "cancel", "retry", "promote", "delete", "update", "update"))
+            more = {"cancel": (rng.choice((0.0, 0.5, 3.0)),), "update": (rng.choice((-5, 2, 7)),)}.get(verb, ())
+            self._add(rng.random() * BUSY_S, verb, rng.choice(jobs).number, *more)
         if rng.random() < 0.2:
             at_s = rng.random() * BUSY_S * 0.8
             queue = rng.choice(list(queues))
@@ -310,7 +334,7 @@ class _Planner:
 
 
 #: Of these a plan has some.
-RULES = ("times", "policy", "identity", "limits", "limits", "ageing", "cancels")
+RULES = ("times", "policy", "identity", "limits", "limits", "ageing", "cancels", "ends")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

@@ -43,6 +43,8 @@ class Step:
     obeys: bool = True
     """It ends when it is told to."""
     reports: int = 0
+    checkpoints: bool = False
+    """It leaves one for the next attempt."""
 
 
 def _made(outcome: str, wait_s: float | None) -> Outcome | None:
@@ -188,15 +190,23 @@ class SimulatedWorker:
         self._history.start(run)
         if self._history.story(lease.id).needs_label and not self.options.labels:
             self._history.blame(OVER_ADMITTED, f"{self.name} gets {lease.id}, and lacks the label that it asks for", lease.id)
+        self._history.found_checkpoint(run, delivery.checkpoint.json)
         step = self._script(delivery)
         later = self._loop.call_later
         self._timers[run] = [
             later(step.lasts_s * part / (step.reports + 1), self._report, lease, 100 * part / (step.reports + 1)) for part in range(1, step.reports + 1)
         ]
+        if step.checkpoints:
+            self._timers[run].append(later(step.lasts_s / 2, self._leave_checkpoint, lease, run))
         self._timers[run].append(later(step.lasts_s, self._end, lease, run, step.outcome, step.wait_s))
 
     def _report(self, lease: Lease, percent: float) -> None:
         self.session.reported(lease, job_pb2.Progress(percent=percent, message=f"{percent:.0f}"))
+        self.stream._note_change()
+
+    def _leave_checkpoint(self, lease: Lease, run: Run) -> None:
+        run.checkpoint = f'{{"token":{lease.token}}}'
+        self.session.reported(lease, None, (), job_pb2.Payload(json=run.checkpoint))
         self.stream._note_change()
 
     def _end(self, lease: Lease, run: Run, outcome: str, wait_s: float | None) -> None:

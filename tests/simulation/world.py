@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import job_pb2, queue_service_pb2
 from jobwire.v1 import job_service_pb2 as jobs_pb
 from jobwire.v1 import worker_service_pb2 as pb
@@ -329,6 +330,11 @@ class World:
     def do_delete(self, number: int) -> None:
         self._verb("delete", number, "DeleteJob", jobs_pb.DeleteJobRequest(name=self._name(number)))
 
+    def do_update(self, number: int, priority: int) -> None:
+        job = job_pb2.Job(name=self._name(number), priority=priority)
+        self.history.story(self.plan.jobs[number].id).priorities.append(priority)
+        self._verb("update", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["priority"])))
+
     def _name(self, number: int) -> str:
         job = self.plan.jobs[number]
         return f"queues/{job.queue}/jobs/{job.id}"
@@ -494,7 +500,15 @@ def spec_of(job: JobPlan) -> job_pb2.JobSpec:
     if job.needs_label:
         spec.required_labels["gpu"] = "yes"
     spec.payload.json = f'{{"number":{job.content}}}' if job.content % 5 else '"' + "x" * 700 + '"'
-    if job.attempts:
+    if job.errors_are_permanent:
+        spec.permanent_errors.append("Error")
+    if job.is_forgotten:
+        spec.retention.CopyFrom(_duration(0.0))
+    if job.delays_s:
+        for delay_s in job.delays_s:
+            spec.backoff.delays.add().CopyFrom(_duration(delay_s))
+        spec.backoff.jitter = 0.1
+    elif job.attempts:
         spec.backoff.base.CopyFrom(_duration(job.base_s))
         spec.backoff.jitter = 0.1
     for name, seconds in (("delay", job.delay_s), ("timeout", job.timeout_s), ("total_timeout", job.total_s), ("expires_in", job.expires_s)):

@@ -186,13 +186,14 @@ class LinesMachine(RuleBasedStateMachine):
         self.tokens |= found
         self.held[session] |= found
 
-    @rule(pick=picks, kind=st.sampled_from("CCCRF"))
+    @rule(pick=picks, kind=st.sampled_from("CCCRFG"))
     def finish(self, pick: int, kind: str) -> None:
         if self.tokens:
             self.finish_id(list(self.tokens)[pick % len(self.tokens)], kind)
 
     def finish_id(self, raw_id: str, kind: str) -> None:
-        arguments: tuple[bytes | str | int, ...] = (b"why", -2) if kind == "F" else ("",)
+        # A group that is limited stays so until it is thawed.
+        arguments: tuple[bytes | str | int, ...] = {"F": (b"why", -2), "G": (3_600_000,)}.get(kind, ("",))
         self.run(self.q.turn(kind, raw_id, self.tokens.pop(raw_id), *arguments))
         for jobs in self.held.values():
             jobs.pop(raw_id, None)
@@ -236,11 +237,12 @@ class LinesMachine(RuleBasedStateMachine):
 
     @rule(group=st.sampled_from(GROUPS[1:]), limit=limits, paused=st.booleans(), express=st.booleans(), weight=st.sampled_from([0.5, 1, 3]))
     def set_group(self, group: str, limit: int | None, paused: bool, express: bool, weight: float) -> None:
+        """Rules of its own. A worker's word is forgotten unless it is paused."""
         self.own.pop(group, None)
         if limit:
             self.own[group] = limit
         own = OwnLimit(limit) if limit else NO_LIMIT
-        self.run(self.q.store.set_group(group, paused=paused, express=express, weight=float(weight), limit=own))
+        self.run(self.q.store.set_group(group, paused=paused, express=express, weight=float(weight), limit=own, thaw=not paused))
 
     @rule(pick=picks, verb=st.sampled_from(["cancel", "delete", "retry"]))
     def act(self, pick: int, verb: str) -> None:
