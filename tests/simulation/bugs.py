@@ -141,6 +141,13 @@ BUGS = (
     ),
     Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")]),
     Bug(name="ageing ages nothing", lua=[("return ageing and priority * ageing + math.floor(order / 1000) or priority", "return priority")]),
+    Bug(name="the waits of a list are not looked at", lua=[("local own = section(j.body, TAG.DELAYS)\n  if own then", "local own\n  if own then")]),
+    Bug(name="an error that a job lists ends nothing", lua=[("or is_permanent(ctx, j, failure) then", "then")]),
+    Bug(name="a checkpoint is not handed on", lua=[("record = record .. kept.checkpoint(ctx, id) end", "record = record .. '' end")]),
+    Bug(
+        name="a new priority is not written down",
+        lua=[("contents.changed(contents.tail(ctx, j), changes, priority)", "contents.changed(contents.tail(ctx, j), changes, nil)")],
+    ),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)]),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=41),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)]),

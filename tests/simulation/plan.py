@@ -160,7 +160,7 @@ class _Planner:
         workers = tuple((rng.choice((1, 2, 3, 5)), queues if rng.random() < 0.8 else (rng.choice(queues),)) for _ in range(rng.choice((1, 2, 3, 4))))
         if not all(any(queue in taken for _, taken in workers) for queue in queues):
             workers = (*workers, (2, queues))
-        rules = frozenset(rng.sample(RULES, rng.choice((0, 1, 1, 1, 2, 3))))
+        rules = frozenset(rng.sample(RULES, rng.choice((0, 1, 1, 2, 2, 3))))
         jobs = self._jobs(queues, rules)
         for job in jobs:
             self._add(rng.random() ** 2 * BUSY_S * 0.8, "enqueue", job.number)
@@ -220,7 +220,7 @@ class _Planner:
         rng = self.rng
         if rng.random() < 0.4:
             job = replace(job, timeout_s=rng.choice((0.3, 1.0, 2.0)))
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             job = replace(job, total_s=rng.choice((1.0, 4.0)))
         if rng.random() < 0.3:
             job = replace(job, expires_s=rng.choice((0.2, 1.0, 5.0)))

@@ -6,7 +6,7 @@ import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.store.queue_store import TurnItem
 
-from tests.support.queue_lab import QueueLab, item
+from tests.support.queue_lab import QueueLab, debounced, idempotent, item, throttled, unique
 from tests.support.queue_state import JobView, QueueState, SessionView
 
 State = job_pb2.JobState
@@ -189,3 +189,13 @@ async def test_a_waiting_job_with_a_retention_is_a_job_like_any_other(q: QueueLa
     state = await q.state()
     assert state.jobs == {"a": JobView("WAITING", flags=frozenset({"KEPT"}), sections={"retention": (5).to_bytes(8, "big")})}
     assert await q.make(item("a", retention_ms=5), item("a"), item("a", retention_ms=6)) == ["MADE", "EXISTS", "EXISTS"]
+
+
+@pytest.mark.parametrize("identity", [idempotent("k"), throttled("k"), unique("k"), debounced("k", 1)], ids=["idempotency", "throttle", "unique", "debounce"])
+async def test_a_job_with_a_key_is_kept_as_long_as_it_says(q: QueueLab, identity: bytes) -> None:
+    await q.attach("s")
+    await q.make(item("a", identity=identity, retention_ms=0))
+    await q.come_due("a")
+    await q.complete("a", (await q.lease("s", 1))["a"])
+    after = await q.state()
+    assert (after.jobs, after.ring) == ({}, {"a": ("COMPLETED", "COMPLETE")})

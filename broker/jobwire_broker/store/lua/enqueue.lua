@@ -114,7 +114,7 @@ local function make_asking(ctx, id, due_ms, priority, tail, ask, flags, refused)
   local word = asked and identity.answer(ctx, id, tail, ask.identity, ask.signature)
   if word then return word, nil end
   if refused then return refused, nil end
-  if not asked or identity.ends(ask.identity) then flags = flags + FLAG_KEPT end
+  if not asked or identity.ends(ask.identity) or section(sub(tail, TAIL_HEAD + 1), TAG.RETENTION) then flags = flags + FLAG_KEPT end
   local record = make(ctx, id, due_ms, priority, tail, flags)
   if asked then identity.take(ctx, id, ask.identity, ask.signature) end
   return 'MADE', record
