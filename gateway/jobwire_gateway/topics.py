@@ -52,15 +52,17 @@ class JobTopic:
         self.live = False
         self.latest: Seen | None = None
         self._early: list[JobChange] = []
+        self._lost = "broker_lost"
 
     def join(self, watch: JobWatch) -> None:
         self.watches.add(watch)
         if self.live:
             self._show(watch, "resumed")
 
-    def unplug(self) -> None:
-        """The feed is broken; what is kept may be old."""
+    def unplug(self, lost: str) -> None:
+        """The feed is broken; what is kept may be old. `lost` is the reason of the gaps that follow."""
         self.live = False
+        self._lost = lost
         self._early.clear()
 
     def apply(self, change: JobChange, seen: Seen) -> Iterator[None]:
@@ -90,7 +92,7 @@ class JobTopic:
     def _snapshot(self, seen: Seen) -> Iterator[None]:
         # A first snapshot is the truth even when it is older than what was heard before the feed broke: the store may have lost something.
         is_first, self.live = not self.live, True
-        reason = "broker_lost" if is_first else "store_lost"
+        reason = self._lost if is_first else "store_lost"
         if is_first or self.latest is None or seen.revision > self.latest.revision:
             self.latest = seen
         yield from _spread(self.watches, lambda watch: self._show(watch, reason, is_truth=is_first))
@@ -120,20 +122,22 @@ class QueueTopic:
         self.watches: set[QueueWatch] = set()
         self.live = False
         self._recent: OrderedDict[str, int] = OrderedDict()
+        self._lost = "broker_lost"
 
     def join(self, watch: QueueWatch) -> None:
         self.watches.add(watch)
         if self.live:
             watch.live("resumed")
 
-    def unplug(self) -> None:
+    def unplug(self, lost: str) -> None:
         self.live = False
+        self._lost = lost
 
     def confirm(self) -> Iterator[None]:
         """It is heard from here on. What was heard before may be of changes that the store has lost since."""
         self.live = True
         self._recent.clear()
-        yield from _spread(self.watches, lambda watch: watch.live("broker_lost"))
+        yield from _spread(self.watches, lambda watch: watch.live(self._lost))
 
     def gap(self) -> Iterator[None]:
         """Changes may have been missed between store and broker."""
@@ -165,7 +169,7 @@ class OverviewTopic:
         if self.live:
             watch.live(self._fragments)
 
-    def unplug(self) -> None:
+    def unplug(self, lost: str) -> None:
         self.live = False
 
     def confirm(self) -> Iterator[None]:
@@ -272,8 +276,9 @@ class Topics:
     def unplug(self, reason: str) -> Iterator[None]:
         """The feed is broken. Readers stay and are told."""
         self._forget_feed()
+        lost = "store_lost" if reason == "store_unavailable" else "broker_lost"
         for topic in list(self._topics.values()):
-            topic.unplug()
+            topic.unplug(lost)
             if not topic.watches:
                 self._drop(topic.name)
         yield from self._say_trouble(reason)

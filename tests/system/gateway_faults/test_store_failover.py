@@ -119,11 +119,11 @@ async def test_s07_what_a_failover_has_lost_is_said_and_no_job_is_stuck(queue: s
                 await of_done.until("final", state="completed")
             took = await it.after(it.stores.fail_over(), queue)
 
-            assert (await page.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await page.until("gap"))["reason"] == "store_lost"
             assert (await page.until("update"))["progress"]["percent"] == 10
-            assert (await socket.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await socket.until("gap"))["reason"] == "store_lost"
             assert (await socket.until("update"))["state"] == "waiting"
-            assert (await of_all.until("gap"))["reason"] in ("store_lost", "broker_lost")
+            assert (await of_all.until("gap"))["reason"] == "store_lost"
             assert (await of_lost.rest())[-1]["state"] == "removed"
 
             # One is known to run, one was given back by the store's memory and one by its lease's end.

@@ -331,9 +331,10 @@ def test_a_store_that_has_lost_changes_is_believed_after_the_feed_was_away() -> 
     say(topics, change(SNAPSHOT, job(5)), added=(NAME, "queues/q"))
     say(topics, change(UPDATE, job(6, DELAYED)), change(FINAL, job(7, COMPLETED)))
     for each in (reader, held):
-        seen = [(event.type, event.data.get("revision")) for event in events(each.take()) if event.type != "degraded"]
-        assert seen == [("gap", None), ("update", 5), ("update", 6), ("final", 7)]
+        shown = [event for event in events(each.take()) if event.type != "degraded"]
+        assert [(event.type, event.data.get("revision")) for event in shown] == [("gap", None), ("update", 5), ("update", 6), ("final", 7)]
         assert each.ended
+        assert shown[0].data["reason"] == "store_lost"
     assert [event.data.get("revision") for event in events(everything.take()) if event.type != "degraded"] == [None, 6, 7]
 
 
