@@ -156,6 +156,9 @@ async def test_smaller_jobs_of_a_name_do_not_go_past_one_that_waits_for_room(q: 
     big = ruled("big", name="slow", units=4)
     await q.make(big, ruled("small", name="slow"), ruled("other", name="fast"), ruled("urgent", name="slow", priority=0))
     assert list(await q.lease("s", 9)) == ["urgent", "other"]
+    judged = (await q.store.explain(b"small")).judged
+    assert judged is not None
+    assert (judged.name_opens, judged.holders) == (float("inf"), {session_bytes("s"): 4})
     for raw_id in ("s0", "s1"):
         await q.complete(raw_id, tokens[raw_id])
         assert await q.lease("s", 9) == {}

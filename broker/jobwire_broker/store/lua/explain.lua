@@ -98,15 +98,25 @@ local function has_labeled(ctx, required)
   return required == ''
 end
 
+-- From when a job name may start a job, as limits.name_opens_at. One that is parked behind another waits for the room of that one.
+local function name_opens_at(ctx, j, id, limit, name)
+  local row, units, line = limits.name(ctx, name), lines.rules_of(j).units, ctx.base .. 'n' .. name
+  if redis.call('ZSCORE', line, place(j, id)) then
+    local first = decode(records_of(ctx, { string.sub(redis.call('ZRANGE', line, 0, 0)[1], 9) })[1])
+    if first then units = math.max(units, lines.rules_of(first).units) end
+  end
+  return limits.name_opens_at(ctx, limit, row, units)
+end
+
 -- What limits say of a job that waits or is delayed: from when its queue, its group and its name open (0 now, a date in ms, or inf), its group, whether that is
 -- paused, who holds what is used up, how many groups go before, whether a session has the labels.
-local function judged(ctx, j)
+local function judged(ctx, j, id)
   local r, name = lines.rules_of(j), lines.job_name(j)
   limits.load(ctx).active = redis.call('ZCARD', ctx.base .. 'a')
   local g = r.group ~= '' and groups.get(ctx, r.group) or nil
   local limit = ctx.policy.names and ctx.policy.names[name]
   local queue_date, group_date = limits.opens_at(ctx, r.units), g and groups.opens_at(ctx, g, r.units) or 0
-  local name_date = limit and limits.name_opens_at(ctx, limit, limits.name(ctx, name), r.units) or 0
+  local name_date = limit and name_opens_at(ctx, j, id, limit, name) or 0
   local found = {}
   if queue_date == math.huge then
     found = holders(ctx)
@@ -143,7 +153,7 @@ local function explain(keys, argv)
     cancel_left = left(ctx, clock, 'J' .. number8(j.token) .. id)
   end
   return { rules.shown(ctx, brief(record)), 0, now_us, meta[1] == '1' and 1 or 0, jobs, by_priority, holder, lease_left, cancel_left, crew(ctx, meta[3] or ''),
-    j.state < STATE.ACTIVE and judged(ctx, j) or {} }
+    j.state < STATE.ACTIVE and judged(ctx, j, id) or {} }
 end
 
 local function older(oldest, number)
