@@ -23,7 +23,7 @@ OUTSIDE = {
     "jobwire_gateway": {"grpc", "google", "starlette", "sse_starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "limits", "websockets"},
     "jobwire_worker": {"grpc", "google"},
     "jobwire_client": {"grpc", "google"},
-    "jobwire_cli": {"grpc", "typer", "rich", "structlog", "jobwire_broker", "jobwire_gateway", "jobwire_worker", "jobwire_client"},
+    "jobwire_cli": {"grpc", "typer", "rich", "structlog", "yaml", "jobwire_broker", "jobwire_gateway", "jobwire_worker", "jobwire_client"},
 }
 
 # The layers of the broker, from the top down: a module imports from its own layer and from those below. What is in none is shared by all.
