@@ -37,7 +37,8 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
     # A broker that came back is found at once, not after gRPC's own two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one try to connect may take, in spite of its name: TLS to a broker far away, or on a busy machine, takes more than a tenth of a second.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # The feed may be silent for hours; without this a cut cable would not be noticed. The broker allows a ping every 5 s.
     ("grpc.keepalive_time_ms", 10_000),
