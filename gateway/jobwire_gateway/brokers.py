@@ -56,6 +56,7 @@ class Answers(Protocol):
 
     def cancel(self) -> bool:
         """Hear no more."""
+        ...
 
 
 _CLOSE_S = 30.0
