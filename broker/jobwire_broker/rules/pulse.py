@@ -100,6 +100,9 @@ class Pulse:
                 delay = min(self.interval_s, RETRY_S)
         except StoreFault as error:
             log.error("pulse.failed queue=%s error=%s", self.partition.queue, error)
+        except Exception:
+            # An answer that is none, say of a newer broker's functions: without another beat the sessions of this queue would all be lost.
+            log.exception("pulse.failed queue=%s", self.partition.queue)
         finally:
             self._task = None
         if self._again:
