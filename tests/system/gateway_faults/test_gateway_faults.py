@@ -13,6 +13,7 @@ from jobwire.v1.worker_service_pb2 import Delivery, LeaseJobsRequest
 from tests.integration.gateway.reading import complete, enqueue, fail, report
 from tests.support import Broker, Gateway, Store, outcomes
 from tests.support.api import Api, api
+from tests.support.credentials import Keys
 
 from .watchers import Watcher, busiest_second
 
@@ -71,15 +72,18 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(broker: Broker, gateways: Sequence[Gateway], queue: str) -> AsyncIterator[Crowd]:
-    async with httpx.AsyncClient(base_url=gateways[0].url, timeout=20, trust_env=False) as http, api(broker) as worker:
+async def crowd(broker: Broker, gateways: Sequence[Gateway], queue: str, key: str = "") -> AsyncIterator[Crowd]:
+    """`key`: where callers must say who they are, a key that may do everything. The pages have a token by it; `broker` asks its callers nothing."""
+    said = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=gateways[0].url, timeout=20, trust_env=False, headers=said) as http, api(broker) as worker:
         made = await asyncio.gather(*(enqueue(http, queue) for _ in range(JOBS)))
         request = LeaseJobsRequest(queue=queue, max_jobs=JOBS, worker="single calls")
         request.lease_duration.FromSeconds(120)
         jobs = list((await worker.workers.LeaseJobs(request)).jobs)
         assert len(jobs) == JOBS
         opened: list[float] = []
-        watchers = [Watcher(gateways, made[number % JOBS]["eventsUrl"], opened) for number in range(WATCHERS)]
+        query = f"?token={await _token(http, queue)}" if key else ""
+        watchers = [Watcher(gateways, made[number % JOBS]["eventsUrl"] + query, opened) for number in range(WATCHERS)]
         all_of_them = Crowd(worker, jobs, watchers, opened)
         try:
             await all_of_them.there()
@@ -97,6 +101,33 @@ async def test_d02_a_gateway_that_is_killed_and_replaced_costs_nobody_the_end(st
         await gateway.restart()
         await it.end(slice(30, JOBS))
         await it.judge("gateway killed", RETRY_S)
+
+
+async def _token(http: httpx.AsyncClient, queue: str) -> str:
+    return str((await http.post("/v1/tokens:watch", json={"topics": [f"queues/{queue}"]})).json()["token"])
+
+
+@pytest.mark.slow
+async def test_s10_a_gateway_that_is_replaced_while_its_broker_restarts_costs_nobody_the_end(store: Store, queue: str) -> None:
+    """Nobody can be asked then who the watchers are, and the new gateway knows none of them."""
+    keys = Keys(gateway="watch:* read:*", all="*:*")
+    guarded = Broker(store, env={"JOBWIRE_KEYS": keys.text})
+    async with (
+        Broker(store) as broker,
+        guarded,
+        Gateway(guarded, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway,
+        crowd(broker, [gateway], queue, keys.of["all"]) as it,
+    ):
+        await it.work()
+        await gateway.kill()
+        await guarded.kill()
+        await gateway.restart()
+        await it.end(slice(0, 30))
+        await gateway.line("gateway.refused reason=BROKER_UNAVAILABLE", past=True)
+        await guarded.restart()
+        await it.end(slice(30, JOBS))
+        # The balancer lets all in at once that came while there was no gateway; what is proved here is that nobody is lost.
+        await it.judge("gateway replaced while the broker restarts", 1.0)
 
 
 @pytest.mark.slow
