@@ -171,8 +171,8 @@ class _Planner:
         if "ageing" in rules:
             self._age(queues)
         if "cancels" in rules:
-            for _ in range(8):
-                self._add(rng.random() * BUSY_S, "cancel", rng.choice(jobs).number, rng.choice((0.5, 3.0)))
+            for _ in range(12):
+                self._add(rng.random() * BUSY_S, "cancel", rng.choice(jobs).number, rng.choice((0.5, 0.5, 3.0)))
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
@@ -237,7 +237,7 @@ class _Planner:
 
     def _stubborn(self, step: Step) -> Step:
         """A handler that takes long, and does not care to be told to end."""
-        return replace(step, lasts_s=self.rng.choice((2.0, 5.0)), obeys=False) if self.rng.random() < 0.5 else step
+        return replace(step, lasts_s=self.rng.choice((4.0, 9.0)), obeys=False) if self.rng.random() < 0.6 else step
 
     def _identical(self, jobs: Sequence[JobPlan]) -> list[JobPlan]:
         """Let some of the jobs be asked for by several calls: each has an id of its own, and all else of the first."""

@@ -28,8 +28,8 @@ from tests.simulation.store_watch import StoreWatch
 from tests.simulation.virtual_time import Hung, VirtualLoop, clocks_of
 from tests.simulation.worker import SimulatedWorker, Step
 
-#: How long the system may take to become quiet after the last fault.
-QUIET_S = 150.0
+#: How long the system may take to become quiet after the last fault, beside what handlers take that last for longer than LONG_S.
+QUIET_S, LONG_S = 150.0, 3.0
 #: A job that could run, and a worker with room for it, may stand beside each other so long while all is well.
 STARVED_S = 6
 _RETRY_S = 0.3
@@ -76,6 +76,7 @@ class World:
     def __init__(self, plan: Plan, loop: VirtualLoop, real: RealStore, namespace: str) -> None:
         self.plan = plan
         self.loop = loop
+        self.quiet_s = QUIET_S + sum(step.lasts_s for job in plan.jobs for step in job.steps if step.lasts_s > LONG_S)
         self.rng = random.Random(plan.seed * 7919 + 1)
         self.history = History(loop.time)
         self.store = SharedStore(loop, real, random.Random(plan.seed * 7919 + 2), namespace)
@@ -133,8 +134,8 @@ class World:
             counts = self.watch.counts([self.base(queue) for queue in self.plan.queues])
             if now > BUSY_S and not self.troubles and not self._open_calls and not any(counts):
                 self._stop.set()
-            if now - max(self.well_since_s, BUSY_S) > QUIET_S:
-                self.history.blame(HUNG, f"after {QUIET_S:.0f} s without faults {counts[0]} jobs wait, {counts[1]} are delayed, {counts[2]} are active")
+            if now - max(self.well_since_s, BUSY_S) > self.quiet_s:
+                self.history.blame(HUNG, f"after {self.quiet_s:.0f} s without faults {counts[0]} jobs wait, {counts[1]} are delayed, {counts[2]} are active")
             self._undo_late_pauses()
             starving = starving + 1 if self._is_starving() else 0
             if starving > STARVED_S:
