@@ -29,7 +29,8 @@ async def follow(http: httpx.AsyncClient, url: str) -> AsyncGenerator[Event, Non
                     elif field == "data":
                         event: Event = json.loads(value)
                         yield event
-                        if event["type"] in ("final", "error"):
+                        # The warning that a token is about to end is no end yet.
+                        if event["type"] == "final" or (event["type"] == "error" and event["reason"] != "CREDENTIALS_EXPIRING"):
                             return
         except httpx.TransportError:
             pass  # the gateway went away: an EventSource comes back, and so do we
