@@ -7,119 +7,22 @@ be. `expected` is the whole state that the store must then have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from tests.support.queue_state import JobView, Numbers, QueueState, SessionView, session_bytes
+from tests.support.model_identity import Holder, Identities, waits_of
+from tests.support.model_job import FINAL, Change, Content, Job, Removed, Session
+from tests.support.model_policy import Policy
+from tests.support.queue_state import Numbers, QueueState, SessionView, session_bytes
 
 SESSION_MS = 5_000
 TICK_MS = 1_000
-SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE"}
+SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE", "G": "RELEASE"}
 # What a worker says of a failure, by the wait that it asks for.
 FAILURES = {-1: b"why", -2: b"\x0a\x04Boom\x12\x09no 'a' 17", 0: b"\x0a\x04Boom\x12\x08no 'b' 9"}
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
+ERRORS = {-1: "", -2: "Boom", 0: "Boom"}
 Answer = tuple[str, str]
 #: Dates at which a job expires: long ago, and never in a test.
 PAST, FUTURE = 1, 9_000_000_000_000
 OVER = {"CANCEL": "CANCELLED", "TIMEOUT": "ALREADY_FINISHED"}
-
-
-class Content(NamedTuple):
-    """What of a job never changes."""
-
-    priority: int
-    attempts: int
-    payload: bytes
-    delay_ms: int
-    timeout_ms: int = 0
-    total_ms: int = 0
-    expires_at: int = 0
-    identity: bytes = b""
-    retention_ms: int = 0
-
-    @property
-    def asks(self) -> dict[int, bytes]:
-        """The sections of identity and retention."""
-        own = {11: self.identity, 12: self.retention_ms.to_bytes(8, "big") if self.retention_ms else b""}
-        return {tag: packed for tag, packed in own.items() if packed}
-
-    @property
-    def sections(self) -> dict[int, bytes]:
-        """The sections of the rules of time."""
-        own = {9: self.timeout_ms, 10: self.total_ms}
-        found = {tag: ms.to_bytes(8, "big") for tag, ms in own.items() if ms}
-        return {8: b"d" + self.expires_at.to_bytes(8, "big"), **found} if self.expires_at else found
-
-
-@dataclass
-class Job:
-    """A job. `order` is None until the store has given it; `wait_ms` are the bounds of a wait that begins now."""
-
-    content: Content
-    state: str = "WAITING"
-    order: int | None = None
-    wait_ms: tuple[int, int] | None = None
-    token: int = 0
-    session: str = ""
-    attempt: int = 0
-    losses: int = 0
-    returns: int = 0
-    progress: int | None = None
-    ended: str = ""
-    alone: bool = False
-    lost: bool = False
-    cancel_requested: bool = False
-    cancel_delivered: bool = False
-    cancel_deadline: int = 0
-    deadline: int | None = 0
-    total_deadline: int = 0
-    sections: dict[str, bytes] = field(default_factory=dict)
-    note: str | None = None
-    log: list[tuple[int, int, str]] = field(default_factory=list)
-    logged: tuple[int, int] = (0, 0)
-    checkpoint: bytes = b""
-    made_of: Content | None = None
-    """What it was enqueued with, once that was changed."""
-
-    def view(self) -> JobView:
-        """As the store keeps it."""
-        flags = {
-            "ALONE": self.alone,
-            "LOST": self.lost,
-            "CANCEL_REQUESTED": self.cancel_requested,
-            "CANCEL_DELIVERED": self.cancel_delivered,
-            "TIMED": bool(self.content.sections),
-            "KEPT": bool(self.content.asks),
-        }
-        return JobView(
-            self.state,
-            self.attempt,
-            self.losses,
-            frozenset(name for name, is_set in flags.items() if is_set),
-            None if self.progress is None else self.progress / 100,
-            self.ended,
-            self.returns,
-            self.content.priority,
-            self.content.attempts,
-            dict(self.sections),
-        )
-
-
-@dataclass
-class Session:
-    """A session."""
-
-    epoch: int
-    deadline: int
-    solo: str = ""
-
-
-class Removed(NamedTuple):
-    """What is known of a job that was deleted."""
-
-    state: str
-    ended: str
-    token: int
 
 
 class Model:
@@ -131,10 +34,9 @@ class Model:
         self.removed: dict[str, Removed] = {}
         self.ended: dict[str, list[str]] = {state: [] for state in FINAL}
         self.totals = {"COMPLETED": 0, "FAILED": 0}
-        self.unique: dict[bytes, str] = {}
-        """Who holds a unique key."""
-        self.found: dict[str, str] = {}
-        """Ids of calls that were answered with another job, and that job."""
+        self.identities = Identities()
+        self.aliases: dict[str, str] = {}
+        """Ids of calls that were answered with another job, and that answer."""
         self.runs: dict[str, int] = {}
         self.untold: dict[tuple[str, int], tuple[str, Session]] = {}
         """Attempts that were ended at their deadline, by job and token, and whose worker has not been told: its session."""
@@ -144,13 +46,16 @@ class Model:
         self.solo = ""
         self.touched: set[str] = set()
         """Jobs whose revision grows with the call that is under way."""
+        self.policy, self.policy_text = Policy(), ""
+        self._grown: set[str] = set()
+        """Final states that are to be kept within their count when the call ends."""
         self._added = False
 
     # What the store must show -------------------------------------------------------------------------------------------------------------------------
 
     def expected(self) -> QueueState:
         """The whole state."""
-        state = QueueState(paused=self.paused, hungry=self.hungry, solo=self.solo)
+        state = QueueState(paused=self.paused, hungry=self.hungry, solo=self.solo, policy=self.policy_text)
         state.jobs = {raw_id: job.view() for raw_id, job in self.jobs.items()}
         state.waiting = self._waiting(alone=False)
         state.alone = self._waiting(alone=True)
@@ -158,7 +63,8 @@ class Model:
         state.active = {raw_id: self.jobs[raw_id].session for raw_id in self._in("ACTIVE")}
         state.completed, state.failed, state.cancelled, state.expired = (self._kept(name, own=False) for name in FINAL)
         state.own = {name: own for name in FINAL if (own := self._kept(name, own=True))}
-        state.identities = {f"u {key[1:].decode()}": raw_id for key, raw_id in self.unique.items()}
+        state.identities = self.identities.view()
+        state.payloads = {raw_id: job.content.payload for raw_id, job in self.jobs.items()}
         state.expiring = sorted((raw_id for raw_id in self.jobs if self._may_expire(raw_id)), key=lambda raw_id: (self.jobs[raw_id].content.expires_at, raw_id))
         for (raw_id, _), (session, row) in self.untold.items():
             state.untold.setdefault(raw_id, []).append(session if self.sessions.get(session) is row else "")
@@ -178,7 +84,7 @@ class Model:
         state.logs = {raw_id: list(job.log) for raw_id, job in self.jobs.items() if job.log}
         state.checkpoints = {raw_id: job.checkpoint for raw_id, job in self.jobs.items() if job.checkpoint}
         state.ring = {raw_id: (removed.state, removed.ended) for raw_id, removed in self.removed.items()}
-        state.ring |= dict.fromkeys(self.found, ("UNSPECIFIED", ""))
+        state.ring |= dict.fromkeys(self.aliases, ("UNSPECIFIED", ""))
         state.notes = {raw_id: job.note for raw_id, job in self.jobs.items() if job.note is not None}
         state.runs = dict(self.runs)
         state.completed_total, state.failed_total = self.totals["COMPLETED"], self.totals["FAILED"]
@@ -189,7 +95,7 @@ class Model:
         for raw_id, job in self.jobs.items():
             if job.deadline is None:
                 left = timers[f"attempt {raw_id}"]
-                assert 1_000 <= left <= max(1_000, job.content.timeout_ms)
+                assert 1_000 <= left <= max(1_000, self.policy.timeouts_of(job.content)[0])
                 job.deadline = self.clock + left
 
     def learn(self, numbers: dict[str, Numbers], before_ms: int, after_ms: int) -> None:
@@ -210,7 +116,7 @@ class Model:
 
     def _kept(self, state: str, *, own: bool) -> list[str]:
         """The ended jobs that say for themselves how long they are kept, or the others."""
-        return [raw_id for raw_id in self.ended[state] if bool(self.jobs[raw_id].content.retention_ms) == own]
+        return [raw_id for raw_id in self.ended[state] if (self.jobs[raw_id].content.retention_ms is not None) == own]
 
     def _in(self, state: str) -> list[str]:
         return [raw_id for raw_id, job in self.jobs.items() if job.state == state]
@@ -231,10 +137,17 @@ class Model:
     def begin(self) -> None:
         """A call begins."""
         self.touched.clear()
+        self._grown.clear()
         self._added = False
 
     def end(self) -> None:
-        """It ends: whoever found nothing before is told of what there is now."""
+        """It ends: what is not to be kept goes, and whoever found nothing before is told of what there is now."""
+        for raw_id, job in list(self.jobs.items()):
+            if job.state in FINAL and job.content.retention_ms == 0:
+                self._forget(raw_id)
+        for state in self._grown:
+            for raw_id in self.ended[state][: -self.policy.kept or None] if self.policy.kept is not None else ():
+                self._forget(raw_id)
         if self._added and self.hungry and any(job.state == "WAITING" for job in self.jobs.values()):
             self.hungry = False
 
@@ -244,23 +157,61 @@ class Model:
             return "MADE" if (self.jobs[raw_id].made_of or self.jobs[raw_id].content) == content else "EXISTS"
         if raw_id in self.removed:
             return "MADE"
-        if raw_id in self.found:
-            return f"FOUND {self.found[raw_id]}"
+        if raw_id in self.aliases:
+            return self.aliases[raw_id]
+        refused = self._refuse(content)
+        if refused == "TOO_LARGE" and content.identity[:1] == b"d":
+            return refused
+        word = self._answer_with_another(raw_id, content) or refused
+        if word is None:
+            self._make(raw_id, content)
+        return word or "MADE"
+
+    def _refuse(self, content: Content) -> str | None:
+        if self.policy.is_too_large(content.payload):
+            return "TOO_LARGE"
+        unfinished = sum(job.state not in FINAL for job in self.jobs.values())
+        return "FULL" if self.policy.max_depth and unfinished >= self.policy.max_depth else None
+
+    def _make(self, raw_id: str, content: Content) -> None:
+        self.jobs[raw_id] = Job(content)
+        delay_ms = content.delay_ms
         if content.identity:
-            holder = self.unique.setdefault(content.identity, raw_id)
-            if holder != raw_id:
-                self.found[raw_id] = holder
-                return f"FOUND {holder}"
-        job = self.jobs[raw_id] = Job(content)
-        job.sections = {str(tag): packed for tag, packed in content.sections.items()}
-        job.sections |= {{11: "identity", 12: "retention"}[tag]: packed for tag, packed in content.asks.items()}
-        if content.delay_ms:
-            job.state, job.wait_ms = "DELAYED", (content.delay_ms, content.delay_ms)
-            job.sections["delay"] = content.delay_ms.to_bytes(8, "big")
+            self.identities.take(raw_id, content)
+            if content.identity[:1] == b"d":
+                delay_ms = waits_of(content.identity)[0]
+        if delay_ms:
+            self._delay(raw_id, delay_ms, delay_ms)
         else:
-            self._added = True
-        self.touched.add(raw_id)
-        return "MADE"
+            self._wait(raw_id)
+
+    def _answer_with_another(self, raw_id: str, content: Content) -> str | None:
+        holder = self.identities.holder(content)
+        if holder is None:
+            return None
+        kind = content.identity[:1]
+        if kind == b"d" and not self._replace(holder, content):
+            return None
+        if kind == b"k" and holder.signature != content.payload:
+            return f"CONFLICT {holder.raw_id}"
+        if holder.raw_id == raw_id:
+            return "MADE"
+        self.aliases[raw_id] = f"{'REPLACED' if kind == b'd' else 'FOUND'} {holder.raw_id}"
+        return self.aliases[raw_id]
+
+    def _replace(self, holder: Holder, content: Content) -> bool:
+        """Let the job that waits for the end of a debounce be the one that is asked for now. False when it has started."""
+        job = self.jobs[holder.raw_id]
+        if job.state not in ("WAITING", "DELAYED") or job.token:
+            return False
+        delay_ms, most_ms = waits_of(content.identity)
+        job.change(content)
+        if most_ms and holder.is_long_ago:
+            job.order = job.order if job.state == "WAITING" else None
+            self._wait(holder.raw_id)
+        else:
+            self._delay(holder.raw_id, delay_ms, delay_ms)
+        return True
 
     def lease(self, session: str, epoch: int, count: int) -> tuple[str, list[str]]:
         """The word, and the jobs; their tokens are told by `leased`."""
@@ -304,11 +255,13 @@ class Model:
         job.state, job.session, job.progress, job.ended = "ACTIVE", session, None, ""
         job.lost = False
         job.attempt += 1
-        job.sections.pop("progress", None)
-        if job.content.timeout_ms:
-            job.deadline = self.clock + job.content.timeout_ms
-        if job.content.total_ms and not job.total_deadline:
-            job.total_deadline = self.clock + job.content.total_ms
+        job.happened.pop("progress", None)
+        timeout_ms, total_ms = self.policy.timeouts_of(job.content)
+        if timeout_ms:
+            job.deadline = self.clock + timeout_ms
+        if total_ms and not job.total_deadline:
+            job.total_deadline = self.clock + total_ms
+        job.timed = job.timed or bool(timeout_ms or total_ms)
         self.touched.add(raw_id)
 
     def _may_expire(self, raw_id: str) -> bool:
@@ -354,7 +307,7 @@ class Model:
     def _adopt(self, raw_id: str, session: str) -> None:
         job = self.jobs[raw_id]
         job.state, job.session = "ACTIVE", session
-        job.deadline = None if job.content.timeout_ms else 0
+        job.deadline = None if job.timed and self.policy.timeouts_of(job.content)[0] else 0
         job.attempt += 1
         job.losses -= job.lost
         job.lost = False
@@ -373,7 +326,7 @@ class Model:
     # Finishes -----------------------------------------------------------------------------------------------------------------------------------------
 
     def settle(self, kind: str, raw_id: str, token: int, argument: int) -> Answer:
-        """One item. `argument` is the percent of P (in hundredths), the wait of S, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time,
+        """One item. `argument` is the percent of P (in hundredths), the wait of S and G, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time,
         L's sequence, K's checkpoint (0: none)."""
         job = self.jobs.get(raw_id)
         if job is None:
@@ -407,31 +360,31 @@ class Model:
         job.lost = False
         if kind != "R":
             job.losses = 0
-        if kind in "SR":
+        if kind in "SRG":
             job.attempt -= 1
         if kind == "F":
-            job.sections["failure"] = FAILURES[argument]
+            job.happened["failure"] = FAILURES[argument]
         if kind == "C":
-            job.ended, job.sections["result"], job.checkpoint = "COMPLETE", b"result", b""
+            job.ended, job.happened["result"], job.checkpoint = "COMPLETE", b"result", b""
             self._end(raw_id, "COMPLETED")
         elif job.cancel_requested:
             self._end_cancelled(raw_id)
             return "CANCELLED", job.state
         else:
             job.ended = SAME_END[kind]
-            {"F": self._fail, "S": self._snooze, "R": self._release}[kind](raw_id, argument)
+            {"F": self._fail, "S": self._snooze, "G": self._snooze, "R": self._release}[kind](raw_id, argument)
         return "OK", job.state
 
-    def _fail(self, raw_id: str, argument: int) -> None:
+    def _fail(self, raw_id: str, argument: int, error: str = "") -> None:
         job = self.jobs[raw_id]
         job.alone = False
-        if argument == -2 or job.attempt >= job.content.attempts:
+        is_last = job.attempt >= self.policy.attempts_of(job.content) or self.policy.is_permanent(job.content, error or ERRORS[argument])
+        if argument == -2 or is_last:
             self._end(raw_id, "FAILED")
         elif argument >= 0:
             self._delay(raw_id, argument, argument)
         else:
-            wait = 2000 * 2 ** (job.attempt - 1)
-            self._delay(raw_id, wait, wait + wait // 10)
+            self._delay(raw_id, *self.policy.wait_after(job))
 
     def _snooze(self, raw_id: str, argument: int) -> None:
         self.jobs[raw_id].alone = False
@@ -444,7 +397,7 @@ class Model:
             return
         job.returns += 1
         if job.returns == 5:
-            job.sections["failure"] = b"NO_HANDLER"
+            job.happened["failure"] = b"NO_HANDLER"
             self._end(raw_id, "FAILED")
         else:
             self._delay(raw_id, 200 * job.returns, 200 * job.returns)
@@ -453,9 +406,9 @@ class Model:
         job = self.jobs[raw_id]
         if kind == "P":
             job.progress = max(argument, job.progress or 0)
-            job.sections.pop("progress", None)
+            job.happened.pop("progress", None)
             if argument % 2:
-                job.sections["progress"] = b"note"
+                job.happened["progress"] = b"note"
             self.touched.add(raw_id)
         elif kind == "X" and job.cancel_requested and not job.cancel_delivered:
             job.cancel_delivered = True
@@ -468,6 +421,13 @@ class Model:
             job.logged = (job.token, argument)
         elif kind == "K":
             job.checkpoint = b"page %d" % argument if argument else b""
+
+    # Time ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def forget_removed(self) -> None:
+        """Minutes pass, and nobody knows of jobs that were removed any more."""
+        self.removed.clear()
+        self.aliases.clear()
 
     # Moves --------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -491,17 +451,21 @@ class Model:
     def _end(self, raw_id: str, state: str) -> None:
         job = self.jobs[raw_id]
         job.state, job.total_deadline = state, 0
-        self._free(raw_id)
+        self.identities.free(raw_id, job.content)
         if state == "COMPLETED":
             job.progress = 10_000
         if state in self.totals:
             self.totals[state] += 1
         self.ended[state].append(raw_id)
+        # What is not kept makes no room necessary; completed jobs are counted all the same.
+        if job.content.retention_ms != 0 or state == "COMPLETED":
+            self._grown.add(state)
         self.touched.add(raw_id)
 
-    def _free(self, raw_id: str) -> None:
-        if self.unique.get(self.jobs[raw_id].content.identity) == raw_id:
-            del self.unique[self.jobs[raw_id].content.identity]
+    def _forget(self, raw_id: str) -> None:
+        job = self.jobs.pop(raw_id)
+        self.ended[job.state].remove(raw_id)
+        self.removed[raw_id] = Removed(job.state, job.ended, job.token)
 
     def _end_cancelled(self, raw_id: str) -> None:
         self.jobs[raw_id].ended = self.jobs[raw_id].ended or "CANCEL"
@@ -524,7 +488,7 @@ class Model:
         if job.cancel_requested:
             self._end_cancelled(raw_id)
         elif job.losses >= 3 and job.alone:
-            job.ended, job.sections["failure"] = "FAIL", b"POISON"
+            job.ended, job.happened["failure"] = "FAIL", b"POISON"
             self._end(raw_id, "FAILED")
         elif job.losses >= 2:
             job.alone = job.lost = True
@@ -552,6 +516,7 @@ class Model:
         for raw_id in due:
             if raw_id in self.jobs and self.jobs[raw_id].state == "DELAYED":
                 self._wait(raw_id)
+        self._grown.update(FINAL)
         return words, held
 
     def _reap(self) -> None:
@@ -584,12 +549,12 @@ class Model:
             self.untold[raw_id, job.token] = job.session, self.sessions[job.session]
             self._leave_session(raw_id)
             job.losses = 0
-        job.sections["failure"] = b"TOTAL_TIMEOUT" if is_total else b"TIMEOUT"
+        job.happened["failure"] = b"TOTAL_TIMEOUT" if is_total else b"TIMEOUT"
         if was_active and job.cancel_requested:
             self._end_cancelled(raw_id)
             return
         job.ended = "TIMEOUT"
-        self._fail(raw_id, -2 if is_total else -1)
+        self._fail(raw_id, -2 if is_total else -1, "TIMEOUT")
 
     def tell(self, named: dict[str, int]) -> set[tuple[int, str, int]]:
         """What a pulse says of timeouts to these sessions, by their place in it; what nobody can be told is forgotten."""
@@ -625,12 +590,15 @@ class Model:
             return "OK", job.state
         if job.state in ("ACTIVE", "COMPLETED"):
             return "WRONG_STATE", job.state
-        if job.content.identity and self.unique.setdefault(job.content.identity, raw_id) != raw_id:
-            return "KEY_HELD", job.state
+        if job.content.identity[:1] == b"u":
+            holder = self.identities.holder(job.content)
+            if holder is not None and holder.raw_id != raw_id:
+                return "KEY_HELD", job.state
+            self.identities.take(raw_id, job.content)
         self.ended[job.state].remove(raw_id)
         job.attempt = job.losses = job.returns = 0
         job.progress = job.order = None
-        job.sections.pop("progress", None)
+        job.happened.pop("progress", None)
         job.note, job.ended = None, job.ended or "CANCEL"
         job.alone = job.lost = job.cancel_requested = job.cancel_delivered = False
         self._wait(raw_id)
@@ -655,7 +623,7 @@ class Model:
             return "WRONG_STATE", "ACTIVE"
         if job.state in FINAL:
             self.ended[job.state].remove(raw_id)
-        self._free(raw_id)
+        self.identities.free(raw_id, job.content)
         self.removed[raw_id] = Removed(job.state if job.state in FINAL else "CANCELLED", job.ended or "CANCEL", job.token)
         del self.jobs[raw_id]
         return "OK", "REMOVED"
@@ -664,20 +632,41 @@ class Model:
         """How many were deleted."""
         return sum(self.delete(raw_id)[0] == "OK" for raw_id, job in list(self.jobs.items()) if job.state in ("WAITING", "DELAYED"))
 
-    def update(self, raw_id: str, priority: int) -> Answer:
+    def update(self, raw_id: str, change: Change) -> Answer:
         """The word and the state after it."""
         job = self.jobs.get(raw_id)
         if job is None:
             return self._gone(raw_id)
         if job.state not in ("WAITING", "DELAYED"):
             return "WRONG_STATE", job.state
-        job.made_of = job.made_of or job.content
-        job.content = job.content._replace(priority=priority)
-        job.sections["original"] = b""
+        if self.policy.is_too_large(change.payload or b""):
+            return "TOO_LARGE", job.state
+        if change.due_ms:
+            job.state, job.order = "DELAYED", change.due_ms * 1000
+        elif change.due_ms == 0 and job.state == "DELAYED":
+            job.state, job.order = "WAITING", None
+        self._edit(raw_id, change)
+        return "OK", job.state
+
+    def redrive(self, raw_id: str, payload: bytes) -> Answer:
+        """The word and the state after it."""
+        job = self.jobs.get(raw_id)
+        if job is not None and self.policy.is_too_large(payload):
+            return "TOO_LARGE", job.state
+        word, state = self.retry(raw_id)
+        if word == "OK":
+            self._edit(raw_id, Change(payload=payload))
+        return word, state
+
+    def _edit(self, raw_id: str, change: Change) -> None:
+        job = self.jobs[raw_id]
+        if change.payload is not None and job.token and not job.ended:
+            # What a worker that was lost with it says of the job that it had, is said of another now.
+            job.ended = "CANCEL"
+        job.change(change.of(job.content))
         if job.state == "WAITING":
             self._added = True
         self.touched.add(raw_id)
-        return "OK", job.state
 
     def resolve(self, raw_id: str, note: str) -> Answer:
         """The word and the state after it."""
@@ -710,12 +699,10 @@ class Model:
 
     def clean(self, state: str) -> int:
         """How many were forgotten."""
-        for raw_id in self.ended[state]:
-            job = self.jobs.pop(raw_id)
-            self.removed[raw_id] = Removed(state, job.ended, job.token)
-        count = len(self.ended[state])
-        self.ended[state].clear()
-        return count
+        ended = list(self.ended[state])
+        for raw_id in ended:
+            self._forget(raw_id)
+        return len(ended)
 
     def _gone(self, raw_id: str) -> Answer:
         removed = self.removed.get(raw_id)

@@ -140,6 +140,11 @@ async def test_the_same_key_with_other_content_is_a_conflict(q: QueueLab) -> Non
     assert await q.state() == before
 
 
+async def test_an_id_whose_content_the_key_does_not_hold_is_answered_for_itself_each_time(q: QueueLab) -> None:
+    await q.make(item("a", identity=idempotent("k"), payload=b"x"))
+    assert await q.make(item("b", identity=idempotent("k"), payload=b"y"), item("b", identity=idempotent("k"), payload=b"x")) == ["CONFLICT a", "FOUND a"]
+
+
 async def test_a_key_is_forgotten_after_its_time(q: QueueLab) -> None:
     await q.make(item("a", identity=idempotent("k", 60_000)), item("t", identity=throttled("k", 30_000)))
     assert 59_000 < await q.redis.pttl(q.base + "ikk") <= 60_000
@@ -195,6 +200,15 @@ async def test_a_repeated_call_does_not_replace_again(q: QueueLab) -> None:
     await q.complete("a", (await q.lease("s", 1))["a"])
     assert await q.make(third) == ["REPLACED a"]
     assert (await q.state()).delayed == []
+
+
+@pytest.mark.parametrize("payload", [b"short", bytes(5000)])
+async def test_a_repeated_call_finds_its_job_in_the_call_in_which_another_takes_its_place(q: QueueLab, payload: bytes) -> None:
+    first, second = item("a", identity=debounced("k"), payload=payload), item("b", identity=debounced("k"), payload=b"2")
+    await q.make(first)
+    assert await q.make(second, first) == ["REPLACED a", "MADE"]
+    state = await q.state()
+    assert (state.delayed, state.payloads) == (["a"], {"a": b"2"})
 
 
 async def test_the_delay_starts_anew_but_for_no_longer_than_the_maximum_wait(q: QueueLab) -> None:

@@ -21,8 +21,10 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, Renewal, TurnItem
 
 from tests.support import Store
-from tests.support.model import FAILURES, FINAL, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Content, Model
-from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, item
+from tests.support.model import FAILURES, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Model
+from tests.support.model_job import FINAL, Change, Content
+from tests.support.model_policy import Policy
+from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, debounced, idempotent, item, throttled, unique
 from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
 
 JOBS = ("a", "b", "c", "d")
@@ -31,16 +33,40 @@ _queues = itertools.count(1)
 
 jobs = st.sampled_from(JOBS)
 sessions = st.sampled_from(SESSIONS)
-PLAIN = Content(5, 3, b"", 0)
-TIMES = [PLAIN._replace(timeout_ms=1500), PLAIN._replace(total_ms=2500, timeout_ms=1500), PLAIN._replace(total_ms=1500), PLAIN._replace(expires_at=PAST)]
-TIMES += [PLAIN._replace(expires_at=FUTURE, delay_ms=60_000), PLAIN._replace(expires_at=PAST, delay_ms=60_000), PLAIN._replace(expires_at=FUTURE)]
-ASKS = [PLAIN._replace(identity=b"uk"), PLAIN._replace(identity=b"uk", delay_ms=60_000), PLAIN._replace(retention_ms=3_600_000)]
-contents = st.sampled_from([PLAIN] * 6 + TIMES + ASKS + [Content(1, 3, b"", 0), Content(5, 1, b"", 0), Content(5, 3, b"x", 0), Content(5, 3, b"", 60_000)])
+HOUR_MS = 3_600_000
+SHORT, LONG = (job_pb2.Payload(data=bytes(size)).SerializeToString() for size in (1, 600))
+LABELS = codec.encode_labels({"team": "blue"})
+PLAIN = Content()
+TIMES = [Content(timeout_ms=1500), Content(total_ms=2500, timeout_ms=1500), Content(total_ms=1500), Content(expires_at=PAST)]
+TIMES += [Content(expires_at=FUTURE, delay_ms=60_000), Content(expires_at=PAST, delay_ms=60_000), Content(expires_at=FUTURE)]
+ENDS = [Content(retention_ms=HOUR_MS), Content(retention_ms=0)]
+#: Jobs that ask for a key, by its kind.
+KEYS = [
+    [Content(identity=unique("k")), Content(identity=unique("k"), delay_ms=60_000), Content(identity=unique("k"), payload=LONG, retention_ms=0)],
+    [Content(identity=idempotent("k")), Content(identity=idempotent("k"), payload=SHORT), Content(identity=idempotent("k"), payload=LONG)],
+    [Content(identity=throttled("k")), Content(identity=throttled("k"), payload=SHORT)],
+    [
+        Content(identity=debounced("k")),
+        Content(identity=debounced("k"), payload=LONG, timeout_ms=1500),
+        Content(identity=debounced("k", 60_000, HOUR_MS), payload=SHORT, retention_ms=HOUR_MS),
+        Content(identity=debounced("k", 1, HOUR_MS), expires_at=FUTURE),
+    ],
+]
+OTHERS = [Content(priority=1), Content(attempts=1), Content(payload=SHORT), Content(delay_ms=60_000), *[Content(attempts=0, payload=LONG)] * 3]
+OTHERS += [Content(attempts=0, delays_ms=(100_000, 30_000)), Content(permanent=("Dull", "Boom"), labels=LABELS)]
+OTHERS += [Content(permanent=("TIMEOUT",), timeout_ms=1500)]
+contents = st.sampled_from([PLAIN] * 8 + TIMES + ENDS + [content for kind in KEYS for content in kind] + OTHERS)
+POLICIES = [Policy(attempts=1, max_payload=100), Policy(attempts=4, delays_ms=(50_000, 200_000)), Policy(permanent=("Boom",), kept=1)]
+POLICIES += [Policy(permanent=("TIMEOUT",), timeout_ms=1500, max_payload=100), Policy(timeout_ms=2500, total_ms=1500, kept=0)]
+POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1)]
+policies = st.sampled_from([Policy()] * 3 + POLICIES)
+CHANGES = [Change(priority=1), Change(priority=5), Change(payload=b""), Change(payload=SHORT), Change(payload=LONG), Change(labels=LABELS), Change(labels=b"")]
+CHANGES += [Change(due_ms=0), Change(due_ms=FUTURE), Change(1, SHORT, LABELS, FUTURE), Change(5, LONG, b"", 0)]
 # Which job: one of those in a fitting state, or, for 0, any at all.
 picks = st.integers(0, 7)
 # Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
 tokens = st.sampled_from(["last"] * 6 + ["earlier", "never"])
-finishes = st.sampled_from([("C", 0), ("F", -1), ("F", -2), ("F", 0), ("S", 0), ("S", 60_000), ("R", 0), ("R", 1)])
+finishes = st.sampled_from([("C", 0), ("F", -1), ("F", -2), ("F", 0), ("S", 0), ("S", 60_000), ("R", 0), ("R", 1), ("G", 60_000)])
 reports = st.sampled_from([("P", 1000), ("P", 5001), ("P", 9999), ("X", 0), ("E", 9000), ("L", 1), ("L", 2), ("K", 0), ("K", 3)])
 items = st.tuples(st.one_of(finishes, finishes, reports), jobs, tokens)
 requests = st.tuples(sessions, st.sampled_from([0] * 6 + [-1, 1]), st.integers(1, 4))
@@ -73,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.delivered: dict[str, dict[str, int]] = {name: {} for name in SESSIONS}
         self.epochs = dict.fromkeys(SESSIONS, 0)
         self.numbers: dict[str, Numbers] = {}
-        self.n = self.newest = 0
+        self.n = self.newest = self.version = 0
         self.seen: dict[str, tuple[int, int]] = {}
         self.began_ms = 0
 
@@ -101,6 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
         # Dates were moved in the index of the store, so its order of them says nothing.
         assert sorted(state.delayed) == sorted(expected.delayed)
         assert replace(normal(state), delayed=[]) == replace(expected, delayed=[])
+        assert state.payloads == expected.payloads
         self.only_what_was_touched_has_a_new_revision(state)
 
     def only_what_was_touched_has_a_new_revision(self, state: QueueState) -> None:
@@ -121,8 +148,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
-    @initialize(count=st.integers(1, 4), content=contents, deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
-    def some_jobs_wait_and_have_killed_some_workers(self, count: int, content: Content, deaths: int, is_running: bool) -> None:
+    @initialize(policy=policies, count=st.integers(1, 4), content=contents, deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
+    def some_jobs_wait_and_have_killed_some_workers(self, policy: Policy, count: int, content: Content, deaths: int, is_running: bool) -> None:
+        self.set_policy(policy)
+        self.both_have_the_same_state()
         self.enqueue([(raw_id, content) for raw_id in JOBS[:count]])
         self.both_have_the_same_state()
         for _ in range(deaths):
@@ -137,6 +166,10 @@ class StoreMachine(RuleBasedStateMachine):
     def enqueue(self, made: list[tuple[str, Content]]) -> None:
         answers = self.call(self.q.make(*(job_item(raw_id, content) for raw_id, content in made)))
         assert answers == [self.model.enqueue(raw_id, content) for raw_id, content in made]
+
+    @rule(made=st.sampled_from(KEYS).flatmap(lambda kind: st.lists(st.tuples(jobs, st.sampled_from(kind)), min_size=2, max_size=4)))
+    def enqueue_with_keys(self, made: list[tuple[str, Content]]) -> None:
+        self.enqueue(made)
 
     @rule(settled=st.lists(items, max_size=3), asked=st.lists(requests, max_size=2, unique_by=lambda request: request[0]))
     def turn(self, settled: list[tuple[tuple[str, int], str, str]], asked: list[tuple[str, int, int]]) -> None:
@@ -264,10 +297,37 @@ class StoreMachine(RuleBasedStateMachine):
         raw_id = self.pick(pick, "DELAYED")
         assert seen(self.call(self.q.store.promote(raw_id.encode()))) == self.model.promote(raw_id)
 
-    @rule(pick=picks, priority=st.sampled_from([1, 5]))
-    def update(self, pick: int, priority: int) -> None:
+    @rule(pick=picks, change=st.sampled_from(CHANGES))
+    def update(self, pick: int, change: Change) -> None:
         raw_id = self.pick(pick, "WAITING", "DELAYED")
-        assert seen(self.call(self.q.store.update(raw_id.encode(), ["priority", priority]))) == self.model.update(raw_id, priority)
+        assert seen(self.call(self.q.store.update(raw_id.encode(), update_arguments(change)))) == self.model.update(raw_id, change)
+
+    @rule(pick=picks, payload=st.sampled_from([b"", SHORT, LONG]))
+    def redrive(self, pick: int, payload: bytes) -> None:
+        raw_id = self.pick(pick, "FAILED", "CANCELLED")
+        assert seen(self.call(self.q.store.redrive(raw_id.encode(), section(codec.TAG_PAYLOAD, payload)))) == self.model.redrive(raw_id, payload)
+
+    @rule(really=st.sampled_from([False, False, True]))
+    def the_removed_are_forgotten(self, really: bool) -> None:
+        if really:
+            self.shop.run(self.shop.raw.unlink(*(f"{self.q.base}g{slot}" for slot in range(5))))
+            self.model.forget_removed()
+
+    @rule(really=st.sampled_from([False, False, True]))
+    def keys_run_out(self, really: bool) -> None:
+        if really:
+            self.shop.run(self.age_keys())
+            self.model.identities.let_time_pass()
+
+    async def age_keys(self) -> None:
+        for key in await self.shop.raw.keys(self.q.base + "i*"):
+            kind = key.removeprefix(self.q.base.encode() + b"i")[:1]
+            if kind in b"kt":
+                assert 0 < await self.shop.raw.pttl(key) <= 60_000
+                await self.shop.raw.unlink(key)
+            elif kind == b"d":
+                value = await self.shop.raw.get(key)
+                await self.shop.raw.set(key, (1).to_bytes(8, "big") + value[8:])
 
     @rule(really=st.sampled_from([False, False, True]))
     def purge(self, really: bool) -> None:
@@ -316,6 +376,12 @@ class StoreMachine(RuleBasedStateMachine):
         number = job_pb2.JobState.Value(f"JOB_STATE_{state}")
         assert self.call(self.q.store.clean(number, grace_ms)).forgotten == (0 if grace_ms else self.model.clean(state))
 
+    @rule(policy=policies)
+    def set_policy(self, policy: Policy) -> None:
+        self.version += 1
+        self.model.policy, self.model.policy_text = policy, policy.text(self.version)
+        assert self.call(self.q.store.set_policy(self.version - 1, self.model.policy_text)) == ("OK", self.model.policy_text)
+
     @rule(paused=st.sampled_from([True, False, False]))
     def pause(self, paused: bool) -> None:
         self.call(self.q.store.pause(paused))
@@ -341,12 +407,21 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def job_item(raw_id: str, content: Content) -> Any:
-    made = item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, due=f"+{content.delay_ms}" if content.delay_ms else "")
-    if not content.sections and not content.asks:
-        return made
-    body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections | content.asks)
-    ask = Ask(content.identity) if content.asks else None
-    return made._replace(body=body, ask=ask, flags=codec.FLAG_TIMED if content.sections else 0)
+    made = item(raw_id, priority=content.priority, attempts=content.attempts, payload=content.payload, identity=content.identity)
+    body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections)
+    ask = made.ask or (Ask(b"") if content.retention_ms is not None else None)
+    due = f"+{content.delay_ms}" if content.delay_ms else made.due
+    return made._replace(body=body, ask=ask, due=due, flags=codec.FLAG_TIMED if content.is_timed else 0)
+
+
+def section(tag: int, content: bytes) -> bytes:
+    return codec.SECTION.pack(tag, len(content)) + content if content else b""
+
+
+def update_arguments(change: Change) -> list[str | bytes | int]:
+    payload, labels = (None if x is None else section(tag, x) for tag, x in ((codec.TAG_PAYLOAD, change.payload), (codec.TAG_LABELS, change.labels)))
+    given = {"priority": change.priority, "payload": payload, "labels": labels, "due": change.due_ms}
+    return [x for name, value in given.items() if value is not None for x in (name, value)]
 
 
 def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
@@ -354,6 +429,7 @@ def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
         "C": (b"result",),
         "F": (FAILURES.get(argument, b""), argument),
         "S": (argument,),
+        "G": (argument,),
         "R": ("NO_HANDLER" if argument else "",),
         "P": (argument, b"note" if argument % 2 else b""),
         "X": (),
@@ -373,6 +449,9 @@ def normal(state: QueueState) -> QueueState:
     for raw_id, job in state.jobs.items():
         if "original" in job.sections:
             job = state.jobs[raw_id] = replace(job, sections={**job.sections, "original": b""})
+        if "retention" not in job.sections and job.sections.get("identity", b"")[:1] in (b"k", b"t"):
+            # It has a history and the like, or none: its key is no part of it.
+            job = state.jobs[raw_id] = replace(job, flags=job.flags - {"KEPT"})
         for reason in (b"POISON", b"NO_HANDLER", b"TOTAL_TIMEOUT", b"TIMEOUT"):
             if reason in job.sections.get("failure", b""):
                 state.jobs[raw_id] = replace(job, sections={**job.sections, "failure": reason})

@@ -22,7 +22,8 @@ end
 
 -- Whether an existing record is the same job as the one that was asked for.
 local function is_same(ctx, id, record, tail, priority)
-  local j = decode(record)
+  -- A debounce of this very call may have changed it since it was read.
+  local j = ctx.jobs[id] or decode(record)
   if not j then return false end
   j.id = id
   -- Its payload may be of this very call, and not written yet.
@@ -132,7 +133,7 @@ local function make_missing(ctx, argv, ids, dues, flags, asks, known, records, r
       words[i] = known[id]
     elseif asks[i] then
       words[i], record = make_asking(ctx, id, dues[i] or 0, priority, tail, asks[i], flags[i] or 0, refused)
-      if string.find(words[i], ' ', 1, true) then known[id] = words[i] end
+      if string.find(words[i], ' ', 1, true) and sub(words[i], 1, 8) ~= 'CONFLICT' then known[id] = words[i] end
     elseif refused then
       words[i] = refused
     else

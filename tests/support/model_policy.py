@@ -1,0 +1,66 @@
+"""What the model of the store knows of policies: what a queue says where its jobs say nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from google.protobuf.duration_pb2 import Duration
+from jobwire.v1 import job_pb2, policy_pb2
+from jobwire_broker.store.policy import policy_to_text
+
+from tests.support.model_job import Content, Job
+
+
+class Policy(NamedTuple):
+    """A policy. 0 and empty say nothing, but for `kept`: None does."""
+
+    attempts: int = 0
+    delays_ms: tuple[int, ...] = ()
+    permanent: tuple[str, ...] = ()
+    timeout_ms: int = 0
+    total_ms: int = 0
+    max_depth: int = 0
+    max_payload: int = 0
+    kept: int | None = None
+    """How many jobs of each final state are kept."""
+
+    def text(self, version: int) -> str:
+        """In the form of the store."""
+        rules = policy_pb2.QueuePolicy(attempts=self.attempts, permanent_errors=self.permanent, max_depth=self.max_depth, max_payload_bytes=self.max_payload)
+        if self.delays_ms:
+            rules.backoff.CopyFrom(job_pb2.Backoff(delays=[_duration(ms) for ms in self.delays_ms], jitter=0.1))
+        for field, ms in (("timeout", self.timeout_ms), ("total_timeout", self.total_ms)):
+            if ms:
+                getattr(rules, field).CopyFrom(_duration(ms))
+        if self.kept is not None:
+            for state in ("completed", "failed", "cancelled", "expired"):
+                getattr(rules.retention, state).count = self.kept
+        return policy_to_text(rules, version)
+
+    def attempts_of(self, content: Content) -> int:
+        """How many times a job may run."""
+        return content.attempts or self.attempts or 3
+
+    def wait_after(self, job: Job) -> tuple[int, int]:
+        """The bounds of the wait after a failed attempt, in ms: with jitter up to a tenth more."""
+        delays = job.content.delays_ms or self.delays_ms
+        wait = delays[min(job.attempt, len(delays)) - 1] if delays else 2000 * 2 ** (job.attempt - 1)
+        return wait, wait + wait // 10
+
+    def is_permanent(self, content: Content, error: str) -> bool:
+        """Whether no further attempt mends an error of this name."""
+        return error in content.permanent or error in self.permanent
+
+    def timeouts_of(self, content: Content) -> tuple[int, int]:
+        """How long an attempt may take, and how long all of them, in ms; 0: any time."""
+        return content.timeout_ms or self.timeout_ms, content.total_ms or self.total_ms
+
+    def is_too_large(self, payload: bytes) -> bool:
+        """Whether the queue takes no such payload."""
+        return bool(self.max_payload) and len(job_pb2.Payload.FromString(payload).data) > self.max_payload
+
+
+def _duration(ms: int) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(ms)
+    return duration
