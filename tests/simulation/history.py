@@ -107,7 +107,6 @@ class History:
         self.lines: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
         self.on_blame: Callable[[], None] = lambda: None
-        self.was_calm: Callable[[float, float], bool] = lambda from_s, to_s: True
 
     def tell(self, text: str, job: str = "") -> None:
         """A line of the history that is printed."""
@@ -170,7 +169,7 @@ class History:
             self.blame(WRONG, f"{run.job} is at attempt {run.attempt} after {sure} failures that count", run.job)
 
     def found_checkpoint(self, run: Run, checkpoint: str) -> None:
-        """An attempt finds what an earlier one has left; what the last one left for sure, if its end counts and nothing was wrong while it ran."""
+        """An attempt finds what an earlier one has left; what the last one left for sure, if its end counts."""
         before = [earlier for earlier in self.story(run.job).runs if earlier.token < run.token]
         left = {earlier.checkpoint for earlier in before if earlier.checkpoint}
         if checkpoint and checkpoint not in left:
@@ -178,8 +177,6 @@ class History:
         if not before or self.story(run.job).had("retry"):
             return
         last = max(before, key=lambda earlier: earlier.token)
-        if last.ended_s is None or not self.was_calm(last.started_s, last.acked_s):
-            return
         if last.verdict == "OK" and last.outcome in ("fail", "snooze") and last.checkpoint and last.checkpoint != checkpoint:
             self.blame(LOST, f"{run.job} has lost the checkpoint {last.checkpoint}, and finds {checkpoint or 'none'}", run.job)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _EARLY_S = 0.002
 #: A deadline is noticed by the next pulse but one, and its worker may answer before it hears of it.
 _LATE_S = 2.6
+#: For so long at least the end of a removed job is known.
+_RING_S = 120.0
 _FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 
 
@@ -82,6 +84,8 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
     if story.alias:
         _judge_alias(world, job, story, view is not None)
         return
+    if not end and _was_removed_long_ago(world, job, story):
+        return
     if story.acknowledged_s is not None and not end:
         blame(LOST, f"{job.id} was acknowledged, and the store knows nothing of it", job.id)
         return
@@ -107,6 +111,14 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
             blame(WRONG, f"{job.id} ended as {end}, and should have as {expected}", job.id)
     _judge_waits(world, job, story)
     _judge_ends(world, job, story)
+
+
+def _was_removed_long_ago(world: World, job: JobPlan, story: JobStory) -> bool:
+    """Its end need not be known any more."""
+    if not (job.is_forgotten or story.had("delete")):
+        return False
+    last_s = max(*(tried_s for _, tried_s, *_ in story.verbs), *(run.ended_s or math.inf for run in story.runs), story.tried_s or 0.0, 0.0)
+    return last_s < world.loop.time() - _RING_S
 
 
 def _judge_priority(world: World, job: JobPlan, story: JobStory, view: Any) -> None:

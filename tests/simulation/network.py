@@ -157,7 +157,8 @@ class StreamLink:
 
     def _send(self, is_up: bool, message: Message, delay_s: float) -> None:
         if not self.is_gone:
-            self._at[is_up] = max(self._at[is_up], self.loop.time() + delay_s)
+            # Later than the one before it: of two timers with one time, either may be the first.
+            self._at[is_up] = max(self._at[is_up] + 1e-9, self.loop.time() + delay_s)
             (self.broker.process if is_up else self.worker).post(self._at[is_up], self._pass, is_up, message)
 
     def _pass(self, is_up: bool, message: Message) -> None:

@@ -105,7 +105,6 @@ class World:
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
         self.history.on_blame = self._stop.set
-        self.history.was_calm = self.was_calm
 
     def base(self, queue: str) -> str:
         """What all keys of a queue begin with."""

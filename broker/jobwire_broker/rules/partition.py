@@ -315,9 +315,11 @@ class Partition:
             self._fail(entries, self._client.absence())
             return None
         wants_leases = self._wants_leases()
-        if not self._entries and not wants_leases:
+        # What failed is repeated in a moment, and nothing that was said since may overtake it: a report counts only before its job's finish.
+        chunk = [] if self._parked else self._take_entries()
+        if not chunk and not wants_leases:
             return None
-        return _TurnCall(self._take_entries(), self._plan_leases(MAX_ITEMS) if wants_leases else [])
+        return _TurnCall(chunk, self._plan_leases(MAX_ITEMS) if wants_leases else [])
 
     def _take_entries(self) -> list[TurnEntry]:
         chunk: list[TurnEntry] = []
@@ -350,8 +352,10 @@ class Partition:
         else:
             # Nothing but leases was asked for, or one item spoils the call: no lease is asked for again before something new happens.
             self._dry = True
-            for entry in call.chunk:
-                await self._turn_alone(_TurnCall([entry], []))
+            rest = deque(call.chunk)
+            while rest and not self._parked:
+                await self._turn_alone(_TurnCall([rest.popleft()], []))
+            self._entries.extendleft(reversed(rest))
 
     async def _turn_alone(self, call: _TurnCall) -> None:
         try:
