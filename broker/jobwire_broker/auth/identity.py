@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from jobwire_broker.names import ID_PATTERN, QUEUE_PATTERN
@@ -55,6 +55,16 @@ class Scope:
         if self.is_prefix:
             return queue.startswith(self.queue)
         return queue == self.queue and self.job_id in ("", job_id)
+
+    def common(self, other: Scope) -> Scope | None:
+        """What both allow; None when that is nothing."""
+        if self.verb != other.verb and "*" not in (self.verb, other.verb):
+            return None
+        verb = other.verb if self.verb == "*" else self.verb
+        for narrow, wide in ((self, other), (other, self)):
+            if (wide.is_prefix or not narrow.is_prefix) and wide.covers(verb, narrow.queue, narrow.job_id):
+                return Scope(verb, narrow.queue, narrow.is_prefix, narrow.job_id)
+        return None
 
     def __str__(self) -> str:
         return f"{self.verb}:{self.queue}{'*' if self.is_prefix else ''}{f'/{self.job_id}' if self.job_id else ''}"
@@ -120,6 +130,12 @@ def parse_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:
     if not 1 <= len(scopes) <= MAX_SCOPES:
         raise ValueError(f"1 to {MAX_SCOPES} scopes are needed; there are {len(scopes)}")
     return scopes
+
+
+def common_scopes(ours: Iterable[Scope], theirs: Sequence[Scope]) -> tuple[Scope, ...]:
+    """What both lists allow."""
+    found = (one.common(other) for one in ours for other in theirs)
+    return tuple(dict.fromkeys(scope for scope in found if scope is not None))
 
 
 def known_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:

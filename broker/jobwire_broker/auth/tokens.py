@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jwt
 
 from jobwire_broker.auth.errors import CredentialsExpired, CredentialsInvalid
-from jobwire_broker.auth.identity import Identity, Scope, known_scopes
+from jobwire_broker.auth.identity import Identity, Scope, common_scopes, known_scopes
 from jobwire_broker.errors import InvalidField
 
 TOKEN_PREFIX = "jobwire_token_"
@@ -97,10 +97,13 @@ class Tokens:
         parent = self._maker(root) if root else None
         if root and (parent is None or parent.has_expired()):
             raise CredentialsExpired("the key that made this token is gone", detail="maker_gone")
+        tenant = str(claims.get("tenant", ""))
+        if parent is not None:
+            scopes, tenant = _left_by(parent, scopes, tenant)
         return Identity(
             name=str(claims["sub"]),
             scopes=scopes,
-            tenant=str(claims.get("tenant", "")),
+            tenant=tenant,
             expires_at=expires_at,
             root=root,
             parent=parent,
@@ -114,3 +117,10 @@ class Tokens:
         left_s = max(1.0, (identity.expires_at or 0.0) - time.time() + 2.0)
         if not await self._store.spend_ticket(identity.ticket, left_s):
             raise CredentialsExpired("the ticket has been used", detail="ticket_spent")
+
+
+def _left_by(maker: Identity, scopes: Sequence[Scope], tenant: str) -> tuple[tuple[Scope, ...], str]:
+    """The scopes and the tenant of a token, as far as its maker has them now: whoever asks for an identity decides by these alone."""
+    if maker.tenant and tenant and maker.tenant != tenant:
+        return (), tenant
+    return common_scopes(scopes, maker.scopes), tenant or maker.tenant

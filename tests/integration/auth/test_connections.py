@@ -147,6 +147,28 @@ async def test_keys_are_added_and_taken_away_without_a_restart(store: Store, tmp
         assert (await refusal(_drained(stream))).reason == "CREDENTIALS_EXPIRED"
 
 
+async def test_a_token_says_what_its_key_has_left_of_it(store: Store, tmp_path: Path) -> None:
+    keys = Keys(pages="watch:*", other="*:*")
+    file = tmp_path / "keys"
+    file.write_text(keys.text)
+
+    async def identity(credentials: str) -> admin.GetIdentityResponse:
+        return await connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(credentials))
+
+    async with Broker(store, extra=["--keys", str(file)]) as broker, api(broker) as connected:
+        asked = admin.CreateWatchTokenRequest(names=["queues/acme.a", "queues/b"])
+        token = (await connected.admin.CreateWatchToken(asked, metadata=bearer(keys.of["pages"]))).token
+        ticket = (
+            await connected.admin.CreateWatchToken(admin.CreateWatchTokenRequest(names=asked.names, single_use=True), metadata=bearer(keys.of["pages"]))
+        ).token
+        assert (await identity(token)).scopes == ["watch:acme.a", "watch:b"]
+        file.write_text(keys.text.replace("watch:*", "watch:a* tenant=acme"))
+        await broker.line("keys_reloaded")
+        left = [await identity(token), await identity(ticket)]
+        left.append(await identity(left[1].stream_token))
+        assert [(list(found.scopes), found.tenant) for found in left] == [(["watch:acme.a"], "acme")] * 3
+
+
 async def test_a_keys_file_that_is_wrong_is_a_clear_error_at_the_start(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("billing jobwire_key_inplaintext read:a")

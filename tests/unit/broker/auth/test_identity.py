@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from jobwire_broker.auth.identity import VERBS, Identity, Scope, known_scopes, parse_scopes
+from jobwire_broker.auth.identity import VERBS, Identity, Scope, common_scopes, known_scopes, parse_scopes
 
 
 def who(*scopes: str, tenant: str = "") -> Identity:
@@ -69,6 +69,27 @@ def test_a_token_never_does_more_than_its_maker_may() -> None:
     assert not token.may("watch", "other")
     assert not token.may("control", "mail")
     assert not token.may_everywhere("watch")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "both"),
+    [
+        ("watch:mail", "*:*", "watch:mail"),
+        ("*:*", "read:mail*", "read:mail*"),
+        ("watch:mail-*", "watch:mail*", "watch:mail-*"),
+        ("watch:mail/one", "*:mail", "watch:mail/one"),
+        ("watch:mail/groups/acme", "watch:m*", "watch:mail/groups/acme"),
+        ("*:mail", "watch:mail", "watch:mail"),
+        ("watch:mail", "read:mail", ""),
+        ("watch:mail*", "watch:mail", "watch:mail"),
+        ("watch:mail*", "watch:post*", ""),
+        ("watch:mail/one", "watch:mail/two", ""),
+        ("watch:mail", "watch:mails", ""),
+    ],
+)
+def test_what_two_scopes_have_in_common_is_a_scope(ours: str, theirs: str, both: str) -> None:
+    for one, other in ((ours, theirs), (theirs, ours)):
+        assert " ".join(map(str, common_scopes(parse_scopes([one]), parse_scopes([other])))) == both
 
 
 def test_scopes_of_others_in_a_token_are_passed_over() -> None:
