@@ -16,7 +16,7 @@ from tests.support.chooser import NO_LIMIT, Candidate, Chooser, Group, Kind, Lim
 from tests.support.line_state import EXPRESS, GROUP_ROW, OWN, PAUSED
 
 _SESSION = struct.Struct(">4sIQ")
-_META = ("paused", "policy", "vt", "fw", "vx")
+_META = ("paused", "policy", "vt", "fw", "vx", "scored")
 
 Command = tuple[Any, ...]
 
@@ -76,6 +76,11 @@ class Seen:
         return found
 
     @property
+    def is_in_order(self) -> bool:
+        """Whether what waits stands where the ageing of now has it. For a while after the ageing was changed it does not."""
+        return int(self.meta["scored"] or 0) == self.ageing_ms
+
+    @property
     def rules(self) -> Rules:
         """The limits and groups that hold."""
         policy = json.loads(self.meta["policy"] or b"{}")
@@ -128,7 +133,7 @@ class LeaseCheck:
         self._expired = 0
         self._ageing_ms = 0
         self._placed_before: set[bytes] = set()
-        """What waited when the ageing changed: it keeps the place that it had."""
+        """What waited when the ageing changed: it may keep the place that it had for a while."""
 
     def wrong_of(self, seen: Seen, asked: Sequence[Asked], now_us: int) -> str:
         """What a call did wrong, by what it has left; empty: nothing."""
@@ -182,7 +187,7 @@ class LeaseCheck:
         return f"a session asks for {one.jobs} jobs and gets {len(one.given)}, and it was the turn of {' or '.join(_named(option) for option in options)}"
 
     def _note_ageing(self, seen: Seen, asked: Sequence[Asked]) -> None:
-        if seen.ageing_ms != self._ageing_ms:
+        if seen.ageing_ms != self._ageing_ms or not seen.is_in_order:
             self._ageing_ms = seen.ageing_ms
             self._placed_before = set(seen.waiting) | {lease.raw_id for one in asked for lease in one.given}
 
