@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +19,13 @@ from tests.simulation.store_line import Line, SharedStore, SimulatedClient, Simu
 from tests.simulation.virtual_time import Process, VirtualLoop
 
 DRAIN_GRACE_S = 5.0
+
+
+async def _last(answer: Any) -> Any:
+    """The answer of a call, the last one of a call that streams them."""
+    if not isinstance(answer, AsyncIterator):
+        return await answer
+    return [response async for response in answer][-1]
 
 
 class OrderedSet(dict[Any, None]):
@@ -91,7 +98,7 @@ class SimulatedBroker:
     async def _serve(self, method: str, request: Any, answer: Callable[[Any], None]) -> None:
         handler = next(getattr(service, method) for service in self._services if hasattr(service, method))
         try:
-            result = await handler(request, CallContext())
+            result = await _last(handler(request, CallContext()))
         except Refused as refused:
             result = refused
         if not self.process.dead:

@@ -12,10 +12,12 @@ from typing import Any
 
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.session import WorkSession
+from jobwire_broker.services import bulk
 from jobwire_broker.services.work_stream import WorkStream
 from jobwire_worker._session import Session
 
-Patch = tuple[type[Any], str, Callable[..., Any]]
+#: A class or a module, a name in it, and what stands there instead.
+Patch = tuple[Any, str, Callable[..., Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,13 @@ def planted(bug: Bug) -> Iterator[None]:
 
 def _nothing(*_: Any, **__: Any) -> None:
     return None
+
+
+_real_free = WorkSession.free
+
+
+def _free_of_any_slots(session: WorkSession, queue: str, slots: int = 0) -> int:
+    return _real_free(session, queue)
 
 
 def _drop_unacked(session: Any) -> None:
@@ -106,6 +115,10 @@ BUGS = (
         seed=3,
     ),
     Bug(
+        name="one label of several is enough",
+        lua=[("    if not set[pair] then return false end\n  end\n  return true", "    if set[pair] then return true end\n  end\n  return false")],
+    ),
+    Bug(
         name="a job starts after it has expired",
         lua=[
             ("return date and date <= ctx.now_ms", "return false"),
@@ -118,7 +131,7 @@ BUGS = (
     ),
     Bug(name="an attempt may take as long as it likes", lua=[("if timeout then gather(ctx, 'ZADD t'", "if false then gather(ctx, 'ZADD t'")], seed=41),
     Bug(name="all attempts together may take as long as they like", lua=[("if total and not section(j.body, TAG.FIRST_START) then", "if false then")], seed=11),
-    Bug(name="a cancel does not wait for its grace", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx), 'J'")], seed=29),
+    Bug(name="a cancel does not wait for its grace", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx), 'J'")], seed=101),
     Bug(name="a cancel waits for its handler for ever", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx) + grace_ms + 1000000, 'J'")], seed=41),
     Bug(name="an idempotency key finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'k' then return nil end")], seed=17),
     Bug(name="a unique key finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'u' then return nil end")], seed=17),
@@ -155,6 +168,53 @@ BUGS = (
         lua=[("contents.changed(contents.tail(ctx, j), changes, priority)", "contents.changed(contents.tail(ctx, j), changes, nil)")],
         seed=16,
     ),
+    Bug(
+        name="what runs takes no room in a full queue",
+        lua=[
+            (
+                "return most and most - waiting_count(ctx) - redis.call('ZCARD', ctx.base .. 'a') - redis.call('ZCARD', ctx.base .. 'd')",
+                "return most and most - waiting_count(ctx) - redis.call('ZCARD', ctx.base .. 'd')",
+            )
+        ],
+    ),
+    Bug(
+        name="a final state keeps one more than it may",
+        lua=[("return age == 0 and 0 or given.count or default.count, age", "return (given.count or default.count) + 1, age")],
+    ),
+    Bug(
+        name="a debounce waits as long as calls come",
+        lua=[("delay_ms, most_ms > 0 and struct.unpack('>I8', value) + most_ms or math.huge)", "delay_ms, math.huge)")],
+        seed=66,
+    ),
+    Bug(
+        name="a log takes the lines of a later attempt for repeats",
+        lua=[("kept.new_lines(lines, token == j.token and sequence or 0)", "kept.new_lines(lines, sequence)")],
+        seed=2,
+    ),
+    Bug(
+        name="a new payload is not written down",
+        lua=[("changes[TAG_PAYLOAD], changes[TAG.LABELS] = given.payload, given.labels", "changes[TAG.LABELS] = given.labels")],
+        seed=2,
+    ),
+    Bug(name="a retry does not take the payload that it brings", lua=[("edit(ctx, j, { [TAG_PAYLOAD] = payload })", "")], seed=2),
+    Bug(name="a new due date is not looked at", lua=[("if due_ms and due_ms > ctx.now_ms then", "if false then")], seed=2),
+    Bug(
+        name="a job that is to be cancelled is handed out again",
+        lua=[("if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, timed_out and cancels.FORCED) end", "")],
+    ),
+    Bug(
+        name="a bulk run counts one too many",
+        lua=[("return { 'OK', tonumber(redis.call('GET', count_key)) or 0,", "return { 'OK', (tonumber(redis.call('GET', count_key)) or 0) + 1,")],
+        seed=6,
+    ),
+    Bug(
+        name="a bulk run takes what has changed since its dry run",
+        lua=[("if j and not j.dirty and is_as_it_was(j, newest) and", "if j and not j.dirty and")],
+        python=[(bulk, "is_as_it_was", lambda record, newest: True)],
+        seed=6,
+    ),
+    Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")]),
+    Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)]),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)], seed=5),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=20),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)], seed=44),

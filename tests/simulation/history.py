@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Run:
     attempt: int
     worker: Any
     started_s: float
+    queue: str = ""
     ended_s: float | None = None
     outcome: str = ""
     """complete, fail, permanent, snooze, release; empty while it runs."""
@@ -62,6 +63,8 @@ class Run:
     acked_s: float = math.inf
     checkpoint: str = ""
     """The one that it has left."""
+    lines: int = 0
+    """So many it has logged."""
     is_given_up: bool = False
     """The worker was told to end it, or has lost it."""
 
@@ -74,6 +77,8 @@ class JobStory:
     tried_s: float | None = None
     acknowledged_s: float | None = None
     refused: str = ""
+    is_surely_refused: bool = False
+    """No earlier try of the call can be on its way."""
     runs: list[Run] = field(default_factory=list)
     verbs: list[tuple[str, float, float | None, str]] = field(default_factory=list)
     """verb, when it was tried, when answered, the answer."""
@@ -85,7 +90,8 @@ class JobStory:
     """The id that the call was answered with, when it was another's."""
     timeout_s: float = 0.0
     """How long an attempt may take; 0: for ever."""
-    needs_label: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """That its worker must have."""
     is_timed: bool = False
     """The broker may end its attempts."""
 
@@ -107,6 +113,10 @@ class History:
         self.lines: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
         self.on_blame: Callable[[], None] = lambda: None
+        self.payloads: dict[tuple[str, int], bytes] = {}
+        """What a run must receive, by job and token."""
+        self.slots: dict[str, tuple[float, int]] = {}
+        """How many jobs of a queue one worker may run, and since when every broker knows it."""
 
     def tell(self, text: str, job: str = "") -> None:
         """A line of the history that is printed."""
@@ -179,6 +189,18 @@ class History:
         last = max(before, key=lambda earlier: earlier.token)
         if last.verdict == "OK" and last.outcome in ("fail", "snooze") and last.checkpoint and last.checkpoint != checkpoint:
             self.blame(LOST, f"{run.job} has lost the checkpoint {last.checkpoint}, and finds {checkpoint or 'none'}", run.job)
+
+    def found_payload(self, run: Run, payload: str) -> None:
+        """An attempt receives what the job had when it was leased."""
+        right = self.payloads.get((run.job, run.token))
+        if right is not None and right != payload.encode():
+            self.blame(WRONG, f"{run.job} runs with {payload[-40:]}, and had {right.decode()[-40:]} when it was leased", run.job)
+
+    def check_slots(self, worker: Any, queue: str, running: int) -> None:
+        """No worker runs more jobs of a queue than its slots, while brokers can tell what it runs."""
+        since_s, slots = self.slots.get(queue, (math.inf, 0))
+        if running > slots and since_s < self.now():
+            self.blame(OVER_ADMITTED, f"{worker.name} runs {running} jobs of queue {queue}, and has {slots} slots there")
 
     def end(self, run: Run, outcome: str, wait_s: float | None = None) -> None:
         """A handler has ended."""

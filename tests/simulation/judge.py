@@ -68,9 +68,40 @@ def _judge_rest(world: World, queue: str, state: QueueState) -> None:
     strangers = state.jobs.keys() - world.by_id.keys()
     if strangers:
         world.history.blame(WRONG, f"queue {queue} has jobs that nobody enqueued: {strangers}")
+    if queue in world.plan.rules:
+        _judge_kept(world, queue, state)
     for what in (state.waiting, state.alone, state.delayed, state.active, state.cancels):
         if what:
             world.history.blame(HUNG, f"queue {queue} is not quiet: {what}")
+
+
+def _judge_kept(world: World, queue: str, state: QueueState) -> None:
+    """No final state keeps more jobs than the policy lets it, nor fewer if there were as many."""
+    plain = not any(job.queue == queue and (job.is_forgotten or world.history.story(job.id).had("delete", "retry")) for job in world.plan.jobs)
+    for word, count in world.plan.rules[queue].kept.items():
+        kept = len(getattr(state, word)) + len(state.own.get(word.upper(), ()))
+        ended = kept + sum(end == word.upper() for end, _ in state.ring.values())
+        if kept > count:
+            world.history.blame(WRONG, f"queue {queue} keeps {kept} jobs that are {word}, and may keep {count}")
+        if plain and kept < min(count, ended):
+            world.history.blame(LOST, f"queue {queue} keeps {kept} of {ended} jobs that are {word}, and may keep {count}")
+
+
+def _judge_log(world: World, job: JobPlan, story: JobStory, state: QueueState) -> None:
+    """The lines of each attempt are in order, and none is there twice; those of one that ran while all was well are all there."""
+    found: dict[int, list[int]] = {}
+    for _, _, message in state.logs.get(job.id, ()):
+        token, number = map(int, message.split(":"))
+        found.setdefault(token, []).append(number)
+    for token, numbers in found.items():
+        if numbers != sorted(set(numbers)):
+            world.history.blame(WRONG, f"the log of {job.id} has the lines {numbers} of one attempt", job.id)
+        if token not in {run.token for run in story.runs}:
+            world.history.blame(WRONG, f"the log of {job.id} has lines of an attempt that never was", job.id)
+    for run in story.runs:
+        whole = list(range(1, run.lines + 1))
+        if run.verdict == "OK" and found.get(run.token, []) != whole and world.was_calm(run.started_s, run.acked_s):
+            world.history.blame(LOST, f"the log of {job.id} has the lines {found.get(run.token)} of an attempt that logged {whole}", job.id)
 
 
 def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -> None:
@@ -84,6 +115,10 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
     if story.alias:
         _judge_alias(world, job, story, view is not None)
         return
+    if story.refused and story.acknowledged_s is None:
+        if story.is_surely_refused and (end or story.runs):
+            blame(WRONG, f"{job.id} was refused, and was made all the same: {end}", job.id)
+        return
     if not end and _was_removed_long_ago(world, job, story):
         return
     if story.acknowledged_s is not None and not end:
@@ -96,6 +131,7 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         blame(WRONG, f"{job.id} has ended, and was to be forgotten at once", job.id)
     if view is not None:
         _judge_priority(world, job, story, view)
+        _judge_log(world, job, story, state)
     completed = [run for run in story.runs if run.outcome == "complete"]
     if end == "COMPLETED" and not completed:
         blame(LOST, f"{job.id} is completed, and no handler did its work", job.id)
@@ -115,6 +151,8 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
 
 def _was_removed_long_ago(world: World, job: JobPlan, story: JobStory) -> bool:
     """Its end need not be known any more."""
+    if job.queue in world.plan.rules:
+        return world.loop.time() > _RING_S
     if not (job.is_forgotten or story.had("delete")):
         return False
     last_s = max(*(tried_s for _, tried_s, *_ in story.verbs), *(run.ended_s or math.inf for run in story.runs), story.tried_s or 0.0, 0.0)
@@ -152,10 +190,10 @@ def _was_poisoned(view: Any) -> bool:
 
 
 def _judge_failed(world: World, job: JobPlan, story: JobStory, view: Any) -> None:
-    if _was_poisoned(view):
-        lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK" or run.outcome == "drain")
-        # What was sent and never arrived may count as well: no broker can know.
-        lost += len({lease.token for lease in world.watch.leases if lease.job == job.id} - {run.token for run in story.runs})
+    lost = sum(1 for run in story.runs if not run.outcome or run.verdict != "OK" or run.outcome == "drain")
+    # What was sent and never arrived may count as well: no broker can know.
+    lost += len({lease.token for lease in world.watch.leases if lease.job == job.id} - {run.token for run in story.runs})
+    if _was_poisoned(view) or (view is None and lost >= 3):
         if lost < 3:
             world.history.blame(WRONG, f"{job.id} is poison, and was lost {lost} times", job.id)
         return
@@ -210,8 +248,8 @@ def _judge_ends(world: World, job: JobPlan, story: JobStory) -> None:
                 continue
             if run.verdict == "OK" and run.ended_s > answered_s + grace_s + _LATE_S and world.was_calm(run.started_s, run.ended_s):
                 blame(HUNG, f"{job.id} was to be cancelled by {answered_s + grace_s:.3f} s, ran until {run.ended_s:.3f} s, and its end counts", job.id)
-            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.ended_s + _LATE_S / 4 < tried_s + grace_s and story.count("cancel") == 1:
-                blame(WRONG, f"{job.id} was completed before the grace of its {verb} was over, and that did not count", job.id)
+            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.acked_s < tried_s + grace_s and story.count("cancel") == 1:
+                blame(WRONG, f"{job.id} was completed, and heard before the grace of its {verb} was over that this did not count", job.id)
 
 
 def _cancels(story: JobStory) -> list[tuple[str, float, float | None, str, float]]:
@@ -286,7 +324,7 @@ def _at_once(reading: Coroutine[Any, Any, QueueState]) -> QueueState:
 
 def _line_of(job: JobPlan) -> tuple[object, ...]:
     """Jobs that have this in common pass each other never."""
-    return job.queue, job.priority, job.group, job.name, job.units, job.needs_label
+    return job.queue, job.priority, job.group, job.name, job.units, *job.labels
 
 
 class _Redis:
@@ -301,6 +339,10 @@ class _Redis:
 
     async def get(self, key: bytes) -> bytes | None:
         found: bytes | None = self._real.ask("GET", key)
+        return found
+
+    async def pttl(self, key: bytes) -> int:
+        found: int = self._real.ask("PTTL", key)
         return found
 
     async def lrange(self, key: bytes, first: int, last: int) -> list[bytes]:

@@ -42,6 +42,7 @@ class JobPlan:
     group: str = ""
     units: int = 1
     needs_label: bool = False
+    needs_zone: bool = False
     delays_s: tuple[float, ...] = ()
     """The waits between its attempts, instead of what `base_s` says."""
     errors_are_permanent: bool = False
@@ -50,6 +51,8 @@ class JobPlan:
     """Its end is kept by nobody."""
     limited: int = 0
     """So many runs say first that the group is limited."""
+    max_wait_s: float = 0.0
+    """Of a debounce; 0: none."""
 
     @property
     def is_timed(self) -> bool:
@@ -59,7 +62,17 @@ class JobPlan:
     @property
     def kind(self) -> Kind:
         """What its leases are judged by."""
-        return Kind(self.name, self.group, self.units, frozenset({("gpu", "yes")} if self.needs_label else ()))
+        return Kind(self.name, self.group, self.units, frozenset(self.labels.items()))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those that its worker must have."""
+        return ({"gpu": "yes"} if self.needs_label else {}) | ({"zone": "eu"} if self.needs_zone else {})
+
+    @property
+    def payload(self) -> str:
+        """What its handler receives, if nobody changes it."""
+        return payload_of(self.content)
 
     def expected(self, attempts: int) -> str:
         """How it ends when nothing is done to it and no worker dies."""
@@ -97,6 +110,18 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueRules:
+    """What else holds for one queue, from the beginning on, as far as faults let it."""
+
+    depth: int = 0
+    """0: any."""
+    slots: int = 0
+    """Of one worker; 0: as many as it takes."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """How many ended jobs are kept, by state in the words of the policy. What is not there is kept by the defaults."""
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """Something that happens at a time. `kind` names a method of the world."""
 
@@ -124,6 +149,8 @@ class Plan:
     """By queue. The first are set before anything else happens, as far as faults let them; the others in the course of it."""
     ageing: Mapping[str, float] = field(default_factory=dict)
     """By queue, in seconds. Set as early."""
+    rules: Mapping[str, QueueRules] = field(default_factory=dict)
+    """By queue."""
 
     @property
     def ruled(self) -> frozenset[str]:
@@ -133,6 +160,11 @@ class Plan:
     def has_label(self, worker: int) -> bool:
         """Whether a worker may run jobs that ask for a label: every second one, if those take jobs from all queues."""
         return worker % 2 == 0 or not any(i % 2 == 0 and queues == self.queues for i, (_, queues) in enumerate(self.workers))
+
+    def labels_of(self, worker: int) -> dict[str, str]:
+        """Those of a worker. Who has the one that few have has the other too, so that all jobs find a worker."""
+        has_zone = self.has_label(worker) or worker % 4 == 1
+        return ({"gpu": "yes"} if self.has_label(worker) else {}) | ({"zone": "eu"} if has_zone else {})
 
     def without(self, actions: Sequence[Action]) -> Plan:
         """The same with fewer actions."""
@@ -145,13 +177,21 @@ def plan_of(seed: int) -> Plan:
     return _Planner(seed).plan()
 
 
+def payload_of(content: int) -> str:
+    """A payload, which may be so long that it is kept apart from its record."""
+    return f'{{"number":{content}}}' if content % 5 else f'"{content:x>700}"'
+
+
 class _Planner:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        # What MORE_RULES add is drawn apart, so that the plans of seeds that have none of them stay as they are.
+        self.more = random.Random(seed * 7919 + 4)
         self.seed = seed
         self.actions: list[Action] = []
         self.bounds: dict[str, tuple[Bounds, ...]] = {}
         self.ageing: dict[str, float] = {}
+        self.rules: dict[str, QueueRules] = {}
 
     def plan(self) -> Plan:
         rng = self.rng
@@ -175,8 +215,9 @@ class _Planner:
                 self._add(rng.random() * BUSY_S, "cancel", rng.choice(jobs).number, rng.choice((0.5, 0.5, 3.0)))
         self._verbs(jobs, queues)
         self._faults(brokers, len(workers))
+        jobs = self._add_more(jobs, queues)
         self.actions.sort(key=lambda action: (action.at_s, str(action)))
-        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions), self.bounds, self.ageing)
+        return Plan(self.seed, rng.choice((3.0, 5.0, 10.0)), brokers, workers, queues, jobs, tuple(self.actions), self.bounds, self.ageing, self.rules)
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
         self.actions.append(Action(round(at_s, 4), kind, arguments))
@@ -300,6 +341,56 @@ class _Planner:
             for _ in range(rng.choice((1, 2, 3))):
                 self._add(rng.random() * BUSY_S * 0.7, "set_policy", queue, rng.choice((1, 2, 3, 5)), rng.choice((0.1, 1.0)))
 
+    def _add_more(self, jobs: tuple[JobPlan, ...], queues: Sequence[str]) -> tuple[JobPlan, ...]:
+        rng = self.more
+        rules = frozenset(rng.sample(MORE_RULES, rng.choice((0, 1, 1, 2))))
+        if "queue" in rules:
+            for queue in queues:
+                self.rules[queue] = self._queue_rules()
+                self._add(0.0, "set_rules", queue)
+        if "sweeps" in rules:
+            for _ in range(rng.choice((1, 2, 4))):
+                self._sweep(rng.choice(list(queues)))
+        if "changes" in rules:
+            for _ in range(rng.choice((4, 8, 16))):
+                self._change(rng.choice(jobs).number)
+        if "logs" in rules:
+            jobs = tuple(replace(job, steps=tuple(replace(step, lines=rng.choice((0, 1, 3))) for step in job.steps)) for job in jobs)
+        if "debounce" in rules:
+            jobs = self._debounced(jobs)
+        if self.bounds and rng.random() < 0.3:
+            jobs = tuple(replace(job, needs_zone=not job.identity and rng.random() < (0.5 if job.needs_label else 0.1)) for job in jobs)
+        return jobs
+
+    def _queue_rules(self) -> QueueRules:
+        rng = self.more
+        kept = {state: rng.choice((0, 1, 4)) for state in ("completed", "failed", "cancelled", "expired") if rng.random() < 0.3}
+        return QueueRules(rng.choice((0, 2, 5, 10)), rng.choice((0, 1, 1, 2)), kept)
+
+    def _sweep(self, queue: str) -> None:
+        """A verb for many jobs at once."""
+        rng = self.more
+        at_s = rng.random() * BUSY_S
+        verb = rng.choice(("cancel", "cancel", "retry", "promote", "delete", "purge"))
+        if verb == "purge":
+            self._add(at_s, "purge", queue)
+        else:
+            self._add(
+                at_s, "bulk", queue, verb, rng.choice(("", "", "heavy")), rng.choice((0.0, 0.0, 1.0)), round(rng.choice((0.0, 0.2, 2.0)) * rng.random(), 4)
+            )
+
+    def _change(self, number: int) -> None:
+        """A job gets another payload, while it waits or when it is retried, or another due date."""
+        rng = self.more
+        at_s, kind = rng.random() ** 2 * BUSY_S, rng.choice(("change_payload", "change_payload", "retry_with", "change_due"))
+        self._add(at_s, kind, number, round(rng.random() * 3, 3) if kind == "change_due" else rng.randrange(1000, 2000))
+
+    def _debounced(self, jobs: Sequence[JobPlan]) -> tuple[JobPlan, ...]:
+        """All that have the same key wait for as long."""
+        rng = self.more
+        waits = {f"key{number}": (rng.choice((0.5, 2.0)), rng.choice((2.0, 3.0))) for number in range(4)}
+        return tuple(replace(job, window_s=waits[job.key][0], max_wait_s=waits[job.key][1]) if job.identity == "debounce" else job for job in jobs)
+
     def _step(self) -> Step:
         rng = self.rng
         outcome = rng.choices(("complete", "result", "fail", "permanent"), (10, 3, 4, 1))[0]
@@ -335,6 +426,8 @@ class _Planner:
 
 #: Of these a plan has some.
 RULES = ("times", "policy", "identity", "limits", "limits", "ageing", "cancels", "ends")
+#: And in a share of the seeds one or two of these.
+MORE_RULES = ("queue", "queue", "sweeps", "changes", "logs", "debounce")
 #: What each fault strikes.
 _FAULTS = {
     "kill_broker": "broker",

@@ -16,6 +16,7 @@ from jobwire_broker.store.queue_store import TURN_ARGUMENTS
 from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, STARVED, WRONG, History
 from tests.simulation.plan import Bound, Bounds, JobPlan
 from tests.simulation.store_line import SharedStore
+from tests.simulation.verb_watch import READ, VerbWatch
 from tests.support.chooser import Kind
 from tests.support.lease_check import Asked, LeaseCheck, Seen, given_by, reading
 
@@ -56,14 +57,16 @@ class StoreWatch:
         """Queues where limits and groups decide who goes before whom."""
         self.own_limits: set[tuple[str, str]] = set()
         """Groups that may have had a limit of their own, by queue."""
+        self.verbs = VerbWatch(store, history, by_id)
+        self.verbs.last_token = lambda text: self._last[text].token if text in self._last else 0
         self._store = store
         self._history = history
         self._last_token: dict[str, int] = {}
         self._last: dict[str, Leased] = {}
         self._ended: dict[str, str] = {}
         self._passed: Counter[bytes] = Counter()
-        self.labels_with_room: Callable[[], list[frozenset[tuple[str, str]]]] = list
-        """The labels of each worker that has room now."""
+        self.labels_with_room: Callable[[str], list[frozenset[tuple[str, str]]]] = lambda base: []
+        """The labels of each worker that has room now for jobs of a queue."""
         self._checks: dict[str, LeaseCheck] = {}
         store.on_call = self._carried_out
 
@@ -74,6 +77,7 @@ class StoreWatch:
         verb, base = match[1].decode(), match[2].decode()
         if verb in ("attach", "detach"):
             self._history.tell(f"the store carries out {verb}: {answer[0].decode()}")
+        self.verbs.carried_out(verb, base, _arguments(packed) if verb in READ else (), answer)
         if verb == "turn":
             self._settled(_arguments(packed), answer[0])
         if verb in ("turn", "enqueue"):
@@ -114,6 +118,7 @@ class StoreWatch:
             leased = Leased(text, token, base, now_s, header)
             self.leases.append(leased)
             self._check_place(leased)
+            self.verbs.leased(base, text, token, record)
             self._history.tell(f"the store leases it (token …{token % 1_000_000_000})", text)
             if base in self.paused:
                 self._history.blame(OVER_ADMITTED, f"{text} is leased although its queue is paused", text)
@@ -139,7 +144,7 @@ class StoreWatch:
         now_us = self._store.now_us()
         if wrong := check.wrong_of(seen, asked, now_us):
             self._history.blame(OUT_OF_ORDER, wrong)
-        for raw_id in check.passed(seen, asked, self.labels_with_room(), now_us):
+        for raw_id in check.passed(seen, asked, self.labels_with_room(base), now_us):
             self._passed[raw_id] += 1
             if self._passed[raw_id] > PASSED_MAX:
                 self._history.blame(STARVED, f"{PASSED_MAX} jobs behind it were leased while it waits for room", id_to_text(raw_id))

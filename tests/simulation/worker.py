@@ -45,6 +45,8 @@ class Step:
     reports: int = 0
     checkpoints: bool = False
     """It leaves one for the next attempt."""
+    lines: int = 0
+    """So many it logs."""
 
 
 def _made(outcome: str, wait_s: float | None) -> Outcome | None:
@@ -160,6 +162,14 @@ class SimulatedWorker:
             return 0
         return self.options.concurrency - self.busy
 
+    def held_in(self, queue: str) -> int:
+        """How many jobs of a queue take its slots there, as brokers may see it."""
+        return sum(run.queue == queue for run in self._timers)
+
+    def running_in(self, queue: str) -> int:
+        """How many jobs of a queue it runs, and has every right to, as far as it knows."""
+        return sum(run.queue == queue and not run.is_given_up for run in self._timers)
+
     def _cut(self) -> None:
         for link in list(self._network.streams):
             if link.worker is self.process:
@@ -180,7 +190,7 @@ class SimulatedWorker:
 
     def _start(self, lease: Lease) -> None:
         delivery = lease.delivery
-        run = Run(lease.id, lease.token, delivery.attempt, self, self._loop.time())
+        run = Run(lease.id, lease.token, delivery.attempt, self, self._loop.time(), lease.queue)
         if (lease.id, lease.token) in self.runs:
             self._history.blame(REPEATED, f"{self.name} starts {lease.id} twice under one token", lease.id)
         self.runs[lease.id, lease.token] = run
@@ -188,9 +198,10 @@ class SimulatedWorker:
         if self.busy > self.options.concurrency:
             self._history.blame(OVER_ADMITTED, f"{self.name} runs {self.busy} jobs, and has {self.options.concurrency} slots", lease.id)
         self._history.start(run)
-        if self._history.story(lease.id).needs_label and not self.options.labels:
-            self._history.blame(OVER_ADMITTED, f"{self.name} gets {lease.id}, and lacks the label that it asks for", lease.id)
+        if not self._history.story(lease.id).labels.items() <= self.options.labels.items():
+            self._history.blame(OVER_ADMITTED, f"{self.name} gets {lease.id}, and lacks a label that it asks for", lease.id)
         self._history.found_checkpoint(run, delivery.checkpoint.json)
+        self._history.found_payload(run, delivery.payload.json)
         step = self._script(delivery)
         later = self._loop.call_later
         self._timers[run] = [
@@ -198,10 +209,18 @@ class SimulatedWorker:
         ]
         if step.checkpoints:
             self._timers[run].append(later(step.lasts_s / 2, self._leave_checkpoint, lease, run))
+        for number in range(1, step.lines + 1):
+            self._timers[run].append(later(step.lasts_s * number / (step.lines + 1), self._log, lease, run))
         self._timers[run].append(later(step.lasts_s, self._end, lease, run, step.outcome, step.wait_s))
+        self._history.check_slots(self, lease.queue, self.running_in(lease.queue))
 
     def _report(self, lease: Lease, percent: float) -> None:
         self.session.reported(lease, job_pb2.Progress(percent=percent, message=f"{percent:.0f}"))
+        self.stream._note_change()
+
+    def _log(self, lease: Lease, run: Run) -> None:
+        run.lines += 1
+        self.session.reported(lease, None, [job_pb2.LogLine(sequence=run.lines, level="info", message=f"{lease.token}:{run.lines}")])
         self.stream._note_change()
 
     def _leave_checkpoint(self, lease: Lease, run: Run) -> None:

@@ -21,10 +21,11 @@ from tests.simulation.broker import SimulatedBroker
 from tests.simulation.history import HUNG, STARVED, WRONG, History, Violation
 from tests.simulation.judge import judge
 from tests.simulation.network import Network, Refused
-from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan
+from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan, payload_of
 from tests.simulation.real_store import RealStore
 from tests.simulation.store_line import SharedStore
 from tests.simulation.store_watch import StoreWatch
+from tests.simulation.sweeps import Sweeps
 from tests.simulation.virtual_time import Hung, VirtualLoop, clocks_of
 from tests.simulation.worker import SimulatedWorker, Step
 
@@ -33,6 +34,10 @@ QUIET_S, LONG_S = 150.0, 3.0
 #: A job that could run, and a worker with room for it, may stand beside each other so long while all is well.
 STARVED_S = 6
 _RETRY_S = 0.3
+#: So often a job is sent to a queue that is full.
+_FULL_TRIES = 4
+#: Every broker that is well knows a policy so long after it was set.
+_KNOWN_S = 3.0
 #: The same for all: the length of keys is part of what a run is.
 _NAMESPACE = "sim"
 
@@ -82,7 +87,8 @@ class World:
         self.store = SharedStore(loop, real, random.Random(plan.seed * 7919 + 2), namespace)
         self.watch = StoreWatch(self.store, self.history, {job.id: job for job in plan.jobs})
         self.watch.limited = {self.base(queue) for queue in plan.ruled}
-        self.watch.labels_with_room = self._labels_with_room
+        by_base = {self.base(queue): queue for queue in plan.queues}
+        self.watch.labels_with_room = lambda base: self._labels_with_room(by_base[base])
         self.network = Network(loop, random.Random(plan.seed * 7919 + 3))
         self.addresses = [f"unix:broker{i}" for i in range(plan.brokers)]
         self.brokers: list[SimulatedBroker | None] = [None] * plan.brokers
@@ -99,6 +105,7 @@ class World:
         """What a queue's jobs may have for attempts when they say nothing."""
         self.paused_groups: dict[tuple[str, str], int] = {}
         """Groups that were ever paused, and how many callers want them to be now."""
+        self.sweeps = Sweeps(self)
         self.thaws: list[tuple[str, str, float]] = []
         """When somebody began to resume a group, which ends a worker's word as well. The call may be repeated, and carried out at any time after it."""
         self._open_calls = 0
@@ -156,13 +163,18 @@ class World:
         for queue in self.plan.queues:
             if queue in self.paused:
                 continue
-            roomy = [worker for worker in self.workers if worker is not None and queue in worker.options.queues and worker.room > 0]
-            if any(self.watch.must_serve(self.base(queue), frozenset(worker.options.labels.items())) for worker in roomy):
+            if any(self.watch.must_serve(self.base(queue), labels) for labels in self._labels_with_room(queue)):
                 return True
         return False
 
-    def _labels_with_room(self) -> list[frozenset[tuple[str, str]]]:
-        return [frozenset(worker.options.labels.items()) for worker in self.workers if worker is not None and worker.room > 0]
+    def _labels_with_room(self, queue: str) -> list[frozenset[tuple[str, str]]]:
+        return [frozenset(worker.options.labels.items()) for worker in self.workers if worker is not None and self._room(worker, queue) > 0]
+
+    def _room(self, worker: SimulatedWorker, queue: str) -> int:
+        if queue not in worker.options.queues:
+            return 0
+        slots = self.plan.rules[queue].slots if queue in self.plan.rules else 0
+        return min(worker.room, slots - worker.held_in(queue)) if slots else worker.room
 
     # Processes ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -176,7 +188,7 @@ class World:
             queues=queues,
             concurrency=concurrency,
             instance_id=f"worker{i}.{self._names}",
-            labels={"gpu": "yes"} if self.plan.has_label(i) else {},
+            labels=self.plan.labels_of(i),
             session_time_s=self.plan.session_s,
         )
         self.workers[i] = SimulatedWorker(self.loop, self.network, self.history, f"worker{i}.{self._names}", self.addresses, options, self._script)
@@ -222,19 +234,50 @@ class World:
         job = self.plan.jobs[number]
         story = self.history.story(job.id)
         story.tried_s, story.timeout_s, story.is_timed = self.loop.time(), job.timeout_s, job.is_timed
-        story.needs_label = job.needs_label
+        story.labels = job.labels
+        if self.sweeps.may_delete(job.queue):
+            story.verbs.append(("delete", self.loop.time(), None, ""))
         self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec_of(job))))
 
     async def _enqueue(self, job: JobPlan, request: jobs_pb.EnqueueRequest) -> None:
-        answer = await self._persist("Enqueue", request)
         story = self.history.story(job.id)
-        if isinstance(answer, Refused):
+        for _ in range(_FULL_TRIES):
+            answer = await self.persist("Enqueue", request)
+            if not isinstance(answer, Refused):
+                break
             story.refused = str(answer)
-            self.history.blame(WRONG, f"a good job was refused: {answer}", job.id)
+            self.history.tell(f"refused: {answer}", job.id)
+            if answer.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not self._depth(job.queue):
+                self.history.blame(WRONG, f"a good job was refused: {answer}", job.id)
+            await asyncio.sleep(1.0)
+        else:
+            story.is_surely_refused = self.was_calm(story.tried_s or 0.0, self.loop.time())
             return
         story.acknowledged_s = self.loop.time()
         story.alias = answer.id if answer.id != job.id else ""
         self.history.tell(f"enqueued{f', as {answer.id}' if story.alias else ''}", job.id)
+
+    def _depth(self, queue: str) -> int:
+        return self.plan.rules[queue].depth if queue in self.plan.rules else 0
+
+    def do_set_rules(self, queue: str) -> None:
+        rules = self.plan.rules[queue]
+        request = queue_service_pb2.UpdateQueueRequest(queue=queue_service_pb2.Queue(name=f"queues/{queue}"))
+        policy = request.queue.policy
+        policy.max_depth, policy.worker_slots = rules.depth, rules.slots
+        for state, count in rules.kept.items():
+            getattr(policy.retention, state).count = count
+        request.update_mask.paths.extend(("policy.max_depth", "policy.worker_slots", "policy.retention"))
+        self.loop.create_task(self._set_rules(queue, request))
+
+    async def _set_rules(self, queue: str, request: queue_service_pb2.UpdateQueueRequest) -> None:
+        await self._update_queue(request)
+        rules = self.plan.rules[queue]
+        self.history.tell(f"the rules of {queue} are in force: {rules}")
+        if rules.depth:
+            self.watch.verbs.hold_to_depth(self.base(queue), rules.depth)
+        if rules.slots:
+            self.history.slots[queue] = (self.loop.time() + _KNOWN_S, rules.slots)
 
     def do_set_policy(self, queue: str, attempts: int, base_s: float) -> None:
         self.attempts[queue].add(attempts)
@@ -280,7 +323,7 @@ class World:
         self.loop.create_task(self._set_group(request))
 
     async def _set_group(self, request: queue_service_pb2.UpdateGroupRequest) -> None:
-        answer = await self._persist("UpdateGroup", request)
+        answer = await self.persist("UpdateGroup", request)
         if isinstance(answer, Refused):
             self.history.blame(WRONG, f"good rules of a group were refused: {answer}")
         elif (answer.group.weight, answer.group.express, answer.group.limit) != (request.group.weight, request.group.express, request.group.limit):
@@ -292,18 +335,18 @@ class World:
     async def _pause_group(self, queue: str, group: str, for_s: float) -> None:
         name = f"queues/{queue}/groups/{group}"
         self.paused_groups[queue, group] = self.paused_groups.get((queue, group), 0) + 1
-        await self._persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=name))
+        await self.persist("PauseGroup", queue_service_pb2.PauseGroupRequest(name=name))
         await asyncio.sleep(for_s)
         self.thaws.append((queue, group, self.loop.time()))
-        await self._persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=name))
+        await self.persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=name))
         self.paused_groups[queue, group] -= 1
 
     async def _update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
-        answer = await self._persist("UpdateQueue", request)
+        answer = await self.persist("UpdateQueue", request)
         if isinstance(answer, Refused):
             self.history.blame(WRONG, f"a good policy was refused: {answer}")
 
-    async def _persist(self, method: str, request: Any) -> Any:
+    async def persist(self, method: str, request: Any) -> Any:
         """Repeat a call until it is answered. The answer, or what it was refused with."""
         self._open_calls += 1
         try:
@@ -336,6 +379,18 @@ class World:
         self.history.story(self.plan.jobs[number].id).priorities.append(priority)
         self._verb("update", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["priority"])))
 
+    def do_change_payload(self, number: int, content: int) -> None:
+        job = job_pb2.Job(name=self._name(number), payload=job_pb2.Payload(json=payload_of(content)))
+        self._verb("change", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["payload"])))
+
+    def do_change_due(self, number: int, in_s: float) -> None:
+        job = job_pb2.Job(name=self._name(number))
+        job.due_time.FromMicroseconds(self.store.now_us() + round(in_s * 1e6))
+        self._verb("change", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["due_time"])))
+
+    def do_retry_with(self, number: int, content: int) -> None:
+        self._verb("retry", number, "RetryJob", jobs_pb.RetryJobRequest(name=self._name(number), payload=job_pb2.Payload(json=payload_of(content))))
+
     def _name(self, number: int) -> str:
         job = self.plan.jobs[number]
         return f"queues/{job.queue}/jobs/{job.id}"
@@ -348,7 +403,7 @@ class World:
         place = len(story.verbs)
         tried_s = self.loop.time()
         story.verbs.append((verb, tried_s, None, ""))
-        answer = await self._persist(method, request)
+        answer = await self.persist(method, request)
         if isinstance(answer, Refused):
             word = answer.code.name
         else:
@@ -356,19 +411,29 @@ class World:
         story.verbs[place] = (verb, tried_s, self.loop.time(), word)
         self.history.tell(f"{verb} answered: {word}", job.id)
 
+    def do_bulk(self, queue: str, verb: str, name: str, grace_s: float, wait_s: float) -> None:
+        request = jobs_pb.BulkJobsRequest(parent=f"queues/{queue}", verb=jobs_pb.BulkVerb.Value(f"BULK_VERB_{verb.upper()}"))
+        request.filter.job_name = name
+        if verb == "cancel":
+            request.grace.CopyFrom(_duration(grace_s))
+        self.loop.create_task(self.sweeps.bulk(queue, verb, request, wait_s))
+
+    def do_purge(self, queue: str) -> None:
+        self.loop.create_task(self.sweeps.purge(queue))
+
     def do_pause(self, queue: str, for_s: float) -> None:
         self.loop.create_task(self._pause(queue, for_s))
 
     async def _pause(self, queue: str, for_s: float) -> None:
         self.paused[queue] = self.paused.get(queue, 0) + 1
-        await self._persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
+        await self.persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
         # A late request of somebody who resumed it before may still undo this, so it is looked at only when nobody did.
         if not self.was_paused.get(queue):
             self.watch.paused.add(self.base(queue))
         self.was_paused[queue] = True
         await asyncio.sleep(for_s)
         self.watch.paused.discard(self.base(queue))
-        await self._persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))
+        await self.persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))
         self.paused[queue] -= 1
         if not self.paused[queue]:
             del self.paused[queue]
@@ -498,9 +563,8 @@ def spec_of(job: JobPlan) -> job_pb2.JobSpec:
     spec = job_pb2.JobSpec(queue=job.queue, id=job.id, job_name=job.name, priority=job.priority, attempts=job.attempts, group=job.group)
     if job.units > 1:
         spec.units = job.units
-    if job.needs_label:
-        spec.required_labels["gpu"] = "yes"
-    spec.payload.json = f'{{"number":{job.content}}}' if job.content % 5 else '"' + "x" * 700 + '"'
+    spec.required_labels.update(job.labels)
+    spec.payload.json = job.payload
     if job.errors_are_permanent:
         spec.permanent_errors.append("Error")
     if job.is_forgotten:
@@ -521,6 +585,8 @@ def spec_of(job: JobPlan) -> job_pb2.JobSpec:
         field = {"idempotency": "ttl", "debounce": "delay", "throttle": "period"}.get(job.identity)
         if field is not None:
             getattr(identity, field).CopyFrom(_duration(job.window_s))
+        if job.max_wait_s:
+            identity.max_wait.CopyFrom(_duration(job.max_wait_s))
     return spec
 
 

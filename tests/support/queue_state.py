@@ -191,7 +191,7 @@ async def _read_runs(redis: Any, base: str) -> dict[str, int]:
     runs = {}
     for key in await redis.keys(base + "B*"):
         assert 0 < await redis.pttl(key) <= 3_600_000
-        runs[key.removeprefix(base.encode() + b"B").decode()] = int(await redis.get(key))
+        runs[key.removeprefix(base.encode() + b"B").decode("latin-1")] = int(await redis.get(key))
     return runs
 
 
