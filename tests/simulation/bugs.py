@@ -91,7 +91,7 @@ BUGS = (
     Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
     Bug(name="a repeated enqueue makes the job anew", lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")], seed=4),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")], seed=7),
-    Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")], seed=2),
+    Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")], seed=3),
     Bug(
         name="a queue runs one more than its limit",
         lua=[
@@ -117,6 +117,7 @@ BUGS = (
     Bug(
         name="one label of several is enough",
         lua=[("    if not set[pair] then return false end\n  end\n  return true", "    if set[pair] then return true end\n  end\n  return false")],
+        seed=3,
     ),
     Bug(
         name="a job starts after it has expired",
@@ -140,7 +141,7 @@ BUGS = (
     Bug(
         name="a job name runs as many as it likes",
         lua=[("if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
-        seed=17,
+        seed=29,
     ),
     Bug(
         name="a group starts although a worker said that it is limited",
@@ -158,10 +159,10 @@ BUGS = (
         lua=[("elseif g.place ~= 'b' or not (g.paused or g.frozen > ctx.now_ms) then", "elseif g.place ~= 'b' then")],
         seed=3,
     ),
-    Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")], seed=89),
+    Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")], seed=40),
     Bug(name="ageing ages nothing", lua=[("return ageing and priority * ageing + math.floor(order / 1000) or priority", "return priority")], seed=23),
     Bug(name="the waits of a list are not looked at", lua=[("local own = section(j.body, TAG.DELAYS)\n  if own then", "local own\n  if own then")], seed=50),
-    Bug(name="an error that a job lists ends nothing", lua=[("or is_permanent(ctx, j, failure) then", "then")], seed=6),
+    Bug(name="an error that a job lists ends nothing", lua=[("or is_permanent(ctx, j, failure) then", "then")], seed=8),
     Bug(name="a checkpoint is not handed on", lua=[("record = record .. kept.checkpoint(ctx, id) end", "record = record .. '' end")], seed=6),
     Bug(
         name="a new priority is not written down",
@@ -189,7 +190,7 @@ BUGS = (
     Bug(
         name="a log takes the lines of a later attempt for repeats",
         lua=[("kept.new_lines(lines, token == j.token and sequence or 0)", "kept.new_lines(lines, sequence)")],
-        seed=2,
+        seed=7,
     ),
     Bug(
         name="a new payload is not written down",
@@ -201,6 +202,7 @@ BUGS = (
     Bug(
         name="a job that is to be cancelled is handed out again",
         lua=[("if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, timed_out and cancels.FORCED) end", "")],
+        seed=40,
     ),
     Bug(
         name="a bulk run counts one too many",
@@ -213,10 +215,10 @@ BUGS = (
         python=[(bulk, "is_as_it_was", lambda record, newest: True)],
         seed=6,
     ),
-    Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")]),
-    Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)]),
+    Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")], seed=57),
+    Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)], seed=23),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)], seed=5),
-    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=20),
+    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=34),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)], seed=44),
     Bug(name="a worker forgets a result that was not acked when its stream breaks", python=[(Session, "closed", _drop_unacked)], seed=18),
     Bug(name="a wake-up that was lost is not made up for", python=[(Partition, "pulsed", _believe_the_count)], seed=35),

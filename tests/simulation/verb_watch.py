@@ -60,8 +60,7 @@ class VerbWatch:
         elif verb == "bulk":
             self._bulk(base, arguments, answer)
         elif verb == "purge":
-            self.purged[base] += answer[0]
-            self._note_purged(base)
+            self._purged(base, answer[0])
         elif verb == "enqueue" and len(answer) > 1:
             self._enqueued(base, arguments, answer[0])
         if base in self.depths:
@@ -120,13 +119,16 @@ class VerbWatch:
             elif verb in (b"retry", b"promote") and skipped < len(raw_ids):
                 self._acted(verb.decode(), text, arguments)
 
-    def _note_purged(self, base: str) -> None:
-        """What was there, and is there no more, has ended in some way."""
+    def _purged(self, base: str, deleted: int) -> None:
+        """What was there, and is there no more, has ended in some way: what was never leased nor ended by another verb, by this call."""
+        self.purged[base] += deleted
         acknowledged = [text for text in self._by_id if (story := self._history.story(text)).acknowledged_s is not None and not story.alias]
         own = [id_to_bytes(text, "id") for text in acknowledged if f"{{{self._by_id[text].queue}}}" in base]
-        for text, record in self._records(base, own).items():
-            if not record:
-                self._over[text] = "purge"
+        gone = [text for text, record in self._records(base, own).items() if not record and text not in self._over]
+        waited = [text for text in gone if not self.last_token(text) and not self._by_id[text].expires_s]
+        if len(waited) > deleted:
+            self._history.blame(WRONG, f"a purge says that it has deleted {deleted} jobs, and these are gone: {waited}", waited[0])
+        self._over |= dict.fromkeys(gone, "purge")
 
     def _records(self, base: str, raw_ids: Sequence[bytes]) -> dict[str, bytes]:
         """Empty for those that are gone."""
