@@ -65,6 +65,8 @@ class Run:
     """The one that it has left."""
     lines: int = 0
     """So many it has logged."""
+    lost_s: float | None = None
+    """When its worker was told that the lease is over."""
     is_given_up: bool = False
     """The worker was told to end it, or has lost it."""
 
@@ -213,4 +215,6 @@ class History:
         if why == "stale_lease" and not story.verbs and not story.is_timed and run.worker.was_sure_since(run.started_s):
             self.blame(REPEATED, f"{run.worker.name} is told that {run.job} is not its own, and had every right to hold it", run.job)
         run.is_given_up = True
+        if why == "stale_lease":
+            run.lost_s = self.now()
         self.tell(f"{run.worker.name} is to give up attempt {run.attempt}: {why}", run.job)

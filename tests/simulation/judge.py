@@ -238,6 +238,10 @@ def _judge_ends(world: World, job: JobPlan, story: JobStory) -> None:
     blame = world.history.blame
     leases = [lease.at_s for lease in world.watch.leases if lease.job == job.id]
     for run in story.runs:
+        for verb, tried_s, _, word, grace_s in _cancels(story) if len(story.verbs) == 1 and not job.is_timed else ():
+            was_lost = run.lost_s is not None and run.started_s < tried_s < run.lost_s < tried_s + grace_s
+            if word == "ACTIVE" and was_lost and world.was_calm(run.started_s, run.lost_s or math.inf):
+                blame(WRONG, f"{job.id} was taken from its worker before the grace of its {verb} was over", job.id)
         if run.ended_s is None or run.verdict not in ("OK", "CANCELLED"):
             continue
         late_s = min(run.started_s + job.timeout_s if job.timeout_s else math.inf, leases[0] + job.total_s if job.total_s and not story.verbs else math.inf)
