@@ -116,8 +116,10 @@ class QueueLab:
         return None if attached is None else attached.settled
 
     async def set_policy(self, **policy: object) -> None:
-        """Give the queue this policy, in the form of the store."""
-        await self.redis.hset(self.base + "m", "policy", json.dumps(policy))
+        """Give the queue this policy, in the form of the store, with the mark that the store's function sets for another ageing."""
+        before = json.loads(await self.redis.hget(self.base + "m", "policy") or b"{}")
+        marks = {"scored": "-1", "scoring": ""} if before.get("ageing") != policy.get("ageing") else {}
+        await self.redis.hset(self.base + "m", mapping={"policy": json.dumps(policy), **marks})
 
     async def lease(self, session: str, jobs: int, epoch: int = 1) -> dict[str, int]:
         """Lease; gives the tokens by id, in the order of the leases."""
