@@ -65,7 +65,7 @@ class Model:
         state.own = {name: own for name in FINAL if (own := self._kept(name, own=True))}
         state.identities = self.identities.view()
         state.payloads = {raw_id: job.content.payload for raw_id, job in self.jobs.items()}
-        state.expiring = sorted((raw_id for raw_id in self.jobs if self._may_expire(raw_id)), key=lambda raw_id: (self.jobs[raw_id].content.expires_at, raw_id))
+        state.expiring = sorted((raw_id for raw_id in self.jobs if self._may_expire(raw_id)), key=lambda raw_id: (self._expiry(raw_id), raw_id))
         for (raw_id, _), (session, row) in self.untold.items():
             state.untold.setdefault(raw_id, []).append(session if self.sessions.get(session) is row else "")
             state.untold[raw_id].sort()
@@ -174,7 +174,8 @@ class Model:
         return "FULL" if self.policy.max_depth and unfinished >= self.policy.max_depth else None
 
     def _make(self, raw_id: str, content: Content) -> None:
-        self.jobs[raw_id] = Job(content)
+        job = self.jobs[raw_id] = Job(content)
+        job.timed = content.is_timed or bool(self.policy.expires_ms)
         delay_ms = content.delay_ms
         if content.identity:
             self.identities.take(raw_id, content)
@@ -266,7 +267,10 @@ class Model:
 
     def _may_expire(self, raw_id: str) -> bool:
         job = self.jobs[raw_id]
-        return bool(job.content.expires_at) and job.state in ("WAITING", "DELAYED") and not job.token and not job.ended
+        return bool(job.content.expires_at or job.expires_ms) and job.state in ("WAITING", "DELAYED") and not job.token and not job.ended
+
+    def _expiry(self, raw_id: str) -> int:
+        return self.jobs[raw_id].content.expires_at or self._order(raw_id) // 1000 + self.jobs[raw_id].expires_ms
 
     def _has_expired(self, raw_id: str) -> bool:
         return self._may_expire(raw_id) and self.jobs[raw_id].content.expires_at == PAST
@@ -438,15 +442,22 @@ class Model:
             row.solo = ""
         job.session, job.deadline = "", 0
 
+    def _place(self, raw_id: str) -> None:
+        job = self.jobs[raw_id]
+        if job.timed:
+            job.expires_ms = self.policy.expires_in(job.content)
+        if job.state == "WAITING":
+            self._added = True
+        self.touched.add(raw_id)
+
     def _wait(self, raw_id: str) -> None:
         self.jobs[raw_id].state = "WAITING"
-        self._added = True
-        self.touched.add(raw_id)
+        self._place(raw_id)
 
     def _delay(self, raw_id: str, low_ms: int, high_ms: int) -> None:
         job = self.jobs[raw_id]
         job.state, job.order, job.wait_ms = "DELAYED", None, (low_ms, high_ms)
-        self.touched.add(raw_id)
+        self._place(raw_id)
 
     def _end(self, raw_id: str, state: str) -> None:
         job = self.jobs[raw_id]
@@ -664,9 +675,7 @@ class Model:
             # What a worker that was lost with it says of the job that it had, is said of another now.
             job.ended = "CANCEL"
         job.change(change.of(job.content))
-        if job.state == "WAITING":
-            self._added = True
-        self.touched.add(raw_id)
+        self._place(raw_id)
 
     def resolve(self, raw_id: str, note: str) -> Answer:
         """The word and the state after it."""

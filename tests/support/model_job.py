@@ -22,6 +22,7 @@ class Content(NamedTuple):
     timeout_ms: int = 0
     total_ms: int = 0
     expires_at: int = 0
+    expires_ms: int = 0
     identity: bytes = b""
     retention_ms: int | None = None
     delays_ms: tuple[int, ...] = ()
@@ -33,8 +34,8 @@ class Content(NamedTuple):
         """Those of its rules, in the form of the store, by tag."""
         numbers = {codec.TAG_TIMEOUT: self.timeout_ms or None, codec.TAG_TOTAL_TIMEOUT: self.total_ms or None, codec.TAG_RETENTION: self.retention_ms}
         found = {tag: ms.to_bytes(8, "big") for tag, ms in numbers.items() if ms is not None}
-        if self.expires_at:
-            found[codec.TAG_EXPIRY] = b"d" + self.expires_at.to_bytes(8, "big")
+        if self.expires_at or self.expires_ms:
+            found[codec.TAG_EXPIRY] = codec.encode_expiry("d", self.expires_at) if self.expires_at else codec.encode_expiry("r", self.expires_ms)
         if self.labels:
             found[codec.TAG_LABELS] = self.labels
         if self.identity:
@@ -48,7 +49,7 @@ class Content(NamedTuple):
     @property
     def is_timed(self) -> bool:
         """Whether it has rules of time."""
-        return bool(self.timeout_ms or self.total_ms or self.expires_at)
+        return bool(self.timeout_ms or self.total_ms or self.expires_at or self.expires_ms)
 
     @property
     def is_kept(self) -> bool:
@@ -105,6 +106,8 @@ class Job:
     """What it was enqueued with, once that was changed."""
     timed: bool = False
     """Whether it has, or had, rules of time."""
+    expires_ms: int = 0
+    """How long after its due date it expires, by what held when it took its place."""
 
     def __post_init__(self) -> None:
         self.timed = self.content.is_timed

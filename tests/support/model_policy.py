@@ -19,6 +19,7 @@ class Policy(NamedTuple):
     permanent: tuple[str, ...] = ()
     timeout_ms: int = 0
     total_ms: int = 0
+    expires_ms: int = 0
     max_depth: int = 0
     max_payload: int = 0
     kept: int | None = None
@@ -29,7 +30,7 @@ class Policy(NamedTuple):
         rules = policy_pb2.QueuePolicy(attempts=self.attempts, permanent_errors=self.permanent, max_depth=self.max_depth, max_payload_bytes=self.max_payload)
         if self.delays_ms:
             rules.backoff.CopyFrom(job_pb2.Backoff(delays=[_duration(ms) for ms in self.delays_ms], jitter=0.1))
-        for field, ms in (("timeout", self.timeout_ms), ("total_timeout", self.total_ms)):
+        for field, ms in (("timeout", self.timeout_ms), ("total_timeout", self.total_ms), ("expires_in", self.expires_ms)):
             if ms:
                 getattr(rules, field).CopyFrom(_duration(ms))
         if self.kept is not None:
@@ -54,6 +55,10 @@ class Policy(NamedTuple):
     def timeouts_of(self, content: Content) -> tuple[int, int]:
         """How long an attempt may take, and how long all of them, in ms; 0: any time."""
         return content.timeout_ms or self.timeout_ms, content.total_ms or self.total_ms
+
+    def expires_in(self, content: Content) -> int:
+        """How long after its due date a job expires, in ms; 0: never."""
+        return content.expires_ms or self.expires_ms
 
     def is_too_large(self, payload: bytes) -> bool:
         """Whether the queue takes no such payload."""

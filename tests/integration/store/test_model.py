@@ -38,7 +38,7 @@ SHORT, LONG = (job_pb2.Payload(data=bytes(size)).SerializeToString() for size in
 LABELS = codec.encode_labels({"team": "blue"})
 PLAIN = Content()
 TIMES = [Content(timeout_ms=1500), Content(total_ms=2500, timeout_ms=1500), Content(total_ms=1500), Content(expires_at=PAST)]
-TIMES += [Content(expires_at=FUTURE, delay_ms=60_000), Content(expires_at=PAST, delay_ms=60_000), Content(expires_at=FUTURE)]
+TIMES += [Content(expires_at=FUTURE, delay_ms=60_000), Content(expires_at=PAST, delay_ms=60_000), Content(expires_ms=HOUR_MS)]
 ENDS = [Content(retention_ms=HOUR_MS), Content(retention_ms=0)]
 #: Jobs that ask for a key, by its kind.
 KEYS = [
@@ -47,21 +47,28 @@ KEYS = [
     [Content(identity=throttled("k")), Content(identity=throttled("k"), payload=SHORT)],
     [
         Content(identity=debounced("k")),
-        Content(identity=debounced("k"), payload=LONG, timeout_ms=1500),
+        Content(identity=debounced("k", 60_000, HOUR_MS), payload=LONG, timeout_ms=1500),
         Content(identity=debounced("k", 60_000, HOUR_MS), payload=SHORT, retention_ms=HOUR_MS),
         Content(identity=debounced("k", 1, HOUR_MS), expires_at=FUTURE),
     ],
 ]
-OTHERS = [Content(priority=1), Content(attempts=1), Content(payload=SHORT), Content(delay_ms=60_000), *[Content(attempts=0, payload=LONG)] * 3]
-OTHERS += [Content(attempts=0, delays_ms=(100_000, 30_000)), Content(permanent=("Dull", "Boom"), labels=LABELS)]
-OTHERS += [Content(permanent=("TIMEOUT",), timeout_ms=1500)]
-contents = st.sampled_from([PLAIN] * 8 + TIMES + ENDS + [content for kind in KEYS for content in kind] + OTHERS)
+OTHERS = [Content(priority=1, attempts=1, payload=SHORT), Content(delay_ms=60_000, labels=LABELS), Content(attempts=0, payload=LONG)]
+OTHERS += [Content(attempts=0, delays_ms=(100_000, 30_000), permanent=("Dull", "Boom"))] * 2 + [Content(permanent=("TIMEOUT",), timeout_ms=1500, payload=LONG)]
+contents = st.sampled_from([PLAIN] * 6 + TIMES + ENDS + [kind[0] for kind in KEYS] + OTHERS)
 POLICIES = [Policy(attempts=1, max_payload=100), Policy(attempts=4, delays_ms=(50_000, 200_000)), Policy(permanent=("Boom",), kept=1)]
 POLICIES += [Policy(permanent=("TIMEOUT",), timeout_ms=1500, max_payload=100), Policy(timeout_ms=2500, total_ms=1500, kept=0)]
-POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1)]
+POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1), Policy(expires_ms=2 * HOUR_MS, attempts=2)]
 policies = st.sampled_from([Policy()] * 3 + POLICIES)
 CHANGES = [Change(priority=1), Change(priority=5), Change(payload=b""), Change(payload=SHORT), Change(payload=LONG), Change(labels=LABELS), Change(labels=b"")]
 CHANGES += [Change(due_ms=0), Change(due_ms=FUTURE), Change(1, SHORT, LABELS, FUTURE), Change(5, LONG, b"", 0)]
+
+
+def calls_with(kind: list[Content]) -> st.SearchStrategy[tuple[list[tuple[str, Content]], list[tuple[str, Content]]]]:
+    """Two calls for jobs of one kind of key."""
+    made = st.tuples(jobs, st.sampled_from(kind))
+    return st.tuples(st.lists(made, min_size=1, max_size=2), st.lists(made, min_size=1, max_size=2))
+
+
 # Which job: one of those in a fitting state, or, for 0, any at all.
 picks = st.integers(0, 7)
 # Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
@@ -167,9 +174,17 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.call(self.q.make(*(job_item(raw_id, content) for raw_id, content in made)))
         assert answers == [self.model.enqueue(raw_id, content) for raw_id, content in made]
 
-    @rule(made=st.sampled_from(KEYS).flatmap(lambda kind: st.lists(st.tuples(jobs, st.sampled_from(kind)), min_size=2, max_size=4)))
-    def enqueue_with_keys(self, made: list[tuple[str, Content]]) -> None:
-        self.enqueue(made)
+    @rule(calls=st.sampled_from(KEYS).flatmap(calls_with), are_late=st.booleans(), pick=picks)
+    def enqueue_with_keys(self, calls: tuple[list[tuple[str, Content]], list[tuple[str, Content]]], are_late: bool, pick: int) -> None:
+        first, others = calls
+        self.enqueue(first)
+        self.both_have_the_same_state()
+        if are_late:
+            self.shop.run(self.age_keys())
+            self.model.identities.let_time_pass()
+        # What was enqueued before comes once more.
+        job = self.model.jobs.get(raw_id := self.pick(pick, "WAITING", "DELAYED"))
+        self.enqueue(others if job is None else [*others, (raw_id, job.made_of or job.content)])
 
     @rule(settled=st.lists(items, max_size=3), asked=st.lists(requests, max_size=2, unique_by=lambda request: request[0]))
     def turn(self, settled: list[tuple[tuple[str, int], str, str]], asked: list[tuple[str, int, int]]) -> None:
@@ -312,12 +327,6 @@ class StoreMachine(RuleBasedStateMachine):
         if really:
             self.shop.run(self.shop.raw.unlink(*(f"{self.q.base}g{slot}" for slot in range(5))))
             self.model.forget_removed()
-
-    @rule(really=st.sampled_from([False, False, True]))
-    def keys_run_out(self, really: bool) -> None:
-        if really:
-            self.shop.run(self.age_keys())
-            self.model.identities.let_time_pass()
 
     async def age_keys(self) -> None:
         for key in await self.shop.raw.keys(self.q.base + "i*"):
