@@ -31,18 +31,15 @@ local function sim_publish(channel, message)
 end
 local function sim_numsub(channel) return {{ channel, sim_heard[channel] or 0 }} end
 local sim_expiring = false
+local function sim_pexpire(key, ms)
+  sim_expiring = true
+  redis.call('ZADD', 'sim:expiring', sim_us / 1000 + ms, key)
+  redis.call('PEXPIRE', key, 3000000)
+end
 local function sim_set(key, value, px, ms)
   redis.call('SET', key, value)
   redis.call('ZREM', 'sim:expiring', key)
-  if ms then
-    sim_expiring = true
-    redis.call('ZADD', 'sim:expiring', sim_us / 1000 + ms, key)
-    redis.call('PEXPIRE', key, 3000000)
-  end
-end
-local function sim_pttl(key)
-  local date = redis.call('EXISTS', key) == 1 and redis.call('ZSCORE', 'sim:expiring', key)
-  return date and math.max(0, math.ceil(tonumber(date) - sim_us / 1000)) or -2
+  if ms then sim_pexpire(key, ms) end
 end
 local function sim_expire()
   local late = redis.call('ZRANGEBYSCORE', 'sim:expiring', '-inf', sim_us / 1000)
@@ -72,7 +69,7 @@ _REPLACED = {
     "redis.call('PUBLISH', ": "sim_publish(",
     "redis.call('PUBSUB', 'NUMSUB', ": "sim_numsub(",
     "redis.call('SET', ": "sim_set(",
-    "redis.call('PTTL', ": "sim_pttl(",
+    "redis.call('PEXPIRE', ": "sim_pexpire(",
 }
 
 

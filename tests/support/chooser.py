@@ -186,8 +186,10 @@ class Chooser:
         return found
 
     def is_held_for_room(self, moment: Moment, kind: Kind) -> bool:
-        """Whether room in the queue is all that a job waits for."""
-        return self._group_gate(moment, kind) is Gate.OPEN and self._name_gate(moment, kind) is Gate.OPEN
+        """Whether room in the queue or its group is all that a job waits for."""
+        rules = moment.rules.of(kind.group)
+        is_stopped = bool(kind.group) and (rules.paused or rules.frozen_until_us > moment.now_us)
+        return not is_stopped and self._name_gate(moment, kind) is Gate.OPEN
 
     def _is_held(self, moment: Moment) -> bool:
         """Whether room may be left to a job that another session is to take."""

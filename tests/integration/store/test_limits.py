@@ -340,6 +340,53 @@ async def test_a_group_leaves_its_next_room_to_the_session_that_has_the_labels(q
     await q.state()
 
 
+async def test_a_group_that_is_always_full_leaves_its_next_room_to_the_session_that_has_the_labels(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"concurrency": 1})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make(ruled("a", "g"), ruled("x", "g", labels=GPU), *(ruled(f"b{i}", "g") for i in range(9)))
+    token = (await q.lease("n", 1))["a"]
+    report = await q.turn_all([TurnItem("C", b"a", token)], [LeaseRequest(session_bytes("n"), 1, 1)])
+    ((b0, token, _),) = report.leases[0].jobs
+    assert b0 == b"b0", "nobody with the labels has asked yet"
+    assert await q.lease("l", 1) == {}
+    report = await q.turn_all([TurnItem("C", b"b0", token)], [LeaseRequest(session_bytes("n"), 1, 1)])
+    assert report.leases[0].jobs == []
+    assert list(await q.lease("l", 1)) == ["x"]
+    assert await q.redis.exists(q.base + "O") == 0
+    await q.state()
+
+
+@pytest.mark.parametrize("policy", [{"group_limit": {"concurrency": 2}}, {"names": {"work": {"concurrency": 2}}}], ids=["group", "job name"])
+async def test_a_session_that_asks_again_keeps_the_room_that_is_owed(q: QueueLab, policy: dict[str, dict[str, object]]) -> None:
+    await q.set_policy(**policy)
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make(ruled("a", "g"), ruled("x", "g", units=2, labels=GPU), *(ruled(f"b{i}", "g") for i in range(9)))
+    token = (await q.lease("n", 1))["a"]
+    assert await q.lease("l", 1) == {}
+    first = await q.redis.zrange(q.base + "O", 0, -1, withscores=True)
+    await asyncio.sleep(0.002)
+    assert await q.lease("l", 1) == {}
+    ((member, until),) = await q.redis.zrange(q.base + "O", 0, -1, withscores=True)
+    assert (first[0][0], first[0][1] < until) == (member, True)
+    report = await q.turn_all([TurnItem("C", b"a", token)], [LeaseRequest(session_bytes("n"), 1, 1)])
+    assert report.leases[0].jobs == []
+    assert list(await q.lease("l", 1)) == ["x"]
+
+
+async def test_a_session_without_room_is_owed_nothing_more(q: QueueLab) -> None:
+    await q.set_policy(group_limit={"concurrency": 1})
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    await q.make(ruled("a", "g"), ruled("x", "g", labels=GPU), ruled("b", "g"))
+    token = (await q.lease("n", 1))["a"]
+    await q.turn_all([TurnItem("C", b"a", token)], [LeaseRequest(session_bytes("n"), 1, 1)])
+    await q.make("c")
+    assert list(await q.lease("l", 1)) == ["c"]
+    assert await q.redis.exists(q.base + "O") == 0
+
+
 async def test_room_is_owed_for_a_time_only(q: QueueLab) -> None:
     await q.set_policy(limit={"concurrency": 2})
     await q.attach("n")
@@ -349,7 +396,7 @@ async def test_room_is_owed_for_a_time_only(q: QueueLab) -> None:
     assert await q.lease("l", 1) == {}
     await q.detach("l")
     assert await q.lease("n", 1) == {}
-    await q.redis.delete(q.base + "Ox")
+    await q.redis.delete(q.base + "O")
     assert list(await q.lease("n", 1)) == ["b"]
     async with q.heard() as heard:
         assert await q.lease("n", 1) == {}

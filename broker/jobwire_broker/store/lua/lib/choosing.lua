@@ -3,11 +3,12 @@
 -- The choice: express groups first, then the group whose turn it is, then its first job. Before it is taken it is judged: a group that may not run now goes to
 -- `b`, a job whose name may not run, or whose labels the session lacks, is parked, and the choice is made again. So no line is ever searched, and each step of a
 -- call takes a job or moves something out of the way for good.
--- A job with required labels that a session came for and that only a limit held is owed room (`O<id>`): for a while sessions without the labels leave it where it
--- is, and start nothing behind it. Each time that such a session asks, the while begins anew; and brokers ask once a second for those that are idle.
+-- A job with required labels that a session came for and that only a limit held is owed room (`O`): for a while sessions without the labels leave it where it
+-- is, and start nothing behind it. Each time that such a session asks and has room left, the while begins anew; and brokers ask once a second for those that are
+-- idle. `O` is a sorted set: labels (behind their length) · id, by the end of the while; all of it goes with the last one.
 local STEPS_MAX = 384
 local ALONE_MAX = 16
-local OWED_MS = 3000
+local OWED_MS, OWED_MAX = 3000, 64
 -- What becomes of a choice that is not taken: it is out of the way, and the next may be made; or nothing may be taken.
 local MOVED, STOP = 1, 2
 
@@ -72,9 +73,40 @@ local function put_aside(ctx, j)
   end
 end
 
+local function owed(j)
+  local labels = lines.rules_of(j).labels
+  return pack('>I2', #labels) .. labels .. j.id
+end
+
 -- A job is held by a limit alone, and this session has its labels.
 local function owe(ctx, j, labels)
-  if labels ~= '' then redis.call('SET', ctx.base .. 'O' .. j.id, '', 'PX', OWED_MS) end
+  if labels == '' then return end
+  redis.call('ZADD', ctx.base .. 'O', ctx.now_ms + OWED_MS, owed(j))
+  redis.call('PEXPIRE', ctx.base .. 'O', OWED_MS)
+end
+
+-- For how long a job is owed room, in ms; less than 0: it is not.
+local function owed_ms_of(ctx, j)
+  return (tonumber(redis.call('ZSCORE', ctx.base .. 'O', owed(j))) or 0) - ctx.now_ms
+end
+
+-- A session has room left: what was brought back for it to a group that may not start it now is owed room, and so is, again, all that was and that it could take.
+local function owe_more(ctx, sid)
+  for _, j in ipairs(ctx.brought) do
+    local rules = lines.rules_of(j)
+    local g = rules.group ~= '' and groups.get(ctx, rules.group)
+    if g then groups.locate(ctx, g) end
+    if g and g.place == 'b' and redis.call('ZSCORE', ctx.base .. g.line, place(j, j.id)) then owe(ctx, j, rules.labels) end
+  end
+  redis.call('ZREMRANGEBYSCORE', ctx.base .. 'O', '-inf', ctx.now_ms)
+  for _, member in ipairs(redis.call('ZRANGE', ctx.base .. 'O', 0, OWED_MAX - 1)) do
+    local last = 2 + struct.unpack('>I2', member)
+    local labels = sub(member, 3, last)
+    if choosing.meets(ctx, sid, labels) then
+      local j = find(ctx, sub(member, last + 1))
+      if j and j.state == STATE.WAITING then owe(ctx, j, labels) else redis.call('ZREM', ctx.base .. 'O', member) end
+    end
+  end
 end
 
 -- One choice ------------------------------------------------------------------------------------------------------------------------------------------------
@@ -139,7 +171,7 @@ local function judge(ctx, sid, next_one, ahead)
   next_one.job = j
   local rules = lines.rules_of(j)
   local labels = choosing.meets(ctx, sid, rules.labels) and rules.labels or nil
-  local owed_ms = labels and 0 or redis.call('PTTL', ctx.base .. 'O' .. j.id)
+  local owed_ms = labels and 0 or owed_ms_of(ctx, j)
   if owed_ms < 0 then
     park_for_labels(ctx, j)
     -- Whoever has the labels may be idle.
@@ -188,7 +220,7 @@ local function take(ctx, next_one, ahead)
   end
   local rules = lines.rules_of(j)
   -- Those that have left it its room were refused because of it.
-  if rules.labels ~= '' and redis.call('DEL', ctx.base .. 'O' .. j.id) == 1 then ctx.wake = 'work' end
+  if rules.labels ~= '' and redis.call('ZREM', ctx.base .. 'O', owed(j)) == 1 then ctx.wake = 'work' end
   local units = rules.units
   limits.count(ctx, j, ahead)
   if g then
@@ -229,10 +261,11 @@ local function prepare(ctx, sid, count)
   send_gathered(ctx)
   local fair = limits.load(ctx)
   fair.active, fair.own, fair.express = redis.call('ZCARD', ctx.base .. 'a'), nil, nil
-  ctx.brought, ctx.prepared = {}, true
+  -- One that goes alone may have been looked for first.
+  ctx.brought, ctx.prepared = ctx.prepared == sid and ctx.brought or {}, sid
   local added = ctx.added
   groups.open_due(ctx)
-  if ctx.lw > 0 and redis.call('EXISTS', ctx.base .. 'q') == 1 then bring_back(ctx, sid, count) end
+  if ctx.lw > 0 and redis.call('EXISTS', ctx.base .. 'q', ctx.base .. 'O') > 0 then bring_back(ctx, sid, count) end
   -- What opens by its date is this call's to take; whoever else was refused it knows the date as well.
   ctx.added = added
 end
@@ -291,6 +324,8 @@ function choosing.lease(ctx, sid, count, bytes, out)
   end
   if #chosen > 0 then lease_chosen(ctx, sid, chosen, out) end
   limits.settle(ctx)
+  local labels = ctx.labels and ctx.labels[sid]
+  if #chosen < count and labels and next(labels) then owe_more(ctx, sid) end
 end
 
 -- The first of those that are to be delivered alone which this session may get now, or nil.
