@@ -32,6 +32,7 @@ class VerbWatch:
         self.done: Counter[bytes] = Counter()
         """How many jobs each bulk run has acted on."""
         self.purged: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
         """How many jobs were purged, by queue."""
         self.last_token: Callable[[str], int] = lambda text: 0
         self._store = store
@@ -126,7 +127,10 @@ class VerbWatch:
         own = [id_to_bytes(text, "id") for text in acknowledged if f"{{{self._by_id[text].queue}}}" in base]
         gone = [text for text, record in self._records(base, own).items() if not record and text not in self._over]
         waited = [text for text in gone if not self.last_token(text) and not self._by_id[text].expires_s]
-        if len(waited) > deleted:
+        # A job may be deleted before the answer to its enqueue has come, and be known only at a later call.
+        room = deleted + self._unknown[base]
+        self._unknown[base] = max(0, room - len(waited))
+        if len(waited) > room:
             self._history.blame(WRONG, f"a purge says that it has deleted {deleted} jobs, and these are gone: {waited}", waited[0])
         self._over |= dict.fromkeys(gone, "purge")
 
