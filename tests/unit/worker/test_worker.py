@@ -4,8 +4,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -481,7 +481,7 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_session(broker: Scripted
         time.sleep(1.5)
 
     # The broker must live on another loop than the one that is blocked.
-    async with worker_on_its_own_loop(worker):
+    async with on_its_own_loop(lambda: worker):
         stream = await broker.welcomed(session_time_s=1.0)
         (job,) = await stream.deliver("n")
         for number in range(1, 15):
@@ -492,16 +492,53 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_session(broker: Scripted
         assert broker.opened == 1
 
 
+async def test_what_is_delivered_while_the_program_is_busy_starting_runs(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker)
+    worker.handler("n")(take_size)
+    delivered = threading.Event()
+
+    @asynccontextmanager
+    async def busy_start() -> AsyncIterator[None]:
+        starting = asyncio.create_task(worker.__aenter__())
+        await asyncio.sleep(0)  # the stream's thread has been started
+        delivered.wait(10)  # and this loop does nothing else before the jobs are here
+        await starting
+        yield
+        await worker.stop()
+
+    async with on_its_own_loop(busy_start):
+        stream = await broker.welcomed()
+        (job,) = await stream.deliver("n", json='{"width":3}')
+        await asyncio.sleep(0.05)
+        delivered.set()
+        await stream.finish_of(job)
+
+
+async def test_a_start_that_was_given_up_leaves_no_stream_behind(broker: ScriptedBroker) -> None:
+    worker = worker_for(broker)
+    worker.handler("n")(take_size)
+    starting = asyncio.create_task(worker.__aenter__())
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # the stream is there, and the start has not heard of it
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    async with asyncio.timeout(5):
+        while any(thread.name == "jobwire-stream" for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
+    worker.handler("other")(take_size)  # it does not run any more
+
+
 def ponged(number: int, said: pb.WorkRequest) -> bool:
     return said.pong.number == number
 
 
 @asynccontextmanager
-async def worker_on_its_own_loop(worker: Worker) -> AsyncIterator[None]:
+async def on_its_own_loop(made: Callable[[], AbstractAsyncContextManager[Any]]) -> AsyncIterator[None]:
     end = threading.Event()
 
     async def live() -> None:
-        async with worker:
+        async with made():
             while not end.is_set():
                 await asyncio.sleep(0.01)
 

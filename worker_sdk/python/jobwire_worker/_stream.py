@@ -55,7 +55,7 @@ _Call = grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]
 
 
 class Stream:
-    """The thread, its loop and the session. Made by the worker's start; what it calls back runs on its own thread."""
+    """The thread, its loop and the session. Made by the worker's start, and to be started; what it calls back runs on its own thread."""
 
     def __init__(
         self,
@@ -66,10 +66,11 @@ class Stream:
         credentials: Credentials | None = None,
     ) -> None:
         self.started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        """Done when `outbox` may be used; fails when the health port is taken."""
+        """Done when the health port listens; fails when it is taken."""
         self.closed: concurrent.futures.Future[None] = concurrent.futures.Future()
         """Done when the stream has ended for good; fails when it crashed."""
-        self.outbox: Mailbox[Any]
+        self._loop = asyncio.new_event_loop()
+        self.outbox: Mailbox[Any] = Mailbox(self._loop, self._take)
         self.health_port: int | None = None
         self._targets = targets
         self._credentials = credentials or Credentials()
@@ -78,7 +79,6 @@ class Stream:
         self._session = Session(options, new_session_id)
         self._health = HealthServer(*health, self._probe) if health is not None else None
         self._backoff = Backoff()
-        self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._run, name="jobwire-stream", daemon=True)
         self._call: _Call | None = None
         self._address = ""
@@ -86,8 +86,11 @@ class Stream:
         self._welcomed_at: float | None = None
         self._last_failure = ""
         self._tick: asyncio.TimerHandle | None = None
+        self._writable = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._goodbye_sent = asyncio.Event()
+        self._goodbye_begun = False
         self._ending = False
-        self._drain_grace_s: float | None = None
         self._drain_task: asyncio.Task[None] | None = None
 
     # --- from any thread ---
@@ -98,10 +101,8 @@ class Stream:
 
     def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within `grace_s`, say goodbye and end. A second call changes nothing."""
-        self._drain_grace_s = grace_s
-        if self.started.done():
-            with contextlib.suppress(RuntimeError):  # it has ended already
-                self._loop.call_soon_threadsafe(self._start_draining, grace_s)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._start_draining, grace_s)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the thread."""
@@ -112,7 +113,8 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._main())
         except BaseException as error:
             if self.started.done():
                 log.critical("worker.crashed", exc_info=True)
@@ -123,20 +125,12 @@ class Stream:
             self.closed.set_result(None)
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
         quiet_poller(self._loop)
-        self._writable = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._goodbye_sent = asyncio.Event()
-        self._goodbye_begun = False
-        self.outbox = Mailbox(self._loop, self._take)
         try:
             if self._health is not None:
                 self.health_port = await self._health.start()
                 log.info("worker.health port=%d", self.health_port)
             self.started.set_result(None)
-            if self._drain_grace_s is not None:  # asked for before there was a loop to ask
-                self._start_draining(self._drain_grace_s)
             await self._serve()
         finally:
             if self._health is not None:

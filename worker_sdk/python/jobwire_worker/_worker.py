@@ -261,15 +261,17 @@ class Worker:
         options = self._options
         self._pid = os.getpid()
         self._stream = stream = Stream(_session_options(options), Targets(options.targets), inbox.put, options.health, options.credentials)
+        # Before the stream starts: it may deliver before this loop turns again.
+        self._runner = Runner(loop, self._registry, self._hooks, stream.outbox, options.concurrency)
+        self._undo_quiet = quiet_poller(loop)
         stream.start()
         try:
-            await asyncio.wrap_future(stream.started)
-        except BaseException:
-            self._stream = None
+            await asyncio.shield(asyncio.wrap_future(stream.started))
+        except BaseException:  # the port is taken, or nobody waits for the start any more
+            self._runner.draining = True
+            stream.drain(0)
+            self._ended()
             raise
-        # The stream may have delivered already; it waits in the inbox until this loop turns again.
-        self._undo_quiet = quiet_poller(loop)
-        self._runner = Runner(loop, self._registry, self._hooks, stream.outbox, options.concurrency)
 
     def _take(self, batches: list[list[Effect]]) -> None:
         if self._runner is not None:
