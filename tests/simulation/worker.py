@@ -12,6 +12,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._backoff import Backoff
 from jobwire_worker._effects import Effect, GiveUp, Lease, Reason, Refused, Start
+from jobwire_worker._mailbox import Mailbox
 from jobwire_worker._outcomes import DRAINING, NO_HANDLER, NO_RESULT, NOT_RUN, Completed, Failed, GroupLimited, Outcome, Snoozed
 from jobwire_worker._session import Session, SessionOptions
 from jobwire_worker._stream import Stream
@@ -127,6 +128,8 @@ class SimulatedWorker:
     def _build(self, addresses: Sequence[str]) -> None:
         targets = Targets(addresses, random.Random(self._rng.random()))
         self.stream = Stream(self.options, targets, self._take, None, Reach.of(self._network, self.process))
+        self.stream._loop.close()  # it is that of a thread which nobody starts
+        self.stream._loop, self.stream.outbox = self._loop, Mailbox(self._loop, self.stream._take)
         self.session = _WatchedSession(self.options, lambda: self._rng.randbytes(16))
         self.session.on_ack = self._acked
         self.session.on_unsure = self._note_unsure
