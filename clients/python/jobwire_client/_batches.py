@@ -10,10 +10,11 @@ An outage is noticed by a call that fails although it had its whole time. When n
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-from jobwire_client._enqueue_stream import Verdicts
+from jobwire_client._enqueue_stream import ALL_MADE, Verdicts
 from jobwire_client._job import Enqueued
 from jobwire_client.errors import JobwireError, QueueUnavailable
 
@@ -25,7 +26,7 @@ MAX_CALLS = 2
 _SPLIT_FROM = 16
 """Fewer jobs than this are not worth two calls."""
 
-Send = Callable[[bytes], Awaitable[Verdicts]]
+Send = Callable[[bytes], "asyncio.Future[Verdicts]"]
 
 
 class Entry(Protocol):
@@ -55,7 +56,8 @@ class Lane:
         """Prepare a lane.
 
         Args:
-            send: makes the jobs of the joined frames, and says what became of them.
+            send: makes the jobs of the joined frames, and says what became of them. The call is under way when it returns: no task, no further round of the
+                event loop.
             max_waiting: how many jobs may wait to be sent before callers have to wait.
             max_waiting_bytes: the same in bytes.
         """
@@ -65,7 +67,7 @@ class Lane:
         self._waiting: deque[Entry] = deque()
         self._jobs = 0
         self._bytes = 0
-        self._under_way: dict[asyncio.Task[None], int] = {}
+        self._under_way: dict[asyncio.Future[Verdicts], int] = {}
         self._gathering = False
         self._callers: deque[tuple[asyncio.Future[None], int]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # known at the first use: to ask which one runs costs a system call
@@ -104,7 +106,7 @@ class Lane:
         self._waiting.append(entry)
         self._jobs += entry.count
         self._bytes += len(entry.frames)
-        if not self._gathering:
+        if not self._gathering and len(self._under_way) < MAX_CALLS:
             self._gather()
 
     async def flush(self) -> None:
@@ -114,9 +116,8 @@ class Lane:
 
     def _gather(self) -> None:
         # Not at once: all callers that are ready in this round of the event loop come along.
-        if len(self._under_way) < MAX_CALLS:
-            self._gathering = True
-            self._running().call_soon(self._start_calls)
+        self._gathering = True
+        self._running().call_soon(self._start_calls)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -128,9 +129,7 @@ class Lane:
         while self._waiting and (jobs := self._worth_a_call()):
             batch, count = self._take(jobs)
             if batch:
-                task = asyncio.get_running_loop().create_task(self._call(batch))
-                self._under_way[task] = count
-                task.add_done_callback(self._call_ended)
+                self._call(batch, count)
         self._let_in()
 
     def _worth_a_call(self) -> int:
@@ -187,31 +186,36 @@ class Lane:
         self._reserved_jobs -= 1
         self._reserved_bytes -= size
 
-    async def _call(self, batch: list[Entry]) -> None:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            verdicts = await self._send(b"".join([entry.frames for entry in batch]))
-            if verdicts and max(verdicts) >= sum(entry.count for entry in batch):
-                raise QueueUnavailable("the broker answered for jobs that it was not sent", accepted="unknown")
-        except JobwireError as error:
-            _fail_all(batch, error)
-            if isinstance(error, QueueUnavailable) and self._last_success < began:
-                self._fail_waiting(error)
-        except BaseException as error:
-            unsure = QueueUnavailable("the call was broken off", accepted="unknown")
-            unsure.__cause__ = error
-            _fail_all(batch, unsure)
-            raise
-        else:
-            self._last_success = clock()
-            _deliver_all(batch, verdicts)
+    def _call(self, batch: list[Entry], count: int) -> None:
+        began = self._running().time()
+        answer = self._send(b"".join([entry.frames for entry in batch]))
+        self._under_way[answer] = count
+        answer.add_done_callback(partial(self._answered, batch, count, began))
 
-    def _call_ended(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
+    def _answered(self, batch: list[Entry], count: int, began: float, answer: "asyncio.Future[Verdicts]") -> None:
+        del self._under_way[answer]
+        error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
+        verdicts = ALL_MADE if error else answer.result()
+        if verdicts and max(verdicts) >= count:
+            error = QueueUnavailable("the broker answered for jobs that it was not sent", accepted="unknown")
+        if error is None:
+            self._last_success = self._running().time()
+            _deliver_all(batch, verdicts)
+        else:
+            self._failed(batch, began, error)
         if self._waiting and not self._gathering:
             self._gather()
         self._let_in()
+
+    def _failed(self, batch: list[Entry], began: float, error: BaseException) -> None:
+        if not isinstance(error, JobwireError):
+            unsure = QueueUnavailable("the call was broken off", accepted="unknown")
+            unsure.__cause__ = error
+            _fail_all(batch, unsure)
+            return
+        _fail_all(batch, error)
+        if isinstance(error, QueueUnavailable) and self._last_success < began:
+            self._fail_waiting(error)
 
     def _fail_waiting(self, cause: QueueUnavailable) -> None:
         error = cause.again()

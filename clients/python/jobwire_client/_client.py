@@ -688,9 +688,8 @@ class Client:
         answer = await self._open().call(_WAIT, request.SerializeToString(), deadline=retry_until + step_s, retry_until=retry_until)
         return job_from(answer.job)
 
-    async def _send_batch(self, frames: bytes) -> Verdicts:
-        deadline = asyncio.get_running_loop().time() + min(self._timeout_s, _MAX_ENQUEUE_S)
-        return await self._connections.enqueue(frames, deadline=deadline)
+    def _send_batch(self, frames: bytes) -> "asyncio.Future[Verdicts]":
+        return self._connections.enqueue(frames, min(self._timeout_s, _MAX_ENQUEUE_S))
 
-    async def _send_disk_batch(self, frames: bytes) -> Verdicts:
-        return await self._send_batch(frames + _DISK)
+    def _send_disk_batch(self, frames: bytes) -> "asyncio.Future[Verdicts]":
+        return self._send_batch(frames + _DISK)

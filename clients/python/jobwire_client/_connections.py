@@ -5,7 +5,8 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -71,6 +72,25 @@ def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
     return addresses
 
 
+@dataclass(slots=True)
+class _Tries:
+    """How a call is doing that is repeated. Moments are those of the event loop's clock."""
+
+    deadline: float
+    retry_until: float | None
+    maybe_accepted: bool = False
+    made: int = 0
+    wait_s: float = _FIRST_WAIT_S
+
+
+class _Enqueue(NamedTuple):
+    """A message that is being sent, and who waits for its verdicts."""
+
+    frames: bytes
+    tries: _Tries
+    answer: "asyncio.Future[Verdicts]"
+
+
 class Connections:
     """A channel per broker, made when it is first needed. One is used at a time; which comes first is chosen at random, so that clients spread."""
 
@@ -104,37 +124,64 @@ class Connections:
             lambda index, limit_s: self._stub(index, method)(request, timeout=limit_s, metadata=self._bearer.metadata()), deadline, retry_until
         )
 
-    async def enqueue(self, frames: bytes, *, deadline: float) -> Verdicts:
-        """Make the jobs of the joined frames, over a stream that all enqueues share. It is repeated, and fails, as `call` does."""
-        return await self._repeatedly(lambda index, limit_s: self._enqueues(index).ask(frames, limit_s), deadline, None)
+    def enqueue(self, frames: bytes, limit_s: float) -> "asyncio.Future[Verdicts]":
+        """Make the jobs of the joined frames within `limit_s`, over a stream that all enqueues share. It is repeated, and fails, as `call` does; it is under
+        way when this returns."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Verdicts] = loop.create_future()
+        self._ask(_Enqueue(frames, _Tries(loop.time() + limit_s, None), answer))
+        return answer
+
+    def _ask(self, enqueue: "_Enqueue") -> None:
+        index = self._current
+        try:
+            limit_s = self._limit_s(enqueue.tries)
+            self._enqueues(index).ask(enqueue.frames, limit_s, partial(self._told, enqueue, index))
+        except Exception as error:  # no channel can be made, and another try would meet the same
+            _settle(enqueue.answer, error)
+
+    def _told(self, enqueue: "_Enqueue", index: int, said: Verdicts | BaseException) -> None:
+        if not isinstance(said, QueueUnavailable):
+            _settle(enqueue.answer, said)
+            return
+        try:
+            pause_s = self._after(enqueue.tries, index, said)
+        except QueueUnavailable as error:
+            _settle(enqueue.answer, error)
+        else:
+            # Not at once: who tells is a stream that is just ending.
+            asyncio.get_running_loop().call_later(pause_s, self._ask, enqueue)
 
     async def _repeatedly(self, attempt: Callable[[int, float], Awaitable[Result]], deadline: float, retry_until: float | None) -> Result:
-        clock = asyncio.get_running_loop().time
-        maybe_accepted = False
-        wait_s = _FIRST_WAIT_S
-        tries = 0
+        tries = _Tries(deadline, retry_until)
         while True:
             index = self._current
-            left_s = deadline - clock()
-            limit_s = left_s if len(self.addresses) == 1 or retry_until is not None else max(left_s / 2, _MIN_TRY_S)
             try:
-                return await attempt(index, limit_s)
+                return await attempt(index, self._limit_s(tries))
             except grpc.aio.AioRpcError as failure:
                 error = error_of(failure, self.addresses[index])
-            except QueueUnavailable as unavailable:
-                error = unavailable
             if not isinstance(error, QueueUnavailable):
                 raise error
-            maybe_accepted = maybe_accepted or error.accepted != "no"
-            tries += 1
-            self.move_on(index)
-            pause_s = wait_s if tries % len(self.addresses) == 0 else 0.0
-            if clock() + pause_s + _MIN_TRY_S >= (deadline if retry_until is None else retry_until):
-                error.accepted = "unknown" if maybe_accepted else "no"
-                raise error
-            if pause_s:
+            if pause_s := self._after(tries, index, error):
                 await asyncio.sleep(pause_s)
-                wait_s = min(2 * wait_s, _MAX_WAIT_S)
+
+    def _limit_s(self, tries: "_Tries") -> float:
+        """How long the next try may take."""
+        left_s = tries.deadline - asyncio.get_running_loop().time()
+        return left_s if len(self.addresses) == 1 or tries.retry_until is not None else max(left_s / 2, _MIN_TRY_S)
+
+    def _after(self, tries: "_Tries", index: int, error: QueueUnavailable) -> float:
+        """Note that a try at `index` failed. How long to wait before the next; raises the error when there is no time for one."""
+        tries.maybe_accepted = tries.maybe_accepted or error.accepted != "no"
+        tries.made += 1
+        self.move_on(index)
+        pause_s = tries.wait_s if tries.made % len(self.addresses) == 0 else 0.0
+        if asyncio.get_running_loop().time() + pause_s + _MIN_TRY_S >= (tries.deadline if tries.retry_until is None else tries.retry_until):
+            error.accepted = "unknown" if tries.maybe_accepted else "no"
+            raise error
+        if pause_s:
+            tries.wait_s = min(2 * tries.wait_s, _MAX_WAIT_S)
+        return pause_s
 
     def stream(self, method: Method[Answer], request: bytes) -> tuple[int, grpc.aio.UnaryStreamCall[bytes, Answer]]:
         """Open a stream at the current broker; also says which that is, for `move_on`. It fails when it is read."""
@@ -190,3 +237,14 @@ class Connections:
         if channel is None:
             channel = self._channels[index] = self._credentials.channel(self.addresses[index], _OPTIONS)
         return channel
+
+
+def _settle(answer: "asyncio.Future[Verdicts]", said: Verdicts | BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(said, asyncio.CancelledError):
+        answer.cancel()
+    elif isinstance(said, BaseException):
+        answer.set_exception(said)
+    else:
+        answer.set_result(said)

@@ -25,6 +25,9 @@ Verdicts = Mapping[int, Item]
 """What there is to say of the jobs of one message, by their places in it. Those that are not named were made."""
 ALL_MADE: Verdicts = {}
 
+Tell: TypeAlias = Callable[[Verdicts | BaseException], None]
+"""Called once, with what became of a message's jobs: a JobwireError when it is not known or was refused, CancelledError when the stream was closed here."""
+
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 _IDLE_S = 60.0
@@ -53,7 +56,7 @@ class EnqueueStream:
         self._explain = explain
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._asked: dict[bytes, tuple[asyncio.Future[Verdicts], asyncio.TimerHandle]] = {}
+        self._asked: dict[bytes, tuple[Tell, asyncio.TimerHandle]] = {}
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._number = 0
@@ -62,19 +65,17 @@ class EnqueueStream:
         self._reader = self._loop.create_task(self._read())
         self._writer = self._loop.create_task(self._write())
 
-    def ask(self, frames: bytes, limit_s: float) -> asyncio.Future[Verdicts]:
-        """Send the joined frames of a batch. The future fails with JobwireError, after `limit_s` at the latest."""
+    def ask(self, frames: bytes, limit_s: float, tell: Tell) -> None:
+        """Send the joined frames of a batch. `tell` is called by the reader itself, which saves a round of the event loop; after `limit_s` at the latest."""
         self._number += 1
         number = varint(self._number)
-        future: asyncio.Future[Verdicts] = self._loop.create_future()
         key = _ANSWER + number
-        self._asked[key] = (future, self._loop.call_later(limit_s, self._late, key))
+        self._asked[key] = (tell, self._loop.call_later(limit_s, self._late, key))
         self._outgoing.append(b"".join((frames, _NUMBER, number)))
         self._wake.set()
-        return future
 
     async def close(self) -> None:
-        """End it. What was not answered fails as unknown."""
+        """End it. What was not answered is told that it was cancelled."""
         self._end(broker_gone=False)
         self._wake.set()
         self._call.cancel()
@@ -84,13 +85,13 @@ class EnqueueStream:
     # ------------------------------------------------------------------ the two roles
 
     async def _read(self) -> None:
-        error: JobwireError = QueueUnavailable(f"the stream to {self._address} has ended", accepted="unknown")
+        error: BaseException = QueueUnavailable(f"the stream to {self._address} has ended", accepted="unknown")
         broker_gone = False
         try:
             while isinstance(answer := await self._call.read(), bytes):  # else it is the end
                 asked = self._asked.pop(answer, None)
                 if asked is not None:
-                    _resolve(asked, ALL_MADE)
+                    _tell(asked, ALL_MADE)
                 else:
                     self._take(answer)
                 if not self.open and not self._asked:
@@ -98,12 +99,15 @@ class EnqueueStream:
         except grpc.aio.AioRpcError as failure:
             error = self._explain(failure)
             broker_gone = True
+        except asyncio.CancelledError as closed:
+            error = closed
+            raise
         finally:
             self._end(broker_gone)
             self._writer.cancel()
-            for asked in self._asked.values():
-                _fail(asked, error)
-            self._asked.clear()
+            asked_still, self._asked = self._asked, {}
+            for asked in asked_still.values():
+                _tell(asked, error)
 
     async def _write(self) -> None:
         # A stream that is over makes the write fail; the reader says why.
@@ -121,16 +125,16 @@ class EnqueueStream:
         if asked is None:
             return  # too late
         if response.HasField("error"):
-            _fail(asked, error_of_status(response.error))
+            _tell(asked, error_of_status(response.error))
         else:
-            _resolve(asked, {item.at: item for item in response.items})
+            _tell(asked, {item.at: item for item in response.items})
 
     # ------------------------------------------------------------------ ends
 
     def _late(self, key: bytes) -> None:
         asked = self._asked.pop(key)
         self._end(broker_gone=True)
-        _fail(asked, QueueUnavailable(f"no broker answers at {self._address}: no answer in time", accepted="unknown"))
+        _tell(asked, QueueUnavailable(f"no broker answers at {self._address}: no answer in time", accepted="unknown"))
         if not self._asked:
             self._call.cancel()
 
@@ -149,15 +153,7 @@ class EnqueueStream:
             self._on_end(broker_gone)
 
 
-def _resolve(asked: tuple[asyncio.Future[Verdicts], asyncio.TimerHandle], verdicts: Verdicts) -> None:
-    future, timer = asked
+def _tell(asked: tuple[Tell, asyncio.TimerHandle], said: Verdicts | BaseException) -> None:
+    tell, timer = asked
     timer.cancel()
-    if not future.done():
-        future.set_result(verdicts)
-
-
-def _fail(asked: tuple[asyncio.Future[Verdicts], asyncio.TimerHandle], error: JobwireError) -> None:
-    future, timer = asked
-    timer.cancel()
-    if not future.done():
-        future.set_exception(error.again())
+    tell(said.again() if isinstance(said, JobwireError) else said)

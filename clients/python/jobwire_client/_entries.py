@@ -91,4 +91,4 @@ def _enqueued(queue: str, job_id: str, item: Item | None) -> Enqueued:
         return made(queue, job_id)
     job_id = item.id or job_id
     error = error_of_item(item.error) if item.verdict == _REFUSED else None
-    return Enqueued(f"queues/{queue}/jobs/{job_id}", job_id, queue, verdict_word(item.verdict), error)
+    return Enqueued(queue, job_id, verdict_word(item.verdict), error)

@@ -37,27 +37,29 @@ class Named(Protocol):
 class Enqueued:
     """What became of one enqueue."""
 
-    name: str
-    """`queues/{queue}/jobs/{id}`: what every other call takes."""
-    id: str
-    """The id in its queue."""
     queue: str
     """The queue's name."""
+    id: str
+    """The id in its queue."""
     verdict: EnqueueVerdict
     """`made`: it is there, by this call or an earlier try of it. From `enqueue_many` also `refused`."""
     error: JobwireError | None = None
     """Why it was refused."""
 
+    @property
+    def name(self) -> str:
+        """`queues/{queue}/jobs/{id}`: what every other call takes."""
+        return f"queues/{self.queue}/jobs/{self.id}"
 
-_set_name, _set_id, _set_queue, _set_verdict, _set_error = (Enqueued.__dict__[field.name].__set__ for field in fields(Enqueued))
+
+_set_queue, _set_id, _set_verdict, _set_error = (Enqueued.__dict__[field.name].__set__ for field in fields(Enqueued))
 
 
 def made(queue: str, job_id: str) -> Enqueued:
     """What became of a job that was made. There is one for each; a frozen dataclass's own __init__ costs three times as much."""
     new = object.__new__(Enqueued)
-    _set_name(new, f"queues/{queue}/jobs/{job_id}")
-    _set_id(new, job_id)
     _set_queue(new, queue)
+    _set_id(new, job_id)
     _set_verdict(new, "made")
     _set_error(new, None)
     return new

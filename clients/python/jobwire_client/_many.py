@@ -101,7 +101,7 @@ async def enqueue_many(lane: Lane, jobs: Iterable[JobSpec]) -> list[Enqueued]:
 def _enqueued(queue: str, job_id: str, failure: BaseException) -> Enqueued:
     error = failure if isinstance(failure, JobwireError) else None
     unknown = isinstance(failure, QueueUnavailable) and failure.accepted == "unknown"
-    return Enqueued(f"queues/{queue}/jobs/{job_id}", job_id, queue, "unknown" if unknown else "refused", error)
+    return Enqueued(queue, job_id, "unknown" if unknown else "refused", error)
 
 
 def _outage(cause: BaseException, results: list[Enqueued]) -> QueueUnavailable:

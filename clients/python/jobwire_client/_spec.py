@@ -126,19 +126,15 @@ def encode(
     try:
         text = _text(job_id)
         before, behind = _around_id(queue, job_name, len(text))
-        parts = [before, text, behind]
-        if payload is not None:
-            parts += encoded(payload)
+        head, content = (b"", b"") if payload is None else encoded(payload)
         if priority is not None or delay is not None or delay_until is not None or attempts is not None or backoff is not None:
-            parts.append(_options(priority, delay, delay_until, attempts, backoff))
-        if rules:
-            parts.append(rules)
-        body = b"".join(parts)
+            rules = _options(priority, delay, delay_until, attempts, backoff) + rules
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"job {job_name!r} can't be sent: {error}") from error
-    if len(body) > MAX_BYTES:
-        raise PayloadTooLarge(f"the job has {len(body)} bytes, and one call carries at most {MAX_BYTES}; send a reference instead", reason="PAYLOAD_TOO_LARGE")
-    return _JOBS + varint(len(body)) + body
+    size = len(before) + len(text) + len(behind) + len(head) + len(content) + len(rules)
+    if size > MAX_BYTES:
+        raise PayloadTooLarge(f"the job has {size} bytes, and one call carries at most {MAX_BYTES}; send a reference instead", reason="PAYLOAD_TOO_LARGE")
+    return b"".join((_JOBS, varint(size), before, text, behind, head, content, rules))
 
 
 def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_labels: Mapping[str, str] | None, units: int | None) -> bytes:

@@ -67,7 +67,7 @@ def test_a_queue_has_the_members_of_rest() -> None:
 
 
 def test_a_refused_enqueue_says_why() -> None:
-    made = Enqueued("queues/q/jobs/a", "a", "q", "refused", InvalidRequest("too odd"))
+    made = Enqueued("q", "a", "refused", InvalidRequest("too odd"))
     assert output.enqueued_json(made) == {"name": "queues/q/jobs/a", "queue": "q", "id": "a", "verdict": "refused", "error": "too odd"}
 
 

@@ -19,12 +19,12 @@ class Broker:
         self.calls: list[tuple[job_service_pb2.EnqueueStreamRequest, asyncio.Future[Verdicts]]] = []
         self.sizes: list[int] = []
 
-    async def send(self, frames: bytes) -> Verdicts:
+    def send(self, frames: bytes) -> asyncio.Future[Verdicts]:
         request = job_service_pb2.EnqueueStreamRequest.FromString(frames)
         answer: asyncio.Future[Verdicts] = asyncio.get_running_loop().create_future()
         self.calls.append((request, answer))
         self.sizes.append(len(request.jobs))
-        return await answer
+        return answer
 
     def answer(self, call: int = 0) -> None:
         self.calls.pop(call)[1].set_result(ALL_MADE)
