@@ -154,7 +154,11 @@ class Partition:
 
     def settle(self, item: TurnItem, text_id: str, sink: Sink) -> None:
         """Settle what a worker says with the next call."""
-        self._entries.append((item, text_id, sink))
+        self.settle_all([(item, text_id, sink)])
+
+    def settle_all(self, entries: Sequence[TurnEntry]) -> None:
+        """The same for several."""
+        self._entries += entries
         self._dry = False
         self.kick()
 

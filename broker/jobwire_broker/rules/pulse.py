@@ -152,7 +152,7 @@ class Pulse:
     def _compare(self, stream: Stream, held: int) -> None:
         """Both sides count alike, or twice in a row they don't while no call is under way: then compare in full (RULES 3)."""
         session = stream.work.session
-        own = sum(1 for queue, _ in stream.work.held if queue == self.partition.queue)
+        own = stream.work.held_in(self.partition.queue)
         if own == held or not self.partition.is_quiet():
             self._uneven.pop(session, None)
         elif self._uneven.get(session):

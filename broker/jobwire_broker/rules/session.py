@@ -2,7 +2,7 @@
 
     NEW ──hello──► ATTACHING ──attached──► LIVE ──goodbye, end of stream, superseded──► ENDED
 
-Invariants: jobs are delivered and reserved only against credit; `held` is what the worker may be running or still has to hear an ack for.
+Invariants: jobs are delivered and reserved only against credit; what is held (queue_use.py) is what the worker may be running or still has to hear an ack for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import BrokerError, InvalidField, Precondition
 from jobwire_broker.labels import check_labels
 from jobwire_broker.names import check_queue, id_to_bytes
+from jobwire_broker.rules.queue_use import QueueUse
 from jobwire_broker.rules.reports import checkpoint_item, finish_item, log_item, progress_item, receipt_item
 from jobwire_broker.rules.shares import Shares
 from jobwire_broker.store import wire
@@ -75,7 +76,7 @@ class WorkSession:
         self.epoch = 0
         self.hello = pb.Hello()
         self.queues: tuple[str, ...] = ()
-        self.held: dict[tuple[str, bytes], int] = {}
+        self.held_count = 0
         self.draining = False
         self.last_received = now
         self.is_silent = False
@@ -87,12 +88,9 @@ class WorkSession:
         self._bytes_sent = 0
         self._reserved: dict[str, int] = {}
         self._shares = Shares(class_of)
-        self._held_in: dict[str, int] = {}
-        self._ending: dict[tuple[str, bytes], int] = {}
-        self._ending_in: dict[str, int] = {}
+        self._uses: dict[str, QueueUse] = {}
         self._suspended: set[str] = set()
         self._calls_over = asyncio.Event()
-        self._queue_sent: dict[str, int] = {}
         self._outbox = pb.WorkResponse()
         self._wire: list[bytes] = []
         self._wire_bytes = self._ack_bytes = self._unread_bytes = 0
@@ -141,9 +139,10 @@ class WorkSession:
                 raise InvalidField(f"hello.{name} may have 128 characters; it has {len(text)}", field=f"hello.{name}")
         check_labels(hello.labels, "hello.labels", MAX_LABELS)
         self.queues = tuple(dict.fromkeys(check_queue(queue, f"hello.queues[{i}]") for i, queue in enumerate(hello.queues)))
+        self._uses = {queue: QueueUse() for queue in self.queues}
         for i, held in enumerate(hello.held):
             self._check_own_queue(held.queue, f"hello.held[{i}].queue")
-            self._hold(held.queue, id_to_bytes(held.id, f"hello.held[{i}].id"), held.token)
+            self.held_count += self._uses[held.queue].hold(id_to_bytes(held.id, f"hello.held[{i}].id"), held.token)
         self._shares.keep(hello, self.queues)
         self.session, self.epoch, self.hello = hello.session, hello.epoch, hello
         self.phase = Phase.ATTACHING
@@ -168,8 +167,9 @@ class WorkSession:
         self._collect("cancel_receipts", frame.cancel_receipts, receipt_item, items)
         at = len(items)
         self._collect("finishes", frame.finishes, finish_item, items)
+        # With its finish, or even before, it granted credit for another.
         for queue, _, item in items[at:]:
-            self._note_end(queue, item)
+            self._uses[queue].end(item.raw_id, item.token)
 
     def _collect(self, path: str, reports: Sequence[Any], to_item: Callable[[Any], TurnItem], items: list[tuple[str, str, TurnItem]]) -> None:
         for i, report in enumerate(reports):
@@ -193,16 +193,24 @@ class WorkSession:
         if queue in self._suspended or (self._bytes_credit and (self._reserved or self._bytes_sent >= self._bytes_credit)):
             return 0
         under_way = sum(self._reserved.values())
-        room = min(self._credit - self._sent - under_way, MAX_HELD - len(self.held) - under_way)
+        room = min(self._credit - self._sent - under_way, MAX_HELD - self.held_count - under_way)
         if queue in self._queue_credit:
-            room = min(room, self._queue_credit[queue] - self._queue_sent.get(queue, 0) - self._reserved.get(queue, 0))
+            room = min(room, self._queue_credit[queue] - self._uses[queue].sent - self._reserved.get(queue, 0))
         if slots:
             room = min(room, slots - self._taken(queue))
         return self._shares.room_of(queue, room, self._taken) if self._shares else room
 
     def _taken(self, queue: str) -> int:
         """How many jobs of `queue` the worker runs, as far as it has told, or may run after the calls that are under way."""
-        return self._held_in.get(queue, 0) - self._ending_in.get(queue, 0) + self._reserved.get(queue, 0)
+        return self._uses[queue].running + self._reserved.get(queue, 0)
+
+    def held(self, queue: str) -> list[tuple[bytes, int]]:
+        """Ids and tokens of the jobs of `queue` that it holds."""
+        return self._uses[queue].held()
+
+    def held_in(self, queue: str) -> int:
+        """How many jobs of `queue` it holds."""
+        return len(self._uses[queue].tokens)
 
     def payload_room(self) -> int:
         """How many bytes of payload may be leased; -1 when the worker set no limit."""
@@ -234,12 +242,12 @@ class WorkSession:
 
     def deliver(self, queue: str, raw_id: bytes, token: int, record: bytes, attempts: int = DEFAULT_ATTEMPTS, timeout_ms: int = 0) -> None:
         """Hand a leased job over to the writer. `attempts` and `timeout_ms` are those of its queue."""
-        size = len(record)
+        use = self._uses[queue]
+        use.sent += 1
         self._sent += 1
-        self._queue_sent[queue] = self._queue_sent.get(queue, 0) + 1
         self._bytes_sent += wire.payload_size(record)
-        self._hold(queue, raw_id, token)
-        self._append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts, timeout_ms)), size)
+        self.held_count += use.hold(raw_id, token)
+        self._append(wire.jobs_field(wire.delivery(queue, raw_id, token, record, attempts, timeout_ms)), len(record))
         self._unsent.append((queue, raw_id, token))
 
     def _append(self, part: bytes, size: int) -> None:
@@ -255,31 +263,16 @@ class WorkSession:
 
     def ack(self, queue: str, raw_id: bytes, token: int, verdict: pb.Verdict.ValueType, state: int) -> None:
         """Tell the verdict on a finish."""
-        self.drop(queue, raw_id, token)
+        self.held_count -= self._uses[queue].drop(raw_id, token)
         ack = wire.acks_field(queue, raw_id, token, verdict, state)
-        self._append(ack, len(ack))
-        self._ack_bytes += len(ack)
-        self._unread_bytes += len(ack)
+        size = len(ack)
+        self._append(ack, size)
+        self._ack_bytes += size
+        self._unread_bytes += size
 
     def drop(self, queue: str, raw_id: bytes, token: int) -> None:
         """Forget a job that is not this session's any more."""
-        if self.held.get((queue, raw_id)) == token:
-            del self.held[queue, raw_id]
-            self._held_in[queue] -= 1
-            if self._ending.pop((queue, raw_id), None) is not None:
-                self._ending_in[queue] -= 1
-
-    def _hold(self, queue: str, raw_id: bytes, token: int) -> None:
-        self.drop(queue, raw_id, self.held.get((queue, raw_id), token))
-        self._held_in[queue] = self._held_in.get(queue, 0) + 1
-        self.held[queue, raw_id] = token
-
-    def _note_end(self, queue: str, item: TurnItem) -> None:
-        """The worker runs it no more, and holds it until the ack: with its finish, or even before, it granted credit for another."""
-        key = (queue, item.raw_id)
-        if self.held.get(key) == item.token and key not in self._ending:
-            self._ending[key] = item.token
-            self._ending_in[queue] = self._ending_in.get(queue, 0) + 1
+        self.held_count -= self._uses[queue].drop(raw_id, token)
 
     def cancel(self, queue: str, text_id: str, token: int, reason: pb.CancelReason.ValueType, grace_ms: int = 0) -> None:
         """Tell the worker to give an attempt up."""

@@ -139,7 +139,7 @@ class BrokerMetrics(Collector):
         yield credit
         yield _gauge("jobwire_work_streams", "Worker processes that are connected to this broker.", len(streams))
         yield _gauge("jobwire_worker_slots", "Jobs that they run at once, all together, as they say.", sum(work.hello.concurrency for work in streams.values()))
-        yield _gauge("jobwire_worker_slots_busy", "Jobs that they hold.", sum(len(work.held) for work in streams.values()))
+        yield _gauge("jobwire_worker_slots_busy", "Jobs that they hold.", sum(work.held_count for work in streams.values()))
 
     def _here(self) -> Iterable[Metric]:
         client = self._registry.client

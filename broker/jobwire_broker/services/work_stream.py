@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from jobwire_broker.rules.partition import verdict_of
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
-from jobwire_broker.rules.sinks import SILENT, turn_size
+from jobwire_broker.rules.sinks import SILENT, TurnEntry, turn_size
 from jobwire_broker.services.answers import end_tasks
 from jobwire_broker.store.codec import encode_labels
 from jobwire_broker.store.queue_store import FINISHES, Settled, TurnItem, Word
@@ -110,14 +111,21 @@ class WorkStream:
             received = self.work.receive(frame, time.monotonic())
             if received.hello:
                 await self._attach_all()
-            for queue, text_id, item in received.items:
-                self._unsettled += turn_size(item)
-                self._registry.get(queue).partition.settle(item, text_id, self)
+            if received.items:
+                self._settle(received.items)
             if received.goodbye:
                 await self._detach_all()
                 return
             if received.credit:
                 self._kick_all()
+
+    def _settle(self, items: list[tuple[str, str, TurnItem]]) -> None:
+        of_queue: dict[str, list[TurnEntry]] = {}
+        for queue, text_id, item in items:
+            self._unsettled += turn_size(item)
+            of_queue.setdefault(queue, []).append((item, text_id, self))
+        for queue, entries in of_queue.items():
+            self._registry.get(queue).partition.settle_all(entries)
 
     async def _next_frame(self) -> Any:
         """The next frame, when the worker has read the most of what was said to it, and the store has settled the most of what it said."""
@@ -155,7 +163,7 @@ class WorkStream:
 
     def lease_left(self) -> float:
         """How long the leases surely last: counted from before the last successful pulse of each queue (RULES 3)."""
-        queues = {queue for queue, _ in self.work.held} or self.work.queues
+        queues = [queue for queue in self.work.queues if self.work.held_in(queue)] or self.work.queues
         oldest = min(max(self._registry.get(queue).pulse.last_success, self._attached_at) for queue in queues)
         return max(0.0, self._session_s - (time.monotonic() - oldest))
 
@@ -206,7 +214,7 @@ class WorkStream:
     async def _attach(self, name: str) -> list[pb.Ack]:
         """Attach in one queue; a verdict for each job that the session holds no more."""
         work = self.work
-        held = [(raw_id, token) for (queue, raw_id), token in work.held.items() if queue == name]
+        held = work.held(name)
         partition = self._registry.get(name).partition
         self._attaches += 1
         session_ms = int(self._session_s * 1000)
@@ -283,7 +291,7 @@ class WorkStream:
         self._unsettled -= turn_size(item)
         self._eased.set()
         if item.kind in FINISHES:
-            self.work.ack(queue, item.raw_id, item.token, verdict_of(settled.word), _state(settled.word, settled.state))
+            self.work.ack(queue, item.raw_id, item.token, *_verdict_and_state(settled))
         elif settled.word != Word.OK and item.kind in "PLK":
             self.work.drop(queue, item.raw_id, item.token)
             self.work.cancel(queue, text_id, item.token, pb.CANCEL_REASON_STALE_LEASE)
@@ -307,3 +315,9 @@ class WorkStream:
 
 def _state(word: str, state: int) -> Any:
     return state if word == Word.OK else 0
+
+
+@lru_cache(1024)
+def _verdict_and_state(settled: Settled) -> tuple[pb.Verdict.ValueType, int]:
+    """There are few different ones, and one for every finish."""
+    return verdict_of(settled.word), _state(settled.word, settled.state)

@@ -17,12 +17,13 @@ from jobwire_broker.store.codec import FLAG_KEPT, HEADER_SIZE, SECTION, TAG_CHEC
 #: attempt, max_attempts and priority of a record's header.
 _HEAD = Struct(">8xH36xHi")
 _LOW = [bytes((i & 127 | 128, i >> 7 | 128)) for i in range(1 << 14)]
+_BYTE = [bytes((i,)) for i in range(128)]
 
 
 def varint(number: int) -> bytes:
     """A number from 0 to 2^64 - 1."""
     if number < 128:
-        return bytes((number,))
+        return _BYTE[number]
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -53,7 +54,7 @@ def _queue_field(queue: str) -> bytes:
 def _id_field(raw_id: bytes) -> bytes:
     if raw_id[0] < 0x20:
         return b"\x12\x20" + hexlify(raw_id)
-    return b"\x12" + varint(len(raw_id)) + raw_id
+    return b"".join((b"\x12", varint(len(raw_id)), raw_id))
 
 
 def delivery(queue: str, raw_id: bytes, token: int, record: bytes, attempts: int, timeout_ms: int = 0) -> bytes:
@@ -120,5 +121,5 @@ def jobs_field(delivery_bytes: bytes) -> bytes:
 
 def acks_field(queue: str, raw_id: bytes, token: int, verdict: int, state: int) -> bytes:
     """A jobwire.v1.Ack as an element of WorkResponse.acks."""
-    ack = b"".join((_queue_field(queue), _id_field(raw_id), b"\x18", token_varint(token), b"\x20", bytes((verdict,)), b"\x28", bytes((state,))))
+    ack = b"".join((_queue_field(queue), _id_field(raw_id), b"\x18", token_varint(token), b"\x20", _BYTE[verdict], b"\x28", _BYTE[state]))
     return b"\x12" + _cached_varint(len(ack)) + ack
