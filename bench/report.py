@@ -48,7 +48,10 @@ def verdict(target: Target, ratio: float) -> str:
 
 
 def compare(targets: tuple[Target, ...], ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Return a row per target: the runs of both sides, the ratio of their medians, the verdict. A side that was not measured leaves the ratio out."""
+    """Return a row per target: the runs of both sides, the median of the ratios of those that were measured side by side, the verdict.
+
+    A machine whose speed moves between runs moves both sides of one alike. A side that was not measured leaves the ratio out.
+    """
     rows = []
     for target in targets:
         row: dict[str, Any] = {
@@ -60,7 +63,8 @@ def compare(targets: tuple[Target, ...], ours: dict[str, list[float]], theirs: d
         }
         row["ours"], row["theirs"] = ours.get(target.key, []), theirs.get(target.key, [])
         if row["ours"] and row["theirs"]:
-            row["ratio"] = median(row["ours"]) / median(row["theirs"])
+            row["ratios"] = [own / other for own, other in zip(row["ours"], row["theirs"], strict=True)]
+            row["ratio"] = median(row["ratios"])
             row["verdict"] = verdict(target, row["ratio"])
         rows.append(row)
     return rows
