@@ -5,15 +5,20 @@ Each is a small change in the copy of the Lua source that the simulation loads, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from jobwire_broker.rules.filters import Filter, Span
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.services import bulk
+from jobwire_broker.services.batches import Batch, Maker, Outcome
 from jobwire_broker.services.work_stream import WorkStream
+from jobwire_broker.store import client
+from jobwire_broker.store.client import StoreClient
 from jobwire_worker._session import Session
 
 #: A class or a module, a name in it, and what stands there instead.
@@ -54,6 +59,30 @@ def _free_of_any_slots(session: WorkSession, queue: str, slots: int = 0) -> int:
     return _real_free(session, queue)
 
 
+async def _at_once(*_: Any, **__: Any) -> None:
+    return None
+
+
+async def _join_what_is_under_way(fence: Any) -> None:
+    if fence._current is None or fence._current.done():
+        await _real_wait(fence)
+    else:
+        await asyncio.shield(fence._current)
+
+
+_real_wait = client._Fence.wait
+_real_outcome = Batch.outcome
+_real_put = Maker._put
+
+
+def _outcome_of_others(batch: Batch, results: Sequence[Any]) -> Outcome:
+    return _real_outcome(batch, results[::-1])
+
+
+def _put_backward(maker: Maker, queues: Sequence[str], items: Sequence[Any], tell: Callable[[Any], None]) -> None:
+    _real_put(maker, queues[::-1], items[::-1], lambda results: tell(results[::-1]))
+
+
 def _drop_unacked(session: Any) -> None:
     for key, lease in list(session._held.items()):
         if lease.outcome is not None:
@@ -70,7 +99,7 @@ _ANSWER = "local kind, key, first, second = identity.read(ctx, ask)"
 BUGS = (
     Bug(name="the jobs of a lost session are forgotten", lua=[("for i = 1, #jobs do put_back_lost(ctx, jobs[i]) end", "")], seed=2),
     Bug(name="a pulse renews no session", lua=[("if age >= 0 then gather(ctx, 'ZADD t'", "if age < -5 then gather(ctx, 'ZADD t'")]),
-    Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=9),
+    Bug(name="the token of a finish is not looked at", lua=[("if j.token ~= token or not open_end then", "if not open_end then")], seed=1),
     Bug(name="a loss is charged as an attempt", lua=[("j.attempt = math.max(j.attempt - 1, 0)\n  j.losses = math.min(", "j.losses = math.min(")], seed=2),
     Bug(
         name="what comes back goes to the end of the line",
@@ -89,7 +118,7 @@ BUGS = (
     ),
     Bug(name="a retry does not wait", lua=[("return math.floor(wait * (1 + jitter * fraction))", "return 0")]),
     Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
-    Bug(name="a repeated enqueue makes the job anew", lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")], seed=4),
+    Bug(name="a repeated enqueue makes the job anew", lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")], seed=5),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")], seed=7),
     Bug(name="one loss is poison", lua=[("if j.losses >= 3 and has_flag(j, FLAG_ALONE) then", "if j.losses >= 1 then")], seed=3),
     Bug(
@@ -112,7 +141,7 @@ BUGS = (
     Bug(
         name="labels are not looked at",
         lua=[("function choosing.meets(ctx, sid, required)\n", "function choosing.meets(ctx, sid, required)\n  if true then return true end\n")],
-        seed=3,
+        seed=8,
     ),
     Bug(
         name="one label of several is enough",
@@ -128,10 +157,10 @@ BUGS = (
                 "local due = redis.call('ZRANGEBYSCORE', ctx.base .. 'u', '-inf', 0,",
             ),
         ],
-        seed=11,
+        seed=41,
     ),
     Bug(name="an attempt may take as long as it likes", lua=[("if timeout then gather(ctx, 'ZADD t'", "if false then gather(ctx, 'ZADD t'")], seed=41),
-    Bug(name="all attempts together may take as long as they like", lua=[("if total and not section(j.body, TAG.FIRST_START) then", "if false then")], seed=11),
+    Bug(name="all attempts together may take as long as they like", lua=[("if total and not section(j.body, TAG.FIRST_START) then", "if false then")], seed=41),
     Bug(name="a cancel does not wait for its grace", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx), 'J'")], seed=49),
     Bug(name="a cancel waits for its handler for ever", lua=[("times.clock(ctx) + grace_ms, 'J'", "times.clock(ctx) + grace_ms + 1000000, 'J'")], seed=41),
     Bug(name="an idempotency key finds nothing", lua=[(_ANSWER, f"{_ANSWER}\n  if kind == 'k' then return nil end")], seed=17),
@@ -141,7 +170,7 @@ BUGS = (
     Bug(
         name="a job name runs as many as it likes",
         lua=[("if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
-        seed=29,
+        seed=3,
     ),
     Bug(
         name="a group starts although a worker said that it is limited",
@@ -190,7 +219,7 @@ BUGS = (
     Bug(
         name="a log takes the lines of a later attempt for repeats",
         lua=[("kept.new_lines(lines, token == j.token and sequence or 0)", "kept.new_lines(lines, sequence)")],
-        seed=7,
+        seed=4,
     ),
     Bug(
         name="a new payload is not written down",
@@ -216,9 +245,35 @@ BUGS = (
         seed=6,
     ),
     Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")], seed=57),
+    Bug(name="a bulk verb does not look at labels", python=[(Filter, "_has_labels", lambda wanted, packed: True)], seed=2),
+    Bug(name="a bulk verb does not look at dates", python=[(Span, "holds", lambda span, us: True)]),
+    Bug(
+        name="a bulk verb finds only what has no rules",
+        python=[(Filter, "_matches_sections", lambda wanted, record, found: not found.keys() - {1, 2, 3})],
+    ),
+    Bug(
+        name="a clean does not look at its grace",
+        lua=[("if grace_ms == 0 then return ctx.n end\n  return ctx.now_us - grace_ms * 1000", "return ctx.n")],
+        seed=3,
+    ),
+    Bug(
+        name="a clean leaves what says for itself how long it is kept", lua=[("if passed < STEP then\n    local own", "if false then\n    local own")], seed=107
+    ),
+    Bug(name="a clean counts nothing", lua=[("return { count, newest, passed", "return { 0, newest, passed")], seed=3),
+    Bug(
+        name="what has ended goes before it is too old", lua=[("local cutoff = ctx.now_us - age_ms * 1000", "local cutoff = ctx.now_us - age_ms * 500")], seed=5
+    ),
+    Bug(name="what has ended never grows too old", lua=[("more = forget_old(ctx, state) or more", "")], seed=5),
+    Bug(name="a job's own retention never ends", lua=[("retention.forget_own(ctx, ids)\n  return #ids == LIMIT", "return false")], seed=5),
+    Bug(name="an id that comes twice in a batch is made twice", lua=[("if argv[2] == '1' or asks ~= NO_ASKS", "if asks ~= NO_ASKS")], seed=9),
+    Bug(name="a batch mixes up its verdicts", python=[(Batch, "outcome", _outcome_of_others)], seed=28),
+    Bug(name="a batch says that all was made", python=[(Batch, "outcome", lambda batch, results: Outcome({}, {}))], seed=28),
+    Bug(name="a batch is made backward", python=[(Maker, "_put", _put_backward)], seed=50),
+    Bug(name="an enqueue to disk does not wait for the disk", python=[(StoreClient, "sync_to_disk", _at_once)], seed=3),
+    Bug(name="an enqueue to disk takes the word of a write that began before it", python=[(client._Fence, "wait", _join_what_is_under_way)], seed=18),
     Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)], seed=23),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)], seed=5),
-    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=34),
+    Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=20),
     Bug(name="a finish that met no store is dropped", python=[(WorkStream, "failed", lambda stream, error: False)], seed=44),
     Bug(name="a worker forgets a result that was not acked when its stream breaks", python=[(Session, "closed", _drop_unacked)], seed=18),
     Bug(name="a wake-up that was lost is not made up for", python=[(Partition, "pulsed", _believe_the_count)], seed=35),

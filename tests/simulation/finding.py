@@ -6,7 +6,7 @@ import logging
 from functools import cache
 
 from tests.simulation.bugs import BUGS, planted
-from tests.simulation.plan import plan_of
+from tests.simulation.planner import plan_of
 from tests.simulation.real_store import RealStore, library
 from tests.simulation.world import run_plan
 

@@ -96,6 +96,8 @@ class JobStory:
     """That its worker must have."""
     is_timed: bool = False
     """The broker may end its attempts."""
+    batch: tuple[float, int] | None = None
+    """Of one that came with others: when the call was tried, and its place in it."""
 
     def count(self, wanted: str) -> int:
         """How often a verb was tried."""

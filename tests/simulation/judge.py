@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _EARLY_S = 0.002
 #: A deadline is noticed by the next pulse but one, and its worker may answer before it hears of it.
 _LATE_S = 2.6
+#: A queue's clock may be so much ahead of itself when a lease begins.
+_TICK_S = 2.0
 #: For so long at least the end of a removed job is known.
 _RING_S = 120.0
 _FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
@@ -34,6 +36,7 @@ def judge(world: World) -> None:
             if job.queue == queue:
                 _judge_job(world, job, world.history.story(job.id), state)
         _judge_rest(world, queue, state)
+        _judge_notes(world, state)
     _judge_order(world)
     _judge_rates(world)
     _judge_keys(world)
@@ -70,14 +73,36 @@ def _judge_rest(world: World, queue: str, state: QueueState) -> None:
         world.history.blame(WRONG, f"queue {queue} has jobs that nobody enqueued: {strangers}")
     if queue in world.plan.rules:
         _judge_kept(world, queue, state)
+    if world.plan.may_forget(queue):
+        _judge_ages(world, queue, state)
     for what in (state.waiting, state.alone, state.delayed, state.active, state.cancels):
         if what:
             world.history.blame(HUNG, f"queue {queue} is not quiet: {what}")
 
 
+def _judge_notes(world: World, state: QueueState) -> None:
+    """Only those have a note that a bulk run has acted on, which leaves it."""
+    verbs = world.watch.verbs
+    for text, note in state.notes.items():
+        if text not in verbs.offered.get(verbs.notes.get(note, b""), ()):
+            world.history.blame(WRONG, f"{text} has the note {note}, which nobody was to leave there", text)
+
+
+def _judge_ages(world: World, queue: str, state: QueueState) -> None:
+    """Nothing is kept much longer than its state or it itself says while all is well."""
+    now_s = world.loop.time()
+    for text, view in state.jobs.items():
+        age_s = world.by_id[text].kept_s or world.plan.ages.get(queue, {}).get(view.state.lower(), math.inf)
+        ended_s = world.store.s_of(state.numbers[text].revision)
+        if text not in state.notes and ended_s + age_s + _LATE_S < now_s and world.was_calm(ended_s + age_s, now_s):
+            world.history.blame(HUNG, f"{text} has ended {now_s - ended_s:.1f} s ago, and is still kept", text)
+
+
 def _judge_kept(world: World, queue: str, state: QueueState) -> None:
     """No final state keeps more jobs than the policy lets it, nor fewer if there were as many."""
-    plain = not any(job.queue == queue and (job.is_forgotten or world.history.story(job.id).had("delete", "retry")) for job in world.plan.jobs)
+    plain = not world.plan.may_forget(queue) and not any(
+        job.queue == queue and (job.is_forgotten or world.history.story(job.id).had("delete", "retry")) for job in world.plan.jobs
+    )
     for word, count in world.plan.rules[queue].kept.items():
         kept = len(getattr(state, word)) + len(state.own.get(word.upper(), ()))
         ended = kept + sum(end == word.upper() for end, _ in state.ring.values())
@@ -151,7 +176,7 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
 
 def _was_removed_long_ago(world: World, job: JobPlan, story: JobStory) -> bool:
     """Its end need not be known any more."""
-    if job.queue in world.plan.rules:
+    if job.queue in world.plan.rules or world.plan.may_forget(job.queue):
         return world.loop.time() > _RING_S
     if not (job.is_forgotten or story.had("delete")):
         return False
@@ -252,7 +277,8 @@ def _judge_ends(world: World, job: JobPlan, story: JobStory) -> None:
                 continue
             if run.verdict == "OK" and run.ended_s > answered_s + grace_s + _LATE_S and world.was_calm(run.started_s, run.ended_s):
                 blame(HUNG, f"{job.id} was to be cancelled by {answered_s + grace_s:.3f} s, ran until {run.ended_s:.3f} s, and its end counts", job.id)
-            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.acked_s < tried_s + grace_s and story.count("cancel") == 1:
+            right_s = min(tried_s + grace_s, late_s - _TICK_S)
+            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.acked_s < right_s and story.count("cancel") == 1:
                 blame(WRONG, f"{job.id} was completed, and heard before the grace of its {verb} was over that this did not count", job.id)
 
 
@@ -310,10 +336,20 @@ def _judge_order(world: World) -> None:
         acknowledged_s = world.history.story(job.id).acknowledged_s
         for other in plain:
             tried_s = world.history.story(other.id).tried_s
-            if _line_of(job) != _line_of(other) or acknowledged_s is None or tried_s is None or acknowledged_s >= tried_s:
+            if _line_of(job) != _line_of(other) or acknowledged_s is None or tried_s is None:
+                continue
+            if acknowledged_s >= tried_s and not _stood_before(world, job, other):
                 continue
             if first[job.id] > first[other.id]:
                 world.history.blame(OUT_OF_ORDER, f"{other.id} came after {job.id} and was leased before it", other.id)
+
+
+def _stood_before(world: World, job: JobPlan, other: JobPlan) -> bool:
+    """Whether both were made by one call, while all was well, and in this order."""
+    first, second = world.history.story(job.id), world.history.story(other.id)
+    if first.batch is None or second.batch is None or first.refused or second.refused or first.acknowledged_s is None:
+        return False
+    return first.batch[0] == second.batch[0] and first.batch[1] < second.batch[1] and world.was_calm(first.batch[0], first.acknowledged_s)
 
 
 def _at_once(reading: Coroutine[Any, Any, QueueState]) -> QueueState:

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.simulation.plan import Plan, plan_of
+from tests.simulation.plan import Plan
+from tests.simulation.planner import plan_of
 from tests.simulation.real_store import Library, RealStore, StoreProcess, library
 from tests.simulation.world import Outcome, run_plan
 

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobwire_broker.config import BrokerConfig
-from jobwire_broker.store.client import CALL_TIMEOUT_S, StoreClient
+from jobwire_broker.store.client import CALL_TIMEOUT_S, DISK_STEP_S, StoreClient
 from jobwire_broker.store.connections import Connections
 from jobwire_broker.store.listener import Handler, Listener
 from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as LateError
 
 from tests.simulation.real_store import RealStore
 from tests.simulation.virtual_time import Process, VirtualLoop
 
 RESUBSCRIBE_S = 0.3
+_FENCE = b"WAITAOF"
+#: How long the disk takes, at most.
+DISK_S = 0.3
 
 
 @dataclass
@@ -55,14 +59,23 @@ class SharedStore:
         self.offset_us = 0
         """How far the store's clock is off: it may jump."""
         self.on_call: Callable[[bytes, Any], None] = lambda packed, answer: None
+        self.before_call: Callable[[bytes], None] | None = None
+        self.synced_us = 0
+        """When all that was written before was last brought to the disk."""
         self._heard: tuple[str, ...] = ()
 
     def now_us(self) -> int:
         """The store's date."""
         return self.loop.store_us() + self.offset_us
 
+    def s_of(self, us: int) -> float:
+        """When it was that date, in seconds of the run."""
+        return self.loop.time() - (self.now_us() - us) / 1e6
+
     def carry_out(self, packed: bytes) -> Any:
         """Run one command now; tell what it published. Gives the answer, or an error."""
+        if self.before_call is not None and b"FCALL" in packed[:40]:
+            self.before_call(packed)
         answer = self.real.call(packed, self.now_us(), self._heard)
         if b"FCALL" not in packed[:40] or isinstance(answer, ResponseError):
             return answer
@@ -139,7 +152,19 @@ class Line:
         weather = store.weather
         if weather.refuses or weather.swallows:
             return
-        result = store.carry_out(packed)
+        if packed is _FENCE:
+            store.loop.call_later(DISK_S * store.rng.random(), self._written, connection, answer, store.now_us())
+            return
+        self._answer(connection, answer, store.carry_out(packed))
+
+    def _written(self, connection: _Connection, answer: asyncio.Future[Any], us: int) -> None:
+        """All that was there at this date has come to the disk."""
+        if not (self.store.weather.refuses or self.store.weather.swallows):
+            self.store.synced_us = max(self.store.synced_us, us)
+            self._answer(connection, answer, [1, 0])
+
+    def _answer(self, connection: _Connection, answer: asyncio.Future[Any], result: Any) -> None:
+        store, weather = self.store, self.store.weather
         if self.is_cut or (weather.lost_answers and store.rng.random() < weather.lost_answers):
             return
         self.process.post(store.loop.time() + self.delay(), connection.answered, answer, result)
@@ -238,7 +263,19 @@ class SimulatedClient(StoreClient):
 
     async def _prepare(self) -> None:
         await self._command("PING")
+        self.disk_durability = True
         self._found()
+
+    async def write_fence(self) -> None:
+        connection = self._line.make_connection()
+        try:
+            async with asyncio.timeout(DISK_STEP_S):
+                await connection.connect_line()
+                await connection.ask(_FENCE)
+        except TimeoutError:
+            raise LateError("the store did not answer in time") from None
+        finally:
+            connection.cut()
 
     async def _load(self) -> None:
         """It is loaded."""

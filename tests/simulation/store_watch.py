@@ -13,6 +13,7 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import TURN_ARGUMENTS
 
+from tests.simulation.forget_watch import ForgetWatch
 from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, STARVED, WRONG, History
 from tests.simulation.plan import Bound, Bounds, JobPlan
 from tests.simulation.store_line import SharedStore
@@ -47,7 +48,7 @@ class Leased:
 class StoreWatch:
     """Checks each call of a run when it has been carried out."""
 
-    def __init__(self, store: SharedStore, history: History, by_id: Mapping[str, JobPlan]) -> None:
+    def __init__(self, store: SharedStore, history: History, by_id: Mapping[str, JobPlan], forgetting: ForgetWatch) -> None:
         self.bounds: dict[str, tuple[float, Bounds]] = {}
         """Since when which limits are in force, by queue."""
         self._by_id = by_id
@@ -59,6 +60,7 @@ class StoreWatch:
         """Groups that may have had a limit of their own, by queue."""
         self.verbs = VerbWatch(store, history, by_id)
         self.verbs.last_token = lambda text: self._last[text].token if text in self._last else 0
+        self.forgetting = forgetting
         self._store = store
         self._history = history
         self._last_token: dict[str, int] = {}
@@ -69,6 +71,13 @@ class StoreWatch:
         """The labels of each worker that has room now for jobs of a queue."""
         self._checks: dict[str, LeaseCheck] = {}
         store.on_call = self._carried_out
+        if forgetting.is_needed:
+            store.before_call = self._begins
+
+    def _begins(self, packed: bytes) -> None:
+        match = _CALL.search(packed[:200])
+        if match is not None:
+            self.forgetting.begins(match[1].decode(), match[2].decode())
 
     def _carried_out(self, packed: bytes, answer: Any) -> None:
         match = _CALL.search(packed[:200])
@@ -78,6 +87,8 @@ class StoreWatch:
         if verb in ("attach", "detach"):
             self._history.tell(f"the store carries out {verb}: {answer[0].decode()}")
         self.verbs.carried_out(verb, base, _arguments(packed) if verb in READ else (), answer)
+        if self.forgetting.is_needed:
+            self.forgetting.carried_out(verb, base, _arguments(packed) if verb == "clean" else (), answer[0] if verb == "clean" else 0)
         if verb == "turn":
             self._settled(_arguments(packed), answer[0])
         if verb in ("turn", "enqueue"):

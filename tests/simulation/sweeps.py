@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import grpc
 from jobwire.v1 import job_service_pb2 as jobs_pb
 from jobwire.v1 import queue_service_pb2
+from jobwire_broker.names import id_to_bytes
 
 from tests.simulation.history import WRONG, JobStory
 from tests.simulation.network import Refused
+from tests.simulation.where import Wanted
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -29,21 +32,26 @@ class Sweeps:
         self._purges: dict[str, list[float]] = {queue: [] for queue in world.plan.queues}
         """Until when each purge may delete what comes."""
 
-    async def bulk(self, queue: str, verb: str, request: jobs_pb.BulkJobsRequest, wait_s: float) -> None:
+    async def bulk(self, queue: str, verb: str, request: jobs_pb.BulkJobsRequest, wanted: Wanted, wait_s: float) -> None:
         """The dry run, and then the run. What nobody had tried to enqueue when the dry run was answered is not taken: no verb of its story says so."""
         world, blame = self._world, self._world.history.blame
+        before = self._records(queue)
         seen = await world.persist("BulkJobs", request)
         if isinstance(seen, Refused):
-            self._check_unknown(queue, seen)
+            self.check_unknown(queue, seen)
             return
-        stories = self._tried(queue)
+        found = self._check_count(queue, wanted, before, seen)
+        stories = [story for story in self._tried(queue) if wanted.may_find(world.by_id[story.job])]
         await asyncio.sleep(wait_s)
         began_s = world.loop.time()
-        for story in stories:
+        for story in stories if verb != "resolve" else ():
             story.verbs.append((verb, began_s, None, ""))
             if verb == "cancel":
                 story.graces.append(request.grace.ToMilliseconds() / 1000)
-        request.token = seen.token
+        request.token, run = seen.token, _run_of(seen.token)
+        if verb == "resolve":
+            request.note = seen.token
+            world.watch.verbs.notes[seen.token] = run
         answer = await world.persist("BulkJobs", request)
         if isinstance(answer, Refused):
             blame(WRONG, f"a bulk {verb} with the token of its dry run was refused: {answer}")
@@ -51,9 +59,32 @@ class Sweeps:
         world.history.tell(f"the bulk {verb} of {queue} found {answer.matched}, has acted on {answer.done}, and skipped {answer.skipped}")
         if not answer.finished or answer.matched != seen.matched or answer.done + answer.skipped != answer.matched:
             blame(WRONG, f"a bulk {verb} that found {seen.matched} jobs does not add up: {answer}")
-        done = world.watch.verbs.done[_run_of(seen.token)]
+        done = world.watch.verbs.done[run]
         if answer.done > done or (answer.done < done and world.was_calm(began_s, world.loop.time())):
             blame(WRONG, f"a bulk {verb} says that it has acted on {answer.done} jobs, and it was {done}")
+        strangers = world.watch.verbs.offered.get(run, set()) - {story.job for story in stories}
+        if strangers:
+            blame(WRONG, f"a bulk {verb} has acted on jobs that its filter does not find: {strangers}")
+        now = self._records(queue)
+        # A job is not retried while another holds the key that both want.
+        passed = {text for text, record in found.items() if now.get(text) == record and not (verb == "retry" and world.by_id[text].identity == "unique")}
+        if passed:
+            blame(WRONG, f"a bulk {verb} has passed over jobs that are as its dry run saw them: {passed}")
+
+    def _check_count(self, queue: str, wanted: Wanted, before: Mapping[str, bytes], seen: jobs_pb.BulkJobsResponse) -> dict[str, bytes]:
+        """A dry run counts what its filter finds; of what changed meanwhile it may count what it likes. The records of those that it has counted for sure."""
+        by_id, now = self._world.by_id, self._records(queue)
+        found = {text: record for text, record in now.items() if before.get(text) == record and wanted.finds(by_id[text], record)}
+        moved = sum(before.get(text) != now.get(text) and wanted.may_find(by_id[text]) for text in before.keys() | now.keys())
+        if not len(found) <= seen.matched <= len(found) + moved:
+            self._world.history.blame(WRONG, f"a dry run counts {seen.matched} jobs, and its filter finds {sorted(found)} and at most {moved} more")
+        return found
+
+    def _records(self, queue: str) -> dict[str, bytes]:
+        texts = [story.job for story in self._tried(queue)]
+        base = self._world.base(queue).encode()
+        found = self._world.store.real.ask_all([("GET", base + b"j" + id_to_bytes(text, "id")) for text in texts])
+        return {text: record for text, record in zip(texts, found, strict=True) if record}
 
     async def purge(self, queue: str) -> None:
         """Delete what waits."""
@@ -67,7 +98,7 @@ class Sweeps:
         # A request that is late on its way deletes what is there when it comes.
         purges[place] = world.loop.time() + (0.0 if was_calm else _LATE_S)
         if isinstance(answer, Refused):
-            self._check_unknown(queue, answer)
+            self.check_unknown(queue, answer)
             return
         deleted = purged[world.base(queue)] - before
         world.history.tell(f"the purge of {queue} has deleted {answer.deleted}")
@@ -82,7 +113,7 @@ class Sweeps:
         stories = [self._world.history.story(job.id) for job in self._world.plan.jobs if job.queue == queue]
         return [story for story in stories if story.tried_s is not None]
 
-    def _check_unknown(self, queue: str, refused: Refused) -> None:
+    def check_unknown(self, queue: str, refused: Refused) -> None:
         """A queue without jobs may be unknown."""
         if refused.code is not grpc.StatusCode.NOT_FOUND or any(story.acknowledged_s is not None for story in self._tried(queue)):
             self._world.history.blame(WRONG, f"a verb for the jobs of queue {queue} was refused: {refused}")

@@ -32,8 +32,14 @@ class VerbWatch:
         self.done: Counter[bytes] = Counter()
         """How many jobs each bulk run has acted on."""
         self.purged: Counter[str] = Counter()
-        self._unknown: Counter[str] = Counter()
         """How many jobs were purged, by queue."""
+        self.made_us: dict[str, int] = {}
+        """When each job was made."""
+        self.notes: dict[str, bytes] = {}
+        """The bulk run that leaves each note."""
+        self.offered: dict[bytes, set[str]] = {}
+        """The jobs that each bulk run has tried to act on."""
+        self._unknown: Counter[str] = Counter()
         self.last_token: Callable[[str], int] = lambda text: 0
         self._store = store
         self._history = history
@@ -108,6 +114,7 @@ class VerbWatch:
         if word != b"OK":
             return
         self.done[run] += len(raw_ids) - skipped
+        self.offered.setdefault(run, set()).update(map(id_to_text, raw_ids))
         if raw_ids and self.done[run] != total:
             self._history.blame(WRONG, f"a bulk run says that it has acted on {total} jobs, and it was {self.done[run]}")
         records = self._records(base, raw_ids)
@@ -145,6 +152,8 @@ class VerbWatch:
         raw_ids = arguments[5 : 5 + 3 * int(arguments[0]) : 3]
         for raw_id, word in zip(raw_ids, words or [b"MADE"] * len(raw_ids), strict=True):
             job = self._by_id[id_to_text(raw_id)]
+            if word == b"MADE":
+                self.made_us.setdefault(job.id, self._store.now_us())
             if job.identity != "debounce":
                 continue
             if word == b"MADE":

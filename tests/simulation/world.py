@@ -18,15 +18,18 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_worker._session import SessionOptions
 
 from tests.simulation.broker import SimulatedBroker
-from tests.simulation.history import HUNG, STARVED, WRONG, History, Violation
+from tests.simulation.forget_watch import ForgetWatch
+from tests.simulation.history import HUNG, LOST, STARVED, WRONG, History, Violation
 from tests.simulation.judge import judge
 from tests.simulation.network import Network, Refused
+from tests.simulation.operators import Operators
 from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan, payload_of
 from tests.simulation.real_store import RealStore
 from tests.simulation.store_line import SharedStore
 from tests.simulation.store_watch import StoreWatch
 from tests.simulation.sweeps import Sweeps
 from tests.simulation.virtual_time import Hung, VirtualLoop, clocks_of
+from tests.simulation.where import Wanted, Where
 from tests.simulation.worker import SimulatedWorker, Step
 
 #: How long the system may take to become quiet after the last fault, beside what handlers take that last for longer than LONG_S.
@@ -38,6 +41,7 @@ _RETRY_S = 0.3
 _FULL_TRIES = 4
 #: Every broker that is well knows a policy so long after it was set.
 _KNOWN_S = 3.0
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 #: The same for all: the length of keys is part of what a run is.
 _NAMESPACE = "sim"
 
@@ -85,7 +89,7 @@ class World:
         self.rng = random.Random(plan.seed * 7919 + 1)
         self.history = History(loop.time)
         self.store = SharedStore(loop, real, random.Random(plan.seed * 7919 + 2), namespace)
-        self.watch = StoreWatch(self.store, self.history, {job.id: job for job in plan.jobs})
+        self.watch = StoreWatch(self.store, self.history, {job.id: job for job in plan.jobs}, self._forget_watch())
         self.watch.limited = {self.base(queue) for queue in plan.ruled}
         by_base = {self.base(queue): queue for queue in plan.queues}
         self.watch.labels_with_room = lambda base: self._labels_with_room(by_base[base])
@@ -106,12 +110,17 @@ class World:
         self.paused_groups: dict[tuple[str, str], int] = {}
         """Groups that were ever paused, and how many callers want them to be now."""
         self.sweeps = Sweeps(self)
+        self.operators = Operators(self)
         self.thaws: list[tuple[str, str, float]] = []
         """When somebody began to resume a group, which ends a worker's word as well. The call may be repeated, and carried out at any time after it."""
         self._open_calls = 0
         self._names = 0
         self._stop: asyncio.Event = asyncio.Event()
         self.history.on_blame = self._stop.set
+
+    def _forget_watch(self) -> ForgetWatch:
+        by_base = {self.base(queue): [job for job in self.plan.jobs if job.queue == queue] for queue in self.plan.queues if self.plan.may_forget(queue)}
+        return ForgetWatch(self.store, self.history, by_base, {self.base(queue): rules for queue, rules in self.plan.rules.items()})
 
     def base(self, queue: str) -> str:
         """What all keys of a queue begin with."""
@@ -206,7 +215,8 @@ class World:
 
     def _do(self, kind: str, arguments: Sequence[Any]) -> None:
         self.history.tell(f"* {kind} {' '.join(map(str, arguments))}")
-        getattr(self, f"do_{kind}")(*arguments)
+        name = f"do_{kind}"
+        getattr(self if hasattr(self, name) else self.operators, name)(*arguments)
 
     @contextmanager
     def _trouble(self, for_s: float, undo: Callable[[], None]) -> Any:
@@ -232,30 +242,72 @@ class World:
 
     def do_enqueue(self, number: int) -> None:
         job = self.plan.jobs[number]
+        self._try_enqueue(job)
+        self.loop.create_task(self._enqueue(job))
+
+    def do_enqueue_batch(self, *numbers: int) -> None:
+        jobs = [self.plan.jobs[number] for number in numbers]
+        for job in jobs:
+            self._try_enqueue(job)
+            self.history.story(job.id).batch = (self.loop.time(), numbers.index(job.number))
+        self.loop.create_task(self._enqueue_batch(jobs))
+
+    def _try_enqueue(self, job: JobPlan) -> None:
         story = self.history.story(job.id)
         story.tried_s, story.timeout_s, story.is_timed = self.loop.time(), job.timeout_s, job.is_timed
         story.labels = job.labels
         if self.sweeps.may_delete(job.queue):
             story.verbs.append(("delete", self.loop.time(), None, ""))
-        self.loop.create_task(self._enqueue(job, jobs_pb.EnqueueRequest(job=spec_of(job))))
 
-    async def _enqueue(self, job: JobPlan, request: jobs_pb.EnqueueRequest) -> None:
-        story = self.history.story(job.id)
+    async def _enqueue(self, job: JobPlan) -> None:
+        request = jobs_pb.EnqueueRequest(job=spec_of(job), durability=_durability((job,)))
         for _ in range(_FULL_TRIES):
             answer = await self.persist("Enqueue", request)
             if not isinstance(answer, Refused):
-                break
-            story.refused = str(answer)
-            self.history.tell(f"refused: {answer}", job.id)
-            if answer.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not self._depth(job.queue):
-                self.history.blame(WRONG, f"a good job was refused: {answer}", job.id)
+                self._acknowledged(job, answer, job.is_durable)
+                return
+            self._refused(job, answer.code, str(answer))
             await asyncio.sleep(1.0)
-        else:
-            story.is_surely_refused = self.was_calm(story.tried_s or 0.0, self.loop.time())
+        self._give_up(job)
+
+    def _give_up(self, job: JobPlan) -> None:
+        story = self.history.story(job.id)
+        story.is_surely_refused = self.was_calm(story.tried_s or 0.0, self.loop.time())
+
+    async def _enqueue_batch(self, jobs: Sequence[JobPlan]) -> None:
+        """Those that are refused because their queue is full come again alone."""
+        request = jobs_pb.EnqueueBatchRequest(jobs=map(spec_of, jobs), durability=_durability(jobs))
+        answer = await self.persist("EnqueueBatch", request)
+        if isinstance(answer, Refused) or len(answer.items) != len(jobs):
+            self.history.blame(WRONG, f"a good batch of {len(jobs)} jobs was answered with {answer}")
             return
+        full: dict[str, JobPlan] = {}
+        for job, item in zip(jobs, answer.items, strict=True):
+            if item.verdict == jobs_pb.ENQUEUE_VERDICT_REFUSED:
+                self._refused(job, _CODES[item.error.code], item.error.message)
+                full[job.id] = job
+            else:
+                self._acknowledged(job, item, request.durability == job_pb2.DURABILITY_DISK)
+        for job in full.values():
+            if self.history.story(job.id).acknowledged_s is None:
+                self.loop.create_task(self._enqueue(job))
+
+    def _refused(self, job: JobPlan, code: grpc.StatusCode, text: str) -> None:
+        self.history.story(job.id).refused = text
+        self.history.tell(f"refused: {text}", job.id)
+        if code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not self._depth(job.queue):
+            self.history.blame(WRONG, f"a good job was refused: {text}", job.id)
+
+    def _acknowledged(self, job: JobPlan, answer: Any, is_durable: bool) -> None:
+        story = self.history.story(job.id)
         story.acknowledged_s = self.loop.time()
         story.alias = answer.id if answer.id != job.id else ""
         self.history.tell(f"enqueued{f', as {answer.id}' if story.alias else ''}", job.id)
+        if (answer.verdict == jobs_pb.ENQUEUE_VERDICT_MADE) == bool(story.alias) or answer.name != f"queues/{job.queue}/jobs/{answer.id}":
+            self.history.blame(WRONG, f"the answer to an enqueue does not fit: {answer}", job.id)
+        made_us = self.watch.verbs.made_us.get(job.id, 0)
+        if is_durable and not story.alias and self.store.synced_us < made_us:
+            self.history.blame(LOST, f"{job.id} is said to be on disk, and was not brought there since it was made", job.id)
 
     def _depth(self, queue: str) -> int:
         return self.plan.rules[queue].depth if queue in self.plan.rules else 0
@@ -267,11 +319,11 @@ class World:
         policy.max_depth, policy.worker_slots = rules.depth, rules.slots
         for state, count in rules.kept.items():
             getattr(policy.retention, state).count = count
-        request.update_mask.paths.extend(("policy.max_depth", "policy.worker_slots", "policy.retention"))
+        request.update_mask.paths.extend(("policy.max_depth", "policy.worker_slots", *(f"policy.retention.{state}.count" for state in rules.kept)))
         self.loop.create_task(self._set_rules(queue, request))
 
     async def _set_rules(self, queue: str, request: queue_service_pb2.UpdateQueueRequest) -> None:
-        await self._update_queue(request)
+        await self.update_queue(request)
         rules = self.plan.rules[queue]
         self.history.tell(f"the rules of {queue} are in force: {rules}")
         if rules.depth:
@@ -283,9 +335,9 @@ class World:
         self.attempts[queue].add(attempts)
         request = queue_service_pb2.UpdateQueueRequest(queue=queue_service_pb2.Queue(name=f"queues/{queue}"))
         request.queue.policy.attempts = attempts
-        request.queue.policy.backoff.base.CopyFrom(_duration(base_s))
+        request.queue.policy.backoff.base.CopyFrom(duration_of(base_s))
         request.update_mask.paths.extend(("policy.attempts", "policy.backoff"))
-        self.loop.create_task(self._update_queue(request))
+        self.loop.create_task(self.update_queue(request))
 
     def do_set_limits(self, queue: str, number: int) -> None:
         bounds = self.plan.bounds[queue][number]
@@ -295,14 +347,14 @@ class World:
             limit.concurrency = bound.concurrency
             if bound.count:
                 limit.rate.count, limit.rate.burst = bound.count, bound.burst
-                limit.rate.period.CopyFrom(_duration(bound.period_s))
+                limit.rate.period.CopyFrom(duration_of(bound.period_s))
         if bounds.heavy == Bound():
             del policy.job_limits["heavy"]
         request.update_mask.paths.extend(("policy.limit", "policy.group_limit", "policy.job_limits"))
         self.loop.create_task(self._limit(queue, request))
 
     async def _limit(self, queue: str, request: queue_service_pb2.UpdateQueueRequest) -> None:
-        await self._update_queue(request)
+        await self.update_queue(request)
         self.history.tell(f"the limits of {queue} are in force")
         # A call that is repeated late may bring earlier limits back: where they change, the reference chooser alone judges them, by what the store has.
         if len(self.plan.bounds[queue]) == 1:
@@ -310,9 +362,9 @@ class World:
 
     def do_set_ageing(self, queue: str, ageing_s: float) -> None:
         request = queue_service_pb2.UpdateQueueRequest(queue=queue_service_pb2.Queue(name=f"queues/{queue}"))
-        request.queue.policy.ageing.CopyFrom(_duration(ageing_s))
+        request.queue.policy.ageing.CopyFrom(duration_of(ageing_s))
         request.update_mask.paths.append("policy.ageing")
-        self.loop.create_task(self._update_queue(request))
+        self.loop.create_task(self.update_queue(request))
 
     def do_set_group(self, queue: str, group: str, weight: float, express: bool, concurrency: int | None) -> None:
         request = queue_service_pb2.UpdateGroupRequest(group=queue_service_pb2.Group(name=f"queues/{queue}/groups/{group}", weight=weight, express=express))
@@ -341,7 +393,8 @@ class World:
         await self.persist("ResumeGroup", queue_service_pb2.ResumeGroupRequest(name=name))
         self.paused_groups[queue, group] -= 1
 
-    async def _update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
+    async def update_queue(self, request: queue_service_pb2.UpdateQueueRequest) -> None:
+        """Change a policy, however often that must be tried."""
         answer = await self.persist("UpdateQueue", request)
         if isinstance(answer, Refused):
             self.history.blame(WRONG, f"a good policy was refused: {answer}")
@@ -363,7 +416,7 @@ class World:
     def do_cancel(self, number: int, grace_s: float) -> None:
         name = self._name(number)
         self.history.story(self.plan.jobs[number].id).graces.append(grace_s)
-        self._verb("cancel", number, "CancelJob", jobs_pb.CancelJobRequest(name=name, grace=_duration(grace_s)))
+        self._verb("cancel", number, "CancelJob", jobs_pb.CancelJobRequest(name=name, grace=duration_of(grace_s)))
 
     def do_retry(self, number: int) -> None:
         self._verb("retry", number, "RetryJob", jobs_pb.RetryJobRequest(name=self._name(number)))
@@ -411,12 +464,12 @@ class World:
         story.verbs[place] = (verb, tried_s, self.loop.time(), word)
         self.history.tell(f"{verb} answered: {word}", job.id)
 
-    def do_bulk(self, queue: str, verb: str, name: str, grace_s: float, wait_s: float) -> None:
-        request = jobs_pb.BulkJobsRequest(parent=f"queues/{queue}", verb=jobs_pb.BulkVerb.Value(f"BULK_VERB_{verb.upper()}"))
-        request.filter.job_name = name
+    def do_bulk(self, queue: str, verb: str, where: Where, grace_s: float, wait_s: float) -> None:
+        wanted = Wanted(where, verb, self.store.now_us())
+        request = jobs_pb.BulkJobsRequest(parent=f"queues/{queue}", verb=jobs_pb.BulkVerb.Value(f"BULK_VERB_{verb.upper()}"), filter=wanted.message())
         if verb == "cancel":
-            request.grace.CopyFrom(_duration(grace_s))
-        self.loop.create_task(self.sweeps.bulk(queue, verb, request, wait_s))
+            request.grace.CopyFrom(duration_of(grace_s))
+        self.loop.create_task(self.sweeps.bulk(queue, verb, request, wanted, wait_s))
 
     def do_purge(self, queue: str) -> None:
         self.loop.create_task(self.sweeps.purge(queue))
@@ -567,30 +620,37 @@ def spec_of(job: JobPlan) -> job_pb2.JobSpec:
     spec.payload.json = job.payload
     if job.errors_are_permanent:
         spec.permanent_errors.append("Error")
-    if job.is_forgotten:
-        spec.retention.CopyFrom(_duration(0.0))
+    if job.is_forgotten or job.kept_s:
+        spec.retention.CopyFrom(duration_of(job.kept_s))
+    if job.team:
+        spec.labels["team"] = job.team
     if job.delays_s:
         for delay_s in job.delays_s:
-            spec.backoff.delays.add().CopyFrom(_duration(delay_s))
+            spec.backoff.delays.add().CopyFrom(duration_of(delay_s))
         spec.backoff.jitter = 0.1
     elif job.attempts:
-        spec.backoff.base.CopyFrom(_duration(job.base_s))
+        spec.backoff.base.CopyFrom(duration_of(job.base_s))
         spec.backoff.jitter = 0.1
     for name, seconds in (("delay", job.delay_s), ("timeout", job.timeout_s), ("total_timeout", job.total_s), ("expires_in", job.expires_s)):
         if seconds:
-            getattr(spec, name).CopyFrom(_duration(seconds))
+            getattr(spec, name).CopyFrom(duration_of(seconds))
     if job.identity:
         identity: Any = getattr(spec, job.identity)
         identity.key = job.key
         field = {"idempotency": "ttl", "debounce": "delay", "throttle": "period"}.get(job.identity)
         if field is not None:
-            getattr(identity, field).CopyFrom(_duration(job.window_s))
+            getattr(identity, field).CopyFrom(duration_of(job.window_s))
         if job.max_wait_s:
-            identity.max_wait.CopyFrom(_duration(job.max_wait_s))
+            identity.max_wait.CopyFrom(duration_of(job.max_wait_s))
     return spec
 
 
-def _duration(seconds: float) -> Duration:
+def _durability(jobs: Sequence[JobPlan]) -> job_pb2.Durability.ValueType:
+    return job_pb2.DURABILITY_DISK if any(job.is_durable for job in jobs) else job_pb2.DURABILITY_UNSPECIFIED
+
+
+def duration_of(seconds: float) -> Duration:
+    """As the contract has it."""
     made = Duration()
     made.FromMilliseconds(round(seconds * 1000))
     return made

@@ -202,13 +202,16 @@ class LeaseCheck:
         return not seen.paused and not seen.alone and self.chooser.is_served(Moment(now_us, seen.rules, waiting, active, labels))
 
     def passed(self, seen: Seen, asked: Sequence[Asked], labels: Iterable[frozenset[tuple[str, str]]], now_us: int) -> list[bytes]:
-        """The jobs that one of their group was leased before, though they go before it, and wait for room alone; `labels` are those of sessions with room."""
+        """The jobs that one of their group was leased before, though they go before it, and wait for room alone; `labels` are those of sessions with room.
+
+        One that is parked, because the limit of its name was used up, goes back to its line when its turn among those of its name has come, and is no such job.
+        """
         active = [self._kind_of(raw_id) for raw_id in seen.active]
         found = []
-        for raw_id, (place, _) in seen.waiting.items():
+        for raw_id, (place, line) in seen.waiting.items():
             kind = self._kind_of(raw_id)
             moment = Moment(now_us, seen.rules, (), active)
-            if not any(kind.labels <= there for there in labels) or not self.chooser.is_held_for_room(moment, kind):
+            if line[:1] == "n" or not any(kind.labels <= there for there in labels) or not self.chooser.is_held_for_room(moment, kind):
                 continue
             others = [lease for one in asked for lease in one.given if not lease.alone and self._kind_of(lease.raw_id).group == kind.group]
             found += [raw_id for lease in others if place < lease.place]

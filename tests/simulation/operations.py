@@ -1,0 +1,112 @@
+"""What operators do to queues, and callers to many jobs at once: the part of a plan that is drawn last, so that all others stay as they are without it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tests.simulation.plan import BUSY_S, Action, JobPlan, Plan
+from tests.simulation.where import Where
+
+#: Of these a plan has some.
+LAST_RULES = ("batches", "filters", "cleans", "ages", "races")
+_STATES = ("completed", "failed", "cancelled", "expired")
+_FAILURES = ("it failed", "it failed for good")
+
+
+class Operations:
+    """Those of one plan. Beside them, handlers that end just when their time is over."""
+
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.rng = random.Random(seed * 7919 + 5)
+        self.plan = plan
+        self.jobs: Sequence[JobPlan] = plan.jobs
+        self.actions: list[Action] = list(plan.actions)
+
+    def added(self) -> Plan:
+        """The plan with them."""
+        rules = frozenset(self.rng.sample(LAST_RULES, self.rng.choice((0, 1, 1, 2))))
+        if "batches" in rules:
+            self._batch()
+        if "filters" in rules:
+            self._filter()
+        if "cleans" in rules:
+            self._clean()
+        if "ages" in rules:
+            self._age()
+        if "races" in rules:
+            self.jobs = [self._racing(job) for job in self.jobs]
+        return replace(self.plan, jobs=tuple(self.jobs), actions=tuple(self.actions))
+
+    def _add(self, at_s: float, kind: str, *arguments: object) -> None:
+        self.actions.append(Action(round(at_s, 4), kind, arguments))
+
+    def _batch(self) -> None:
+        """Let jobs come together in one call, some of them twice; some callers wait until their jobs are on disk."""
+        rng = self.rng
+        self.jobs = [replace(job, is_durable=rng.random() < 0.4) for job in self.jobs]
+        singles = [action for action in self.actions if action.kind == "enqueue"]
+        others = [action for action in self.actions if action.kind != "enqueue"]
+        rng.shuffle(singles)
+        while singles:
+            some, singles = singles[: (size := rng.choice((1, 1, 2, 4, 8)))], singles[size:]
+            if size == 1:
+                others += some
+                continue
+            numbers = [action.arguments[0] for action in some]
+            if rng.random() < 0.2:
+                numbers.insert(rng.randrange(len(numbers)), rng.choice(numbers))
+            others.append(Action(some[0].at_s, "enqueue_batch", tuple(numbers)))
+        self.actions = others
+
+    def _filter(self) -> None:
+        """Bulk verbs for jobs of a group, with a label, in some states, of some time, with one cause of failure, with a note or without."""
+        rng = self.rng
+        self.jobs = [replace(job, team=rng.choice(("", "red", "blue")) if not job.identity else "") for job in self.jobs]
+        for _ in range(rng.choice((2, 4, 8))):
+            verb = rng.choice(("cancel", "retry", "promote", "delete", "resolve"))
+            wait_s = round(rng.choice((0.0, 0.2, 2.0)) * rng.random(), 4)
+            self._add(rng.random() * BUSY_S, "bulk", rng.choice(self.plan.queues), verb, self._where(verb), rng.choice((0.0, 1.0)), wait_s)
+
+    def _where(self, verb: str) -> Where:
+        rng = self.rng
+        where = Where(name=rng.choice(("", "", "", "heavy", "work")))
+        if rng.random() < 0.3:
+            where = replace(where, group=rng.choice(("g0", "g1")))
+        if rng.random() < 0.4:
+            where = replace(where, team=rng.choice(("red", "blue")))
+        if rng.random() < 0.3:
+            after_s = rng.random() * BUSY_S
+            where = replace(where, created_after_s=after_s, created_before_s=rng.choice((None, after_s * rng.random())))
+        if verb in ("cancel", "promote"):
+            return replace(where, states=(rng.choice(("WAITING", "DELAYED", "ACTIVE")),)) if verb == "cancel" and rng.random() < 0.3 else where
+        if rng.random() < 0.3:
+            where = replace(where, finished_before_s=rng.random() * 4, finished_after_s=rng.choice((None, 4 + rng.random() * 4)))
+        if verb in ("retry", "resolve") and rng.random() < 0.4:
+            where = replace(where, failure=rng.choice(_FAILURES))
+        if verb in ("retry", "resolve") and rng.random() < 0.3:
+            where = replace(where, resolved=rng.random() < 0.5)
+        if verb == "delete" and rng.random() < 0.5:
+            where = replace(where, states=tuple(rng.sample(("WAITING", "DELAYED", "COMPLETED", "FAILED", "CANCELLED"), 2)))
+        return where
+
+    def _racing(self, job: JobPlan) -> JobPlan:
+        """A handler that ends just when its time is over, and a job that does not wait for its next attempt."""
+        lasts_s = job.steps[0].lasts_s
+        return replace(job, timeout_s=lasts_s, base_s=0.0, delays_s=()) if lasts_s >= 0.2 and not job.identity and self.rng.random() < 0.5 else job
+
+    def _clean(self) -> None:
+        rng = self.rng
+        for _ in range(rng.choice((2, 4, 8))):
+            self._add(rng.random() * BUSY_S * 1.2, "clean", rng.choice(self.plan.queues), rng.choice(("", "", *_STATES)), rng.choice((0.0, 0.0, 0.5, 3.0)))
+        self.plan = replace(self.plan, cleaned=frozenset(self.plan.queues))
+
+    def _age(self) -> None:
+        """For how long ended jobs are kept, by queue, and by some jobs themselves."""
+        rng = self.rng
+        self.jobs = [replace(job, kept_s=rng.choice((1.0, 4.0)) if not (job.identity or job.is_forgotten) and rng.random() < 0.3 else 0.0) for job in self.jobs]
+        ages = {queue: {state: rng.choice((0.5, 2.0, 6.0)) for state in _STATES if rng.random() < 0.7} for queue in self.plan.queues}
+        for queue in self.plan.queues:
+            self._add(0.0, "set_ages", queue)
+        self.plan = replace(self.plan, ages=ages)
