@@ -1,5 +1,6 @@
 """Classes: presets of rules, and queues that are counted and paused together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -103,6 +104,7 @@ async def test_each_start_is_measured_against_the_target_of_its_queue(own: Api) 
     await set_policy(own, "quick", queue_class=HIGH, start_target=Duration(nanos=1_000_000))
     await enqueue(own, "quick", "a")
     await enqueue(own, "quick", "b")
+    await asyncio.sleep(0.01)  # ten times the target
     await lease(own, "quick", 2)
     assert await starts() == [(4, 2)]
 
@@ -115,6 +117,7 @@ async def test_all_brokers_tell_the_same_of_starts_also_after_their_own(store: S
                 await set_policy(one, queue, queue_class=HIGH, **rules)
                 for api in (one, two):
                     await enqueue(one, queue)
+                    await asyncio.sleep(0.01)  # ten times the target
                     assert len(await lease(api, queue)) == 1
             found = [(await api.queues.ListClasses(pb.ListClassesRequest())).classes for api in (one, two)]
             assert [[(c.started, c.started_late) for c in classes] for classes in found] == [[(4, 2)]] * 2

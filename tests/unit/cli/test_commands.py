@@ -140,8 +140,8 @@ def test_without_a_broker_a_command_ends_with_code_4_and_says_where_it_looked(ru
     address = nobody()
     done = run(*arguments, JOBWIRE_TARGET=address)
     assert done.returncode == exits.Exit.UNAVAILABLE
-    # The rest is gRPC's: some versions add the error's number.
-    assert done.stderr.startswith(f"jobwire: no broker answers at {address}: Connection refused")
+    # The rest is gRPC's: why it could not connect, or on a busy machine that it could not in time.
+    assert done.stderr.startswith(f"jobwire: no broker answers at {address}: ")
     assert done.stderr.count("\n") == 1
 
 
