@@ -74,7 +74,7 @@ class JobTopic:
                 yield from _spread(self.watches, JobWatch.gone)
             case ChangeType.CHANGE_TYPE_SNAPSHOT:
                 yield from self._snapshot(seen)
-            case ChangeType.CHANGE_TYPE_FINAL if not self.live:
+            case ChangeType.CHANGE_TYPE_FINAL if not self.live or self._is_older(seen):
                 yield from self._snapshot(seen)
             case _ if not self.live:
                 self._early = [*self._early[1 - _EARLY :], change]
@@ -90,16 +90,18 @@ class JobTopic:
             job.job_name = self.latest.job.job_name
 
     def _snapshot(self, seen: Seen) -> Iterator[None]:
-        # A first snapshot is the truth even when it is older than what was heard before the feed broke: the store may have lost something.
-        is_first, self.live = not self.live, True
-        reason = self._lost if is_first else "store_lost"
-        if is_first or self.latest is None or seen.revision > self.latest.revision:
-            self.latest = seen
-        yield from _spread(self.watches, lambda watch: self._show(watch, reason, is_truth=is_first))
+        # A snapshot is the truth even when it is older than what was heard before: the store may have lost something.
+        is_truth = not self.live or self._is_older(seen)
+        reason = "store_lost" if self.live else self._lost
+        self.live, self.latest = True, seen
+        yield from _spread(self.watches, lambda watch: self._show(watch, reason, is_truth=is_truth))
         early, self._early = self._early, []
         for change in early:
             self.fill(change.job)
             yield from self.apply(change, Seen(change.job))
+
+    def _is_older(self, seen: Seen) -> bool:
+        return self.latest is not None and seen.revision < self.latest.revision
 
     def _show(self, watch: JobWatch, reason: str, *, is_truth: bool = False) -> None:
         if self.latest is None:
@@ -140,7 +142,8 @@ class QueueTopic:
         yield from _spread(self.watches, lambda watch: watch.live(self._lost))
 
     def gap(self) -> Iterator[None]:
-        """Changes may have been missed between store and broker."""
+        """Changes may have been missed between store and broker, or lost by the store."""
+        self._recent.clear()
         yield from _spread(self.watches, lambda watch: watch.live("store_lost"))
 
     def apply(self, seen: Seen) -> Iterator[None]:

@@ -1,9 +1,9 @@
 """A watcher's mailbox: bounded in count and bytes, in order per job, with what nobody will miss left out.
 
 Progress of a job takes the place of the progress before it. Changes of state are kept, up to MAX_PER_JOB for one job (then log lines go, and after them the
-oldest in between), and the last change of state of each job is always kept. Nothing older than what was put before for the same job gets in. A reader of whole
-queues that falls behind by MAX_JOBS jobs, or MAX_BYTES, is told of a gap; what it follows by name it still hears of, down to the last change of each. What is
-too much even so is dropped, and read again when the reader has made room.
+oldest in between), and the last change of state of each job is always kept. Nothing older than what was put before for the same job gets in, unless the store
+may have lost what was told (`doubt`). A reader of whole queues that falls behind by MAX_JOBS jobs, or MAX_BYTES, is told of a gap; what it follows by name it
+still hears of, down to the last change of each. What is too much even so is dropped, and read again when the reader has made room.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Mailbox:
         self._chains: dict[str, list[_Kept]] = {}
         self._bytes = 0
         self._seen: dict[str, int] = {}
+        self._doubted: set[str] = set()
         self._opening: dict[str, int] = {}
         self._snapshots: dict[str, list[_Kept]] = {}
         self._followed: dict[str, Callable[[], None]] = {}
@@ -56,7 +57,10 @@ class Mailbox:
         # Who asks twice is answered twice, also when the first answer has not been taken yet.
         snapshots = self._snapshots.setdefault(name, [])
         others = [kept for kept in self._pop(name) if all(kept is not snapshot for snapshot in snapshots)]
-        newer = [kept for kept in others if kept.change.type in _ALWAYS or kept.change.job.revision > change.job.revision]
+        is_doubted = name in self._doubted
+        newer = [kept for kept in others if kept.change.type in _ALWAYS or (kept.change.job.revision > change.job.revision and not is_doubted)]
+        if is_doubted:
+            self._seen.pop(name, None)
         snapshots.append(_Kept(change, change.ByteSize()))
         self._set(name, [*snapshots, *newer])
         self._note(name, change.job.revision)
@@ -80,8 +84,13 @@ class Mailbox:
         name = change.job.name
         if change.type not in _ALWAYS:
             revision = change.job.revision
-            if revision and revision <= self._seen.get(name, 0):
-                return
+            seen = self._seen.get(name, 0)
+            if revision and revision <= seen:
+                if revision == seen or name not in self._doubted:
+                    return
+                del self._seen[name]
+                change = _as_snapshot(change)
+            self._doubted.discard(name)
             self._note(name, revision)
         kept = _Kept(change, change.ByteSize() if size is None else size)
         self._bytes += kept.size
@@ -111,11 +120,24 @@ class Mailbox:
         if len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
 
+    def doubt(self, queue: str) -> None:
+        """The store may have lost what was told of this queue's jobs, so what is put next holds, even when it is older.
+
+        Of a job that is followed by name it then goes out as a SNAPSHOT or a FINAL, and what is the same as before is not told again. The others begin anew.
+        """
+        jobs = f"queues/{queue}/jobs/"
+        told = [name for name in self._seen if name.startswith(jobs)]
+        self._doubted = {name for name in self._doubted if name in self._seen} | {name for name in told if name in self._followed}
+        for name in told:
+            if name not in self._followed:
+                del self._seen[name]
+
     def forget(self, name: str) -> None:
         """The reader follows this job no more."""
         self._pop(name)
         self._snapshots.pop(name, None)
         self._seen.pop(name, None)
+        self._doubted.discard(name)
         self._followed.pop(name, None)
         self._lost.pop(name, None)
 
@@ -201,6 +223,10 @@ class Mailbox:
         for name in list(self._lost)[:_READ_AGAIN]:
             del self._lost[name]
             self._followed[name]()
+
+
+def _as_snapshot(change: pb.JobChange) -> pb.JobChange:
+    return pb.JobChange(type=pb.CHANGE_TYPE_SNAPSHOT, job=change.job) if change.type == pb.CHANGE_TYPE_UPDATE else change
 
 
 def _is_progress(before: pb.JobChange, after: pb.JobChange) -> bool:

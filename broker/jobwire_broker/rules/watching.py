@@ -202,7 +202,9 @@ class Feed:
                 changed()
 
     def read_again(self) -> None:
-        """Events may have been missed: read all watched jobs, and tell those who watch the whole queue."""
+        """Events may have been missed, or the store has lost what they told: read all watched jobs, and tell those who watch the whole queue."""
+        for mailbox in set().union(*self._jobs.values(), *self._many.values()):
+            mailbox.doubt(self._store.queue)
         self._want(list(self._jobs))
         if self._many:
             gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)

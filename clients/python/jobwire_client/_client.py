@@ -387,8 +387,8 @@ class Client:
     def watch(self, job: str | Named) -> AsyncGenerator[Job, None]:
         """Follow a job: first as it is now, then every change of state and, where time allows, of progress; ends after its end.
 
-        A broken stream is resumed elsewhere, and what was seen never goes backward. A job that is deleted ends as `removed`. Payload and,
-        before the end, result are left out.
+        A broken stream is resumed elsewhere, and what was seen never goes backward, unless the store has lost its last writes. A job that is
+        deleted ends as `removed`. Payload and, before the end, result are left out.
 
         Raises:
             JobNotFound: there is none.

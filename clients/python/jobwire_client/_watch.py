@@ -1,9 +1,10 @@
-"""Following jobs over streams that break: what the watcher sees never goes backward, and the end is never missed.
+"""Following jobs over streams that break: what the watcher sees goes backward only where the store did, and the end is never missed.
 
 1. No timeout is put around a read: grpc.aio would cancel the whole stream. A task reads, and the watcher waits for what it has read.
 2. A stream that is silent may be dead without either side knowing. After 15 s of silence the jobs are asked for by another call; when that fails, or knows
    more than the stream said, the stream is given up.
-3. After a break everything is asked for again; revisions tell what is new.
+3. After a break everything is asked for again; revisions tell what is new. A snapshot or an end that is older than what was seen is new too: the store has lost
+   its last writes, as a replica may that takes over.
 """
 
 import asyncio
@@ -48,18 +49,26 @@ class View:
 
     def take(self, change: Change) -> Change | None:
         """The change as the watcher is to see it; None when it knows it already."""
-        if change.type in ("gap", "log"):
+        if change.type == "log":
+            return change
+        if change.type == "gap":
+            self._forget_others(change.job.queue)
             return change
         if change.type == "not_found":
             return self._lost(change)
         known = self._seen.get(change.job.name)
-        if known is not None and change.job.revision <= known.revision:
+        if known is not None and (change.job.revision == known.revision or (change.type == "update" and change.job.revision < known.revision)):
             return None
         job = completed_by(change.job, known)
         self._seen[job.name] = job
         if change.type == "final" or job.final:
             self._end(job.name)
         return Change("final" if job.final else change.type, job)
+
+    def _forget_others(self, queue: str) -> None:
+        """What was seen of a queue's jobs that are not watched by name may be what the store has lost."""
+        named = set(self._names)
+        self._seen = {name: job for name, job in self._seen.items() if job.queue != queue or name in named}
 
     def _lost(self, change: Change) -> Change:
         """A job that was there and is gone ends as `removed`."""

@@ -329,3 +329,52 @@ def test_the_end_always_arrives_revisions_never_go_backward_and_bounds_hold(scri
 def collect(got: dict[str, list[pb.JobChange]], taken: list[pb.JobChange]) -> None:
     for x in taken:
         got[x.job.name[-1]].append(x)
+
+
+def test_after_a_doubt_an_older_state_of_a_followed_job_is_told_as_what_holds() -> None:
+    box = Mailbox()
+    for job in ("q/a", "q/b", "other/c"):
+        box.open(name_of(job), unasked)
+        box.put_snapshot(snapshot(job, 5))
+    box.take()
+    box.doubt("q")
+    box.put(change("q/a", 5))
+    assert box.take() == []
+    box.put(change("q/a", 3))
+    box.put(change("q/a", 2))
+    box.put(change("q/b", 4, COMPLETED))
+    box.put(change("other/c", 4))
+    assert [(x.job.name, x.job.revision, x.type) for x in box.take()] == [
+        (name_of("q/a"), 3, pb.CHANGE_TYPE_SNAPSHOT),
+        (name_of("q/b"), 4, pb.CHANGE_TYPE_FINAL),
+    ]
+
+
+def test_what_happens_after_a_doubt_is_not_undone_by_a_reading_from_before_it() -> None:
+    box = Mailbox()
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 5))
+    box.doubt("q")
+    box.put(change("q/a", 8))
+    box.put(change("q/a", 4))
+    assert revisions(box) == [5, 8]
+
+
+def test_a_second_snapshot_takes_the_place_of_what_was_lost_before_it_was_taken() -> None:
+    box = Mailbox()
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 5))
+    box.put(change("q/a", 7))
+    box.open(name_of("q/a"), unasked)
+    box.doubt("q")
+    box.put_snapshot(snapshot("q/a", 4))
+    box.put(change("q/a", 6))
+    assert revisions(box) == [5, 4, 6]
+
+
+def test_after_a_doubt_jobs_that_are_not_followed_by_name_begin_anew() -> None:
+    box = Mailbox()
+    box.put(change("q/a", 5))
+    box.doubt("q")
+    box.put(change("q/a", 4, WAITING))
+    assert revisions(box) == [5, 4]

@@ -102,3 +102,23 @@ def test_state_words_are_the_enums_in_lower_case() -> None:
 def test_what_is_no_jobs_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="queues/QUEUE/jobs/ID"):
         name_of(name)
+
+
+def test_a_snapshot_or_an_end_that_is_older_is_what_the_store_still_knows() -> None:
+    view = View([NAME])
+    view.take(change("snapshot", 5))
+    seen = view.take(change("snapshot", 4, "waiting"))
+    assert seen is not None
+    assert (seen.type, seen.job.state) == ("snapshot", "waiting")
+    assert view.take(change("update", 3)) is None
+    seen = view.take(change("final", 2, "failed"))
+    assert seen is not None
+    assert seen.job.state == "failed"
+    assert view.open == []
+
+
+def test_after_a_gap_an_older_change_of_a_queue_s_job_is_seen() -> None:
+    view = View(["queues/q"])
+    view.take(change("update", 5))
+    assert view.take(Change("gap", Job(name="queues/q", queue="q", id="", state="waiting", revision=0))) is not None
+    assert view.take(change("update", 4, "waiting")) is not None

@@ -491,3 +491,18 @@ class FanOut(RuleBasedStateMachine):
 
 TestFanOut = FanOut.TestCase
 TestFanOut.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_store_that_has_lost_changes_is_believed_though_the_feed_was_never_away() -> None:
+    topics = topics_on_a_feed()
+    reader, of_queue = watch(topics), watch_queue(topics)
+    topics.demand()
+    say(topics, change(SNAPSHOT, job(5)), added=(NAME, "queues/q"))
+    say(topics, change(UPDATE, job(9)))
+    reader.take()
+    of_queue.take()
+    say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")), change(SNAPSHOT, job(7)), change(UPDATE, job(8, WAITING)))
+    assert [event.data.get("reason") or event.data["revision"] for event in events(reader.take())] == ["store_lost", 7, 8]
+    assert [event.data.get("revision") for event in events(of_queue.take())] == [None, 8]
+    say(topics, change(ChangeType.CHANGE_TYPE_FINAL, job(6, JobState.JOB_STATE_FAILED)))
+    assert [event.type for event in events(reader.take())] == ["gap", "update", "final"]

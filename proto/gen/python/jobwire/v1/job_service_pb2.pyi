@@ -65,7 +65,9 @@ class _ChangeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeType
     CHANGE_TYPE_UNSPECIFIED: _ChangeType.ValueType  # 0
     """Never sent."""
     CHANGE_TYPE_SNAPSHOT: _ChangeType.ValueType  # 1
-    """The job as it was when the watch began, or after a gap."""
+    """The job as it was when the watch began, or after a gap. It holds even where its revision is lower than one before, and so does a FINAL: the store has lost
+    its last writes then, as a replica may that takes over.
+    """
     CHANGE_TYPE_UPDATE: _ChangeType.ValueType  # 2
     """A later state of it. Progress in between may have been skipped; changes of state are not."""
     CHANGE_TYPE_FINAL: _ChangeType.ValueType  # 3
@@ -83,7 +85,9 @@ class ChangeType(_ChangeType, metaclass=_ChangeTypeEnumTypeWrapper):
 CHANGE_TYPE_UNSPECIFIED: ChangeType.ValueType  # 0
 """Never sent."""
 CHANGE_TYPE_SNAPSHOT: ChangeType.ValueType  # 1
-"""The job as it was when the watch began, or after a gap."""
+"""The job as it was when the watch began, or after a gap. It holds even where its revision is lower than one before, and so does a FINAL: the store has lost
+its last writes then, as a replica may that takes over.
+"""
 CHANGE_TYPE_UPDATE: ChangeType.ValueType  # 2
 """A later state of it. Progress in between may have been skipped; changes of state are not."""
 CHANGE_TYPE_FINAL: ChangeType.ValueType  # 3
