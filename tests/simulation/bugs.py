@@ -14,7 +14,8 @@ from typing import Any
 from jobwire_broker.rules.filters import Filter, Span
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.session import WorkSession
-from jobwire_broker.services import bulk
+from jobwire_broker.rules.shares import Shares
+from jobwire_broker.services import bulk, classes, queues
 from jobwire_broker.services.batches import Batch, Maker, Outcome
 from jobwire_broker.services.work_stream import WorkStream
 from jobwire_broker.store import client
@@ -83,6 +84,28 @@ def _put_backward(maker: Maker, queues: Sequence[str], items: Sequence[Any], tel
     _real_put(maker, queues[::-1], items[::-1], lambda results: tell(results[::-1]))
 
 
+def _free_of_all_but_what_is_kept(session: WorkSession, queue: str, slots: int = 0) -> int:
+    kept = session._shares._kept_from(queue, session._taken) if session._shares else 0
+    return min(_real_free(session, queue, slots), (slots - session._taken(queue) if slots else 100) - kept)
+
+
+def _learn_once(partition: Partition, text: str) -> None:
+    if not partition.policy.version:
+        _real_learn(partition, text)
+
+
+_real_learn = Partition.learn_policy
+_real_pause_class = classes.pause_class
+
+
+async def _pause_none(registry: Any, queue_class: int, paused: bool) -> list[str]:
+    return await _real_pause_class(registry, queue_class, False)
+
+
+async def _pause_all(registry: Any, queue_class: int, paused: bool) -> list[str]:
+    return [name for each in range(1, 6) for name in await _real_pause_class(registry, each, paused)]
+
+
 def _drop_unacked(session: Any) -> None:
     for key, lease in list(session._held.items()):
         if lease.outcome is not None:
@@ -116,7 +139,7 @@ BUGS = (
         ],
         seed=22,
     ),
-    Bug(name="a retry does not wait", lua=[("return math.floor(wait * (1 + jitter * fraction))", "return 0")]),
+    Bug(name="a retry does not wait", lua=[("return math.floor(wait * (1 + jitter * fraction))", "return 0")], seed=2),
     Bug(name="what is due is taken out and not put in line", lua=[("if j and j.state == STATE.DELAYED then\n      move_to_waiting(ctx, j)", "if false then")]),
     Bug(name="a repeated enqueue makes the job anew", lua=[("for i = 1, #ids do by_id[ids[i]] = records[i] end\n  return by_id", "return by_id")], seed=5),
     Bug(name="a pause stops nothing", lua=[("if ctx.paused or solo_token > 0 then", "if solo_token > 0 then")], seed=7),
@@ -170,7 +193,7 @@ BUGS = (
     Bug(
         name="a job name runs as many as it likes",
         lua=[("if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
-        seed=3,
+        seed=17,
     ),
     Bug(
         name="a group starts although a worker said that it is limited",
@@ -188,7 +211,7 @@ BUGS = (
         lua=[("elseif g.place ~= 'b' or not (g.paused or g.frozen > ctx.now_ms) then", "elseif g.place ~= 'b' then")],
         seed=3,
     ),
-    Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")], seed=40),
+    Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")], seed=11),
     Bug(name="ageing ages nothing", lua=[("return ageing and priority * ageing + math.floor(order / 1000) or priority", "return priority")], seed=23),
     Bug(name="the waits of a list are not looked at", lua=[("local own = section(j.body, TAG.DELAYS)\n  if own then", "local own\n  if own then")], seed=50),
     Bug(name="an error that a job lists ends nothing", lua=[("or is_permanent(ctx, j, failure) then", "then")], seed=8),
@@ -271,6 +294,21 @@ BUGS = (
     Bug(name="a batch is made backward", python=[(Maker, "_put", _put_backward)], seed=50),
     Bug(name="an enqueue to disk does not wait for the disk", python=[(StoreClient, "sync_to_disk", _at_once)], seed=3),
     Bug(name="an enqueue to disk takes the word of a write that began before it", python=[(client._Fence, "wait", _join_what_is_under_way)], seed=18),
+    Bug(name="a pause of a class pauses nothing", python=[(queues, "pause_class", _pause_none)]),
+    Bug(name="a pause of a class pauses all queues", python=[(queues, "pause_class", _pause_all)], seed=24),
+    Bug(name="the slots that are kept for a queue or a class are not looked at", python=[(Shares, "__bool__", lambda shares: False)], seed=24),
+    Bug(name="what is kept for others is taken from the slots of a queue", python=[(WorkSession, "free", _free_of_all_but_what_is_kept)], seed=33),
+    Bug(name="slots that change are not heard of", python=[(Partition, "learn_policy", _learn_once)], seed=23),
+    Bug(name="a debounce waits twice as long", lua=[("math.min(ctx.now_ms + delay_ms, latest_ms)", "math.min(ctx.now_ms + 2 * delay_ms, latest_ms)")], seed=17),
+    Bug(
+        name="what is due is found 5 s late",
+        lua=[
+            (
+                "redis.call('ZRANGEBYSCORE', ctx.base .. 'd', '-inf', ctx.now_ms, 'LIMIT'",
+                "redis.call('ZRANGEBYSCORE', ctx.base .. 'd', '-inf', ctx.now_ms - 5000, 'LIMIT'",
+            )
+        ],
+    ),
     Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)], seed=23),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)], seed=5),
     Bug(name="nobody compares what the store holds for a worker with what it got", python=[(WorkStream, "reattach", _nothing)], seed=20),

@@ -119,6 +119,8 @@ class History:
         self.on_blame: Callable[[], None] = lambda: None
         self.payloads: dict[tuple[str, int], bytes] = {}
         """What a run must receive, by job and token."""
+        self.classes: Mapping[str, str] = {}
+        """Of queues."""
         self.slots: dict[str, tuple[float, int]] = {}
         """How many jobs of a queue one worker may run, and since when every broker knows it."""
 
@@ -205,6 +207,14 @@ class History:
         since_s, slots = self.slots.get(queue, (math.inf, 0))
         if running > slots and since_s < self.now():
             self.blame(OVER_ADMITTED, f"{worker.name} runs {running} jobs of queue {queue}, and has {slots} slots there")
+
+    def check_reserve(self, worker: Any) -> None:
+        """The slots that a worker keeps for a queue or a class are taken by no other."""
+        for key, slots in worker.options.reserved.items():
+            name = key if isinstance(key, str) else key.name
+            others = sum(worker.running_in(queue) for queue in worker.options.queues if name not in (queue, self.classes.get(queue)))
+            if others > worker.options.concurrency - slots:
+                self.blame(OVER_ADMITTED, f"{worker.name} keeps {slots} of {worker.options.concurrency} slots for {name}, and runs {others} jobs of others")
 
     def end(self, run: Run, outcome: str, wait_s: float | None = None) -> None:
         """A handler has ended."""

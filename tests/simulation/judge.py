@@ -277,8 +277,9 @@ def _judge_ends(world: World, job: JobPlan, story: JobStory) -> None:
                 continue
             if run.verdict == "OK" and run.ended_s > answered_s + grace_s + _LATE_S and world.was_calm(run.started_s, run.ended_s):
                 blame(HUNG, f"{job.id} was to be cancelled by {answered_s + grace_s:.3f} s, ran until {run.ended_s:.3f} s, and its end counts", job.id)
-            right_s = min(tried_s + grace_s, late_s - _TICK_S)
-            if run.verdict == "CANCELLED" and run.outcome == "complete" and run.acked_s < right_s and story.count("cancel") == 1:
+            may_time_out_s = min(run.started_s + (job.timeout_s or math.inf), leases[0] + (job.total_s or math.inf)) - _TICK_S
+            is_early = run.acked_s < min(tried_s + grace_s, may_time_out_s)
+            if run.verdict == "CANCELLED" and run.outcome == "complete" and is_early and story.count("cancel") == 1:
                 blame(WRONG, f"{job.id} was completed, and heard before the grace of its {verb} was over that this did not count", job.id)
 
 

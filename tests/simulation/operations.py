@@ -37,6 +37,10 @@ class Operations:
             self._age()
         if "races" in rules:
             self.jobs = [self._racing(job) for job in self.jobs]
+        if self.rng.random() < 0.2:
+            self._move()
+        if self.rng.random() < 0.2:
+            self._classify()
         return replace(self.plan, jobs=tuple(self.jobs), actions=tuple(self.actions))
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
@@ -110,3 +114,25 @@ class Operations:
         for queue in self.plan.queues:
             self._add(0.0, "set_ages", queue)
         self.plan = replace(self.plan, ages=ages)
+
+    def _move(self) -> None:
+        """Depths and slots that change while jobs run."""
+        rng = self.rng
+        for queue in self.plan.queues:
+            for _ in range(rng.choice((1, 2, 3))):
+                self._add(rng.random() * BUSY_S * 0.8, "set_room", queue, rng.choice((0, 2, 5, 10)), rng.choice((0, 1, 2, 3)))
+        self.plan = replace(self.plan, moving=frozenset(self.plan.queues))
+
+    def _classify(self) -> None:
+        """Queues with a class, which gives them slots; pauses of a class; workers that keep slots for a queue or a class."""
+        rng, queues = self.rng, self.plan.queues
+        classes = {queue: rng.choice(("CRITICAL", "HIGH", "LOW", "BATCH")) for queue in queues}
+        for queue in queues:
+            self._add(0.0, "set_class", queue)
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            self._add(rng.random() * BUSY_S * 0.8, "pause_class", rng.choice(list(classes.values())), round(rng.random() * 3, 3))
+        reserves = {}
+        for i, (concurrency, own) in enumerate(self.plan.workers):
+            if len(own) > 1 and concurrency > 1 and rng.random() < 0.7:
+                reserves[i] = rng.choice((*queues, *classes.values())), rng.randint(1, concurrency - 1)
+        self.plan = replace(self.plan, classes=classes, reserves=reserves, moving=frozenset(queues))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
-from jobwire.v1 import job_pb2, queue_service_pb2
+from jobwire.v1 import job_pb2, policy_pb2, queue_service_pb2
 
 from tests.simulation.history import WRONG
 from tests.simulation.network import Refused
@@ -30,6 +31,44 @@ class Operators:
             request.update_mask.paths.append(f"policy.retention.{state}.age")
         if request.update_mask.paths:
             self._world.loop.create_task(self._world.update_queue(request))
+
+    def do_set_room(self, queue: str, depth: int, slots: int) -> None:
+        """How many jobs the queue takes, and each of its workers."""
+        request = _update(queue)
+        request.queue.policy.max_depth, request.queue.policy.worker_slots = depth, slots
+        request.update_mask.paths.extend(("policy.max_depth", "policy.worker_slots"))
+        self._world.loop.create_task(self._world.update_queue(request))
+
+    def do_set_class(self, queue: str) -> None:
+        """Which class the queue is of."""
+        request = _update(queue)
+        request.queue.policy.queue_class = policy_pb2.QueueClass.Value(f"QUEUE_CLASS_{self._world.plan.classes[queue]}")
+        request.update_mask.paths.append("policy.queue_class")
+        self._world.loop.create_task(self._world.update_queue(request))
+
+    def do_pause_class(self, name: str, for_s: float) -> None:
+        """Pause the queues of a class for a time."""
+        self._world.loop.create_task(self._pause_class(name, for_s))
+
+    async def _pause_class(self, name: str, for_s: float) -> None:
+        world, queue_class = self._world, policy_pb2.QueueClass.Value(f"QUEUE_CLASS_{name}")
+        queues = [queue for queue in world.plan.queues if world.plan.classes[queue] == name]
+        known = {queue for queue in queues if world.room.is_known(queue)}
+        for queue in queues:
+            world.begin_pause(queue)
+        answer = await world.persist("PauseClass", queue_service_pb2.PauseClassRequest(queue_class=queue_class))
+        if not known <= set(answer.queues) <= set(queues):
+            world.history.blame(WRONG, f"a pause of class {name}, which is that of {queues}, has paused {answer.queues}")
+        for queue in answer.queues:
+            world.is_paused(queue)
+        await asyncio.sleep(for_s)
+        for queue in queues:
+            # What was not paused when it was tried may be paused by a request that comes late, and be resumed now.
+            world.was_paused[queue] = True
+            world.watch.paused.discard(world.base(queue))
+        await world.persist("ResumeClass", queue_service_pb2.ResumeClassRequest(queue_class=queue_class))
+        for queue in queues:
+            world.end_pause(queue)
 
     def do_clean(self, queue: str, state: str, grace_s: float) -> None:
         """Delete ended jobs of a state, '' for the one that is meant when none is said."""

@@ -69,6 +69,8 @@ class StoreWatch:
         self._passed: Counter[bytes] = Counter()
         self.labels_with_room: Callable[[str], list[frozenset[tuple[str, str]]]] = lambda base: []
         """The labels of each worker that has room now for jobs of a queue."""
+        self.on_policy: Callable[[str], None] = lambda base: None
+        """A policy of a queue may be another now."""
         self._checks: dict[str, LeaseCheck] = {}
         store.on_call = self._carried_out
         if forgetting.is_needed:
@@ -87,6 +89,11 @@ class StoreWatch:
         if verb in ("attach", "detach"):
             self._history.tell(f"the store carries out {verb}: {answer[0].decode()}")
         self.verbs.carried_out(verb, base, _arguments(packed) if verb in READ else (), answer)
+        if verb == "policy":
+            self.on_policy(base)
+        elif verb == "set_group" and base in self.limited:
+            # The reference is to see also what is changed back before anybody leases.
+            self.must_serve(base, frozenset())
         if self.forgetting.is_needed:
             self.forgetting.carried_out(verb, base, _arguments(packed) if verb == "clean" else (), answer[0] if verb == "clean" else 0)
         if verb == "turn":
@@ -145,7 +152,7 @@ class StoreWatch:
     def _check_choice(self, base: str, requests: Sequence[bytes], answers: Sequence[Sequence[Any]]) -> None:
         """Each lease is the one that the reference gives, and nobody with room goes without."""
         seen = self.seen(base)
-        check = self._checks.setdefault(base, LeaseCheck(self._kind_of))
+        check = self._check_of(base)
         asked = []
         for i, answer in enumerate(answers):
             session, _, jobs, room = requests[4 * i : 4 * i + 4]
@@ -164,8 +171,18 @@ class StoreWatch:
         """Whether a session with these labels must get a job if it asks now. Of a queue that is not ruled: whether any job waits."""
         if base not in self.limited:
             return bool(self._store.real.ask("ZCARD", base + "w")) and not self.alone(base)
-        check = self._checks.setdefault(base, LeaseCheck(self._kind_of))
+        check = self._check_of(base)
         return check.is_served(self.seen(base), labels, self._store.now_us())
+
+    def _check_of(self, base: str) -> LeaseCheck:
+        if base not in self._checks:
+            self._checks[base] = LeaseCheck(self._kind_of, may_expire=any(job.expires_s for job in self._by_id.values()))
+        return self._checks[base]
+
+    def runs_alone(self, text: str, token: int) -> bool:
+        """Whether a job was leased to go alone: its worker gets no other meanwhile."""
+        last = self._last.get(text)
+        return last is not None and last.token == token and bool(last.header.flags & codec.FLAG_ALONE)
 
     def seen(self, base: str) -> Seen:
         """What a queue has now that decides of leases."""
@@ -210,6 +227,10 @@ class StoreWatch:
     def alone(self, base: str) -> int:
         """How many wait to be delivered alone."""
         return int(self._store.real.ask("ZCARD", base + "o"))
+
+    def is_late(self, base: str, by_ms: int) -> bool:
+        """Whether a job is still delayed so long after its time."""
+        return bool(self._store.real.ask("ZCOUNT", base + "d", "-inf", self._store.now_us() // 1000 - by_ms))
 
     def is_paused(self, base: str) -> bool:
         """Whether the store thinks so."""

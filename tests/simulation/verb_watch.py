@@ -51,10 +51,14 @@ class VerbWatch:
         """Jobs that must not be leased again, and the verb that says so."""
         self._first_ms: dict[str, int] = {}
         """When jobs with a debounce were made."""
+        self._moved: set[str] = set()
+        """Jobs whose call has moved another."""
 
     def hold_to_depth(self, base: str, depth: int) -> None:
-        """The queue takes no more jobs than this from now on."""
-        self.depths[base], self._unfinished[base] = depth, self.count(base)
+        """The queue takes no more jobs than this from now on; 0: any number."""
+        self.depths.pop(base, None)
+        if depth:
+            self.depths[base], self._unfinished[base] = depth, self.count(base)
 
     def carried_out(self, verb: str, base: str, arguments: Sequence[bytes], answer: Any) -> None:
         """A call has been carried out, and its leases have not been told yet."""
@@ -162,14 +166,20 @@ class VerbWatch:
                 self._replaced(base, job, word.removeprefix(b"REPLACED "))
 
     def _replaced(self, base: str, job: JobPlan, holder: bytes) -> None:
-        """A later call has moved the job of an earlier one, and gave it what it brings."""
+        """A later call has moved the job of an earlier one, and gave it what it brings. It is due when its delay is over, or its maximum wait, and no later."""
+        if job.id in self._moved:
+            # It came once more, and has moved nothing.
+            return
+        self._moved.add(job.id)
         text = id_to_text(holder)
         self._payloads.pop(text, None)
         self._dues_ms.pop(text, None)
         header = codec.header_of(self._records(base, [holder])[text])
-        latest_ms = self._first_ms[text] + job.max_wait_s * 1000
-        if job.max_wait_s and header.state == _STATE.JOB_STATE_DELAYED and header.order / 1000 > latest_ms:
-            self._history.blame(WRONG, f"{text} is to start {header.order / 1e6 - latest_ms / 1000:.3f} s later than its maximum wait lets it", text)
+        due_ms = self._store.now_us() // 1000 + job.window_s * 1000
+        if job.max_wait_s:
+            due_ms = min(due_ms, self._first_ms[text] + job.max_wait_s * 1000)
+        if header.state == _STATE.JOB_STATE_DELAYED and abs(header.order / 1000 - due_ms) > _EARLY_MS:
+            self._history.blame(WRONG, f"{text} is to start {(header.order / 1000 - due_ms) / 1000:.3f} s later than its delay and its maximum wait say", text)
 
     def _check_depth(self, verb: str, base: str, answer: Any) -> None:
         """No enqueue makes more jobs than there is room for, nor is one refused while there is."""

@@ -165,6 +165,10 @@ class SimulatedWorker:
             return 0
         return self.options.concurrency - self.busy
 
+    def running(self) -> list[Run]:
+        """What its handlers run."""
+        return list(self._timers)
+
     def held_in(self, queue: str) -> int:
         """How many jobs of a queue take its slots there, as brokers may see it."""
         return sum(run.queue == queue for run in self._timers)
@@ -216,6 +220,7 @@ class SimulatedWorker:
             self._timers[run].append(later(step.lasts_s * number / (step.lines + 1), self._log, lease, run))
         self._timers[run].append(later(step.lasts_s, self._end, lease, run, step.outcome, step.wait_s))
         self._history.check_slots(self, lease.queue, self.running_in(lease.queue))
+        self._history.check_reserve(self)
 
     def _report(self, lease: Lease, percent: float) -> None:
         self.session.reported(lease, job_pb2.Progress(percent=percent, message=f"{percent:.0f}"))

@@ -15,6 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import job_pb2, queue_service_pb2
 from jobwire.v1 import job_service_pb2 as jobs_pb
 from jobwire.v1 import worker_service_pb2 as pb
+from jobwire_worker._reserves import QueueClass, Reserved
 from jobwire_worker._session import SessionOptions
 
 from tests.simulation.broker import SimulatedBroker
@@ -25,6 +26,7 @@ from tests.simulation.network import Network, Refused
 from tests.simulation.operators import Operators
 from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan, payload_of
 from tests.simulation.real_store import RealStore
+from tests.simulation.room import KNOWN_S, Room
 from tests.simulation.store_line import SharedStore
 from tests.simulation.store_watch import StoreWatch
 from tests.simulation.sweeps import Sweeps
@@ -39,8 +41,10 @@ STARVED_S = 6
 _RETRY_S = 0.3
 #: So often a job is sent to a queue that is full.
 _FULL_TRIES = 4
-#: Every broker that is well knows a policy so long after it was set.
-_KNOWN_S = 3.0
+#: A job that is due may be delayed so long while all is well.
+_LATE_MS = 3000
+#: What each class gives.
+_ATTEMPTS = {"CRITICAL": 5, "HIGH": 3, "LOW": 1, "BATCH": 1}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 #: The same for all: the length of keys is part of what a run is.
 _NAMESPACE = "sim"
@@ -105,12 +109,14 @@ class World:
         """When nothing was wrong, up to now."""
         self.paused: dict[str, int] = {}
         self.was_paused: dict[str, bool] = {}
-        self.attempts: dict[str, set[int]] = {queue: {3} for queue in plan.queues}
+        self.attempts: dict[str, set[int]] = {queue: {3} | ({_ATTEMPTS[plan.classes[queue]]} if queue in plan.classes else set()) for queue in plan.queues}
         """What a queue's jobs may have for attempts when they say nothing."""
         self.paused_groups: dict[tuple[str, str], int] = {}
         """Groups that were ever paused, and how many callers want them to be now."""
         self.sweeps = Sweeps(self)
         self.operators = Operators(self)
+        self.room = Room(self)
+        self.history.classes = plan.classes
         self.thaws: list[tuple[str, str, float]] = []
         """When somebody began to resume a group, which ends a worker's word as well. The call may be repeated, and carried out at any time after it."""
         self._open_calls = 0
@@ -153,6 +159,9 @@ class World:
             if now - max(self.well_since_s, BUSY_S) > self.quiet_s:
                 self.history.blame(HUNG, f"after {self.quiet_s:.0f} s without faults {counts[0]} jobs wait, {counts[1]} are delayed, {counts[2]} are active")
             self._undo_late_pauses()
+            self.room.look()
+            if self._is_well() and any(self.watch.is_late(self.base(queue), _LATE_MS) for queue in self.plan.queues):
+                self.history.blame(STARVED, f"a job is still delayed {_LATE_MS} ms after its time, while all is well")
             starving = starving + 1 if self._is_starving() else 0
             if starving > STARVED_S:
                 self.history.blame(STARVED, f"jobs wait and a worker has room, for {starving} s, while all is well")
@@ -166,8 +175,12 @@ class World:
             if not wanted and self.watch.is_group_paused(self.base(queue), group):
                 self.do_pause_group(queue, group, 0.0)
 
+    def _is_well(self) -> bool:
+        """Whether all has been well for a while."""
+        return not self.troubles and self.loop.time() - self.well_since_s >= 2 * self.plan.session_s
+
     def _is_starving(self) -> bool:
-        if self.troubles or self.loop.time() - self.well_since_s < 2 * self.plan.session_s:
+        if not self._is_well():
             return False
         for queue in self.plan.queues:
             if queue in self.paused:
@@ -177,13 +190,7 @@ class World:
         return False
 
     def _labels_with_room(self, queue: str) -> list[frozenset[tuple[str, str]]]:
-        return [frozenset(worker.options.labels.items()) for worker in self.workers if worker is not None and self._room(worker, queue) > 0]
-
-    def _room(self, worker: SimulatedWorker, queue: str) -> int:
-        if queue not in worker.options.queues:
-            return 0
-        slots = self.plan.rules[queue].slots if queue in self.plan.rules else 0
-        return min(worker.room, slots - worker.held_in(queue)) if slots else worker.room
+        return [frozenset(worker.options.labels.items()) for worker in self.workers if worker is not None and self.room.of(worker, queue) > 0]
 
     # Processes ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -199,6 +206,7 @@ class World:
             instance_id=f"worker{i}.{self._names}",
             labels=self.plan.labels_of(i),
             session_time_s=self.plan.session_s,
+            reserved=_reserved(self.plan, i),
         )
         self.workers[i] = SimulatedWorker(self.loop, self.network, self.history, f"worker{i}.{self._names}", self.addresses, options, self._script)
 
@@ -234,6 +242,11 @@ class World:
         """Whether nothing was wrong in this time, and had not been for a while before."""
         spans = [*self.calm, (self.well_since_s, self.loop.time())] if not self.troubles else self.calm
         return any(began_s + 2 * self.plan.session_s * (began_s > 0) <= from_s and to_s <= ended_s for began_s, ended_s in spans)
+
+    def had_peace(self, since_s: float, for_s: float) -> bool:
+        """Whether nothing was wrong for so long at a time since then, and had not been for a while before."""
+        spans = [*self.calm, (self.well_since_s, self.loop.time())] if not self.troubles else self.calm
+        return any(ended_s - max(began_s + 2 * self.plan.session_s * (began_s > 0), since_s) >= for_s for began_s, ended_s in spans)
 
     def _end_trouble(self, undo: Callable[[], None]) -> None:
         undo()
@@ -310,7 +323,8 @@ class World:
             self.history.blame(LOST, f"{job.id} is said to be on disk, and was not brought there since it was made", job.id)
 
     def _depth(self, queue: str) -> int:
-        return self.plan.rules[queue].depth if queue in self.plan.rules else 0
+        """0 when no job may be refused because of it."""
+        return 1 if queue in self.plan.moving else self.plan.rules[queue].depth if queue in self.plan.rules else 0
 
     def do_set_rules(self, queue: str) -> None:
         rules = self.plan.rules[queue]
@@ -326,10 +340,12 @@ class World:
         await self.update_queue(request)
         rules = self.plan.rules[queue]
         self.history.tell(f"the rules of {queue} are in force: {rules}")
+        if queue in self.plan.moving:
+            return
         if rules.depth:
             self.watch.verbs.hold_to_depth(self.base(queue), rules.depth)
         if rules.slots:
-            self.history.slots[queue] = (self.loop.time() + _KNOWN_S, rules.slots)
+            self.history.slots[queue] = (self.loop.time() + KNOWN_S, rules.slots)
 
     def do_set_policy(self, queue: str, attempts: int, base_s: float) -> None:
         self.attempts[queue].add(attempts)
@@ -478,15 +494,27 @@ class World:
         self.loop.create_task(self._pause(queue, for_s))
 
     async def _pause(self, queue: str, for_s: float) -> None:
+        name = f"queues/{queue}"
+        self.begin_pause(queue)
+        await self.persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=name))
+        self.is_paused(queue)
+        await asyncio.sleep(for_s)
+        self.watch.paused.discard(self.base(queue))
+        await self.persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=name))
+        self.end_pause(queue)
+
+    def begin_pause(self, queue: str) -> None:
+        """Somebody tries to pause a queue."""
         self.paused[queue] = self.paused.get(queue, 0) + 1
-        await self.persist("PauseQueue", queue_service_pb2.PauseQueueRequest(name=f"queues/{queue}"))
-        # A late request of somebody who resumed it before may still undo this, so it is looked at only when nobody did.
+
+    def is_paused(self, queue: str) -> None:
+        """It was paused. A late request of somebody who resumed it before may still undo this, so it is looked at only when nobody did."""
         if not self.was_paused.get(queue):
             self.watch.paused.add(self.base(queue))
         self.was_paused[queue] = True
-        await asyncio.sleep(for_s)
-        self.watch.paused.discard(self.base(queue))
-        await self.persist("ResumeQueue", queue_service_pb2.ResumeQueueRequest(name=f"queues/{queue}"))
+
+    def end_pause(self, queue: str) -> None:
+        """It was resumed."""
         self.paused[queue] -= 1
         if not self.paused[queue]:
             del self.paused[queue]
@@ -609,6 +637,13 @@ class World:
     def _set_network(self, for_s: float, name: str, value: float) -> None:
         with self._trouble(for_s, lambda: setattr(self.network, name, 0.0)):
             setattr(self.network, name, value)
+
+
+def _reserved(plan: Plan, worker: int) -> Reserved:
+    if worker not in plan.reserves:
+        return {}
+    name, slots = plan.reserves[worker]
+    return {name if name in plan.queues else QueueClass[name]: slots}
 
 
 def spec_of(job: JobPlan) -> job_pb2.JobSpec:

@@ -167,6 +167,8 @@ class Chooser:
         self.tags: dict[str, float] = {}
         self._express: set[str] = set()
         self._rates: dict[str, _Paced] = {}
+        self._doubted_us = 0
+        """When it was last not known what rates had counted."""
 
     # The choice ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -283,7 +285,10 @@ class Chooser:
         return self._paced(what, limit).gate(kind.units, now_us) if limit.rate else Gate.OPEN
 
     def _paced(self, what: str, limit: Limit) -> _Paced:
-        return self._rates.setdefault(what, _Paced(limit.rate))
+        if what not in self._rates:
+            self._rates[what] = _Paced(limit.rate)
+            self._rates[what].doubt(self._doubted_us)
+        return self._rates[what]
 
     def _note_rules(self, moment: Moment) -> None:
         """Express groups have a time of their own; a rate that is new may go on from the date of the one before, or not."""
@@ -333,6 +338,7 @@ class Chooser:
     def believe(self, virtual: float, ungrouped: float, express: float, tags: Mapping[str, float], now_us: int) -> None:
         """Take over who has paid how much. Nobody says what rates have counted meanwhile."""
         self.virtual, self.ungrouped, self.express, self.tags = virtual, ungrouped, express, dict(tags)
+        self._doubted_us = now_us
         for paced in self._rates.values():
             paced.doubt(now_us)
 

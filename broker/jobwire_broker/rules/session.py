@@ -194,11 +194,14 @@ class WorkSession:
             return 0
         under_way = sum(self._reserved.values())
         room = min(self._credit - self._sent - under_way, MAX_HELD - self.held_count - under_way)
+        # What is kept for others is kept of the worker's room, and not of what is for this queue alone.
+        if self._shares:
+            room = self._shares.room_of(queue, room, self._taken)
         if queue in self._queue_credit:
             room = min(room, self._queue_credit[queue] - self._uses[queue].sent - self._reserved.get(queue, 0))
         if slots:
             room = min(room, slots - self._taken(queue))
-        return self._shares.room_of(queue, room, self._taken) if self._shares else room
+        return room
 
     def _taken(self, queue: str) -> int:
         """How many jobs of `queue` the worker runs, as far as it has told, or may run after the calls that are under way."""

@@ -58,7 +58,7 @@ class Shares:
         self._of_class[reserve.queue_class] = reserve.slots
 
     def room_of(self, queue: str, room: int, taken: Callable[[str], int]) -> int:
-        """What of the free credit `room` is for `queue`. `taken` says how many jobs of a queue the worker runs, and counts each until its finish is here.
+        """What `queue` may have of the free credit `room`. `taken` says how many jobs of a queue the worker runs, and counts each until its finish is here.
 
         The worker grants credit with a finish or before it, so what is free is also counted from what it runs: else credit for a slot that is kept would
         look like credit for any.

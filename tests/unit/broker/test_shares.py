@@ -102,6 +102,15 @@ def test_others_leave_the_slots_that_are_kept_for_a_queue() -> None:
     assert (worker.free("exports"), worker.free("reset")) == (1, 2)
 
 
+def test_what_is_kept_for_others_is_not_taken_from_the_slots_or_the_credit_of_a_queue() -> None:
+    worker = Worker(20, of_queue("reset", 2))
+    assert worker.free("exports", 1) == 1
+    worker.session.receive(pb.WorkRequest(credit=pb.Credit(jobs=20, queues=[pb.QueueCredit(queue="exports", jobs=2)])), 0)
+    assert worker.free("exports") == 2
+    worker.start("signup", 17)
+    assert worker.free("exports") == 1
+
+
 def test_jobs_of_a_queue_beyond_its_slots_do_not_widen_what_is_kept() -> None:
     worker = Worker(5, of_queue("reset", 2))
     worker.start("reset", 4)
