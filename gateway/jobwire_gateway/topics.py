@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job
@@ -20,9 +20,10 @@ from jobwire.v1.job_service_pb2 import ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
 
 from jobwire_gateway import frames
+from jobwire_gateway.frames import Frame
 from jobwire_gateway.mailbox import GATEWAY, Bounds
 from jobwire_gateway.names import QUEUES, queue_of
-from jobwire_gateway.watches import JobWatch, Outlet, OverviewWatch, QueueWatch, Seen
+from jobwire_gateway.watches import JobWatch, Outlet, OverviewWatch, QueueWatch, Seen, removed
 
 _log = logging.getLogger("jobwire.gateway")
 
@@ -33,7 +34,10 @@ _EARLY = 64
 """Changes kept of a job between the confirmation of its topic and its snapshot."""
 
 _RECENT = 1024
-"""Jobs per queue whose last revision is kept, so that a repeat is not shown twice."""
+"""Jobs per queue whose last revision is kept, so that a repeat is not shown twice, and so that those that had not ended are looked at after a gap."""
+
+MOST_LOOKED_AT = 4_096
+"""Jobs of all queues that are looked at after a gap at once. Of the others the gap says that they may have changed."""
 
 
 MAX_TOPICS = 50_000
@@ -124,6 +128,9 @@ class QueueTopic:
         self.watches: set[QueueWatch] = set()
         self.live = False
         self._recent: OrderedDict[str, int] = OrderedDict()
+        self._ended: set[str] = set()
+        # Jobs that were shown before the last gap and had not ended, until they are heard of.
+        self._doubted: dict[str, int] = {}
         self._lost = "broker_lost"
 
     def join(self, watch: QueueWatch) -> None:
@@ -138,23 +145,68 @@ class QueueTopic:
     def confirm(self) -> Iterator[None]:
         """It is heard from here on. What was heard before may be of changes that the store has lost since."""
         self.live = True
-        self._recent.clear()
+        self._doubt()
         yield from _spread(self.watches, lambda watch: watch.live(self._lost))
 
     def gap(self) -> Iterator[None]:
         """Changes may have been missed between store and broker, or lost by the store."""
-        self._recent.clear()
+        self._doubt()
         yield from _spread(self.watches, lambda watch: watch.live("store_lost"))
+
+    def _doubt(self) -> None:
+        self._doubted.update((name, revision) for name, revision in self._recent.items() if name not in self._ended)
+        self._recent.clear()
+        self._ended.clear()
+
+    @property
+    def doubted(self) -> Collection[str]:
+        """The jobs that are to be looked at: they were shown before the last gap, and had not ended."""
+        return self._doubted.keys()
+
+    def overlook(self, name: str) -> None:
+        """Let a job be that cannot be looked at."""
+        self._doubted.pop(name, None)
+
+    def look(self, name: str, seen: Seen | None) -> Iterator[None]:
+        """Show how a job is that was shown before a gap, if that is something else; None: it is gone."""
+        if seen is None:
+            yield from self.gone(name)
+            return
+        before = self._doubted.pop(name, 0)
+        if not before or name in self._recent:
+            return
+        if seen.revision == before:
+            self._note(seen)
+        else:
+            yield from self.apply(seen)
+
+    def gone(self, name: str) -> Iterator[None]:
+        """Show the end of a job that was shown before, and is there no more."""
+        before = self._doubted.pop(name, 0)
+        if name in self._recent:
+            before = 0 if name in self._ended else self._recent[name]
+        if before:
+            seen = removed(name, before)
+            self._note(seen)
+            yield from _spread(self.watches, lambda watch: watch.change(seen))
 
     def apply(self, seen: Seen) -> Iterator[None]:
         """Show a change of one job to all, once."""
         if seen.revision <= self._recent.get(seen.job.name, 0):
             return
-        self._recent[seen.job.name] = seen.revision
-        self._recent.move_to_end(seen.job.name)
-        if len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
+        self._note(seen)
         yield from _spread(self.watches, lambda watch: watch.change(seen))
+
+    def _note(self, seen: Seen) -> None:
+        name = seen.job.name
+        self._recent[name] = seen.revision
+        self._recent.move_to_end(name)
+        if seen.ended:
+            self._ended.add(name)
+        elif self._ended:
+            self._ended.discard(name)
+        if len(self._recent) > _RECENT:
+            self._ended.discard(self._recent.popitem(last=False)[0])
 
 
 class OverviewTopic:
@@ -211,6 +263,9 @@ class Topics:
         self._changed: set[str] = set()
         # Topics of groups and labels, among all.
         self._parts: set[str] = set()
+        # Jobs that are looked at after a gap, and those of them that were heard of.
+        self._looks: dict[str, _Look] = {}
+        self._looked: list[_Look] = []
 
     def refusal(self, names: Iterable[str]) -> str:
         """Why one more cannot watch these now, as a word; empty when it can."""
@@ -294,9 +349,11 @@ class Topics:
         for topic in confirmed:
             if isinstance(topic, QueueTopic):
                 yield from topic.confirm()
+                self._look_at(topic)
         for change in response.changes:
             yield from self._apply_change(change)
             yield
+        yield from self._show_looks()
         overview = self._listening(QUEUES)
         if isinstance(overview, OverviewTopic):
             if response.queues:
@@ -330,17 +387,50 @@ class Topics:
         if change.type == ChangeType.CHANGE_TYPE_GAP:
             for of_many in self._of_many(f"queues/{queue}"):
                 yield from of_many.gap()
+                self._look_at(of_many)
             return
         job_topic = self._listening(job.name)
         if isinstance(job_topic, JobTopic):
             job_topic.fill(job)
         seen = Seen(job)
         if change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL):
+            if not job.revision:
+                for of_many in self._of_many(f"queues/{queue}"):
+                    yield from of_many.gone(job.name)
             for name in self._many_names(queue, job):
                 if isinstance(topic := self._listening(name), QueueTopic):
                     yield from topic.apply(seen)
         if isinstance(job_topic, JobTopic):
             yield from job_topic.apply(change, seen)
+
+    def _look_at(self, topic: QueueTopic) -> None:
+        """Ask how the jobs are that were shown of a topic of many before a gap: whoever saw them must not miss their end."""
+        for name in list(topic.doubted):
+            if name in self._looks:
+                self._looks[name].topics.add(topic)
+                continue
+            if len(self._looks) >= MOST_LOOKED_AT or len(self._topics) >= self._max_topics:
+                topic.overlook(name)
+                continue
+            watch = JobWatch(name, None, _NOWHERE, self.heartbeat_ms, partial(self._heard_of, name))
+            self._looks[name] = _Look(watch, {topic})
+            self.join(watch)
+
+    def _heard_of(self, name: str) -> None:
+        if (look := self._looks.pop(name, None)) is not None:
+            self._looked.append(look)
+
+    def _show_looks(self) -> Iterator[None]:
+        looked, self._looked = self._looked, []
+        for watch, topics in looked:
+            self.leave(watch)
+            for topic in topics:
+                try:
+                    yield from topic.look(watch.topic, watch.newest)
+                except Exception:
+                    # As with a change: it must not cost all readers their feed.
+                    _log.exception("gateway.change_not_shown job=%s", watch.topic)
+                    yield from _spread(topic.watches, lambda reader: reader.not_shown(ended=False))
 
     def _many_names(self, queue: str, job: Job) -> Iterator[str]:
         """The topics of many jobs that a change of a job belongs to. Those that nobody in this process watches are not looked for."""
@@ -400,6 +490,26 @@ def _spread(readers: Collection[_Reader], show: Callable[[_Reader], None]) -> It
     for reader in list(readers):
         show(reader)
         yield
+
+
+class _Look(NamedTuple):
+    """A job that is asked for after a gap, and the topics whose readers had seen it."""
+
+    watch: JobWatch
+    topics: set[QueueTopic]
+
+
+class _Nowhere:
+    """Where what nobody reads goes."""
+
+    def put(self, topic: str, frame: Frame) -> None:
+        pass
+
+    def over(self, topic: str) -> None:
+        pass
+
+
+_NOWHERE = _Nowhere()
 
 
 def _nothing() -> None:

@@ -46,6 +46,12 @@ class Seen:
         return self.final if self.ended else self.update
 
 
+def removed(name: str, revision: int) -> Seen:
+    """A job that was seen at `revision` and is gone."""
+    _, queue, _, job_id = name.split("/")
+    return Seen(Job(name=name, queue=queue, id=job_id, state=JobState.JOB_STATE_REMOVED, revision=revision))
+
+
 class Outlet(Protocol):
     """Where a watch puts its frames: a mailbox, or what shares one among many watches."""
 
@@ -114,11 +120,9 @@ class JobWatch:
         if self._on_heard is not None:
             self._hear(None, self._on_heard)
         elif self._cursor > 0:
-            _, queue, _, job_id = self.topic.split("/")
-            removed = Seen(Job(name=self.topic, queue=queue, id=job_id, state=JobState.JOB_STATE_REMOVED, revision=self._cursor))
             if not self.started:
                 self._start(resumed=True)
-            self._put(removed.final)
+            self._put(removed(self.topic, self._cursor).final)
             self._end()
         else:
             self.missing = True
@@ -172,7 +176,10 @@ class JobWatch:
 
 
 class QueueWatch:
-    """A reader of all changes in one queue. It begins without a snapshot: whoever wants one lists the jobs after `connected` and after every `gap`."""
+    """A reader of all changes in one queue. It begins without a snapshot: whoever wants one lists the jobs after `connected`.
+
+    After a `gap` the topic looks at the jobs that were shown before; whoever wants those that are new since then lists them.
+    """
 
     __slots__ = ("_heartbeat_ms", "_resuming", "outlet", "started", "topic")
 

@@ -157,6 +157,27 @@ async def test_the_end_that_came_while_the_feed_was_broken_is_shown_after_a_gap(
             assert (await everything.until("gap"))["reason"] == "broker_lost"
 
 
+async def test_s07_a_reader_of_a_label_learns_the_end_of_a_job_that_it_had_seen_though_it_came_while_the_feed_was_broken(store: Store, queue: str) -> None:
+    async with (
+        Broker(store) as one,
+        Broker(store) as two,
+        Gateway(one) as gateway,
+        client(gateway) as http,
+        reading(http, f"/v1/events?topic=queues/{queue}/labels/order%3D17") as reader,
+    ):
+        await reader.until("connected")
+        job = await enqueue(http, queue, labels={"order": "17"})
+        assert (await reader.until("update"))["name"] == job["name"]
+        await one.kill()
+        await reader.until("degraded")
+        async with api(two) as worker:
+            await complete(worker, await lease(worker, queue))
+        await one.restart()
+        assert (await reader.until("gap"))["reason"] == "broker_lost"
+        end = await reader.until("final")
+        assert (end["name"], end["state"]) == (job["name"], "completed")
+
+
 async def test_with_two_brokers_the_other_takes_over_at_once(store: Store, queue: str) -> None:
     async with Broker(store) as one, Broker(store) as two, Gateway([one, two]) as gateway, client(gateway) as http, api(two) as worker:
         job = await enqueue(http, queue)

@@ -335,7 +335,7 @@ def test_a_store_that_has_lost_changes_is_believed_after_the_feed_was_away() -> 
         assert [(event.type, event.data.get("revision")) for event in shown] == [("gap", None), ("update", 5), ("update", 6), ("final", 7)]
         assert each.ended
         assert shown[0].data["reason"] == "store_lost"
-    assert [event.data.get("revision") for event in events(everything.take()) if event.type != "degraded"] == [None, 6, 7]
+    assert [event.data.get("revision") for event in events(everything.take()) if event.type != "degraded"] == [None, 5, 6, 7]
 
 
 def test_b09_very_many_topics_are_asked_for_a_part_at_a_time() -> None:
@@ -506,3 +506,52 @@ def test_a_store_that_has_lost_changes_is_believed_though_the_feed_was_never_awa
     assert [event.data.get("revision") for event in events(of_queue.take())] == [None, 8]
     say(topics, change(ChangeType.CHANGE_TYPE_FINAL, job(6, JobState.JOB_STATE_FAILED)))
     assert [event.type for event in events(reader.take())] == ["gap", "update", "final"]
+
+
+def test_after_a_gap_a_queue_reader_learns_what_became_of_the_jobs_that_it_had_seen() -> None:
+    topics = topics_on_a_feed()
+    reader = watch_queue(topics)
+    topics.demand()
+    say(topics, added=("queues/q",))
+    say(topics, *(change(UPDATE, job(1, job_id=name)) for name in "abcd"), change(FINAL, job(1, COMPLETED, job_id="e")))
+    reader.take()
+    drive(topics.unplug("broker_unavailable"))
+    drive(topics.plug())
+    assert topics.demand() == (["queues/q"], [])
+    say(topics, added=("queues/q",))
+    names = [f"queues/q/jobs/{name}" for name in "abcd"]
+    add, _ = topics.demand()
+    assert sorted(add) == names
+    say(topics, change(FINAL, job(2, COMPLETED, job_id="a")), change(SNAPSHOT, job(3, DELAYED, job_id="b")), added=tuple(names))
+    say(topics, change(NOT_FOUND, Job(name=names[2], queue="q", id="c")), change(SNAPSHOT, job(1, job_id="d")))
+    seen = [(event.data.get("id"), event.data.get("state"), event.data.get("reason")) for event in events(reader.take()) if event.type != "degraded"]
+    assert seen == [(None, None, "broker_lost"), ("a", "completed", None), ("b", "delayed", None), ("c", "removed", None)]
+    assert sorted(topics.demand()[1]) == names
+    assert len(topics) == 1
+
+
+def test_a_job_that_is_followed_by_name_and_is_gone_after_a_gap_ends_for_the_readers_of_its_group_too() -> None:
+    topics = topics_on_a_feed()
+    group = "queues/q/groups/g"
+    follower, reader = watch(topics), OneReader.of_queue(topics, group, None, lambda: None)
+    topics.demand()
+    begin = job(1)
+    begin.group = "g"
+    say(topics, change(SNAPSHOT, begin), change(UPDATE, begin), added=(NAME, group))
+    reader.take()
+    gone = Job(name=NAME, queue="q", id="j", state=JobState.JOB_STATE_REMOVED)
+    say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")))
+    say(topics, change(FINAL, gone), change(FINAL, gone))
+    assert [event.data.get("state") for event in events(reader.take())] == [None, "removed"]
+    assert events(follower.take())[-1].data["state"] == "removed"
+
+
+def test_after_a_gap_only_so_many_jobs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobwire_gateway.topics.MOST_LOOKED_AT", 2)
+    topics = topics_on_a_feed()
+    watch_queue(topics)
+    topics.demand()
+    say(topics, added=("queues/q",))
+    say(topics, *(change(UPDATE, job(1, job_id=name)) for name in "abc"))
+    say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")))
+    assert len(topics.demand()[0]) == 2
