@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,7 @@ def _queue(name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mistake]) -> N
     """One queue's policy. What is wrong with it is added to `mistakes`, field by field."""
     rules, paused = policy_pb2.QueuePolicy(), None
     places: dict[str, yaml.Node] = {"": name}
-    try:
-        check_queue(name.value, "a queue's name")
-        pairs = [] if _is_empty(node) else _pairs(node, f"{name.value} must hold the fields of a policy")
-    except InvalidField as error:
-        mistakes.append(Mistake(name, error.message))
-        pairs = []
-    except Mistake as mistake:
-        mistakes.append(mistake)
-        pairs = []
+    pairs = _entry(name, node, partial(check_queue, field="a queue's name"), "the fields of a policy", mistakes)
     groups: tuple[NamedGroup, ...] = ()
     for key, value in pairs:
         try:
@@ -128,15 +121,7 @@ def _group(queue: str, name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mi
     """One group's rules. What is wrong with them is added to `mistakes`."""
     rules, paused, path = queue_service_pb2.Group(), None, f"groups[{name.value}]"
     places: dict[str, yaml.Node] = {"": name, path: name}
-    try:
-        check_group(name.value, "a group's name")
-        pairs = [] if _is_empty(node) else _pairs(node, f"{name.value} must hold some of {', '.join(_GROUP_FIELDS)}")
-    except InvalidField as error:
-        mistakes.append(Mistake(name, error.message))
-        pairs = []
-    except Mistake as mistake:
-        mistakes.append(mistake)
-        pairs = []
+    pairs = _entry(name, node, partial(check_group, field="a group's name"), f"some of {', '.join(_GROUP_FIELDS)}", mistakes)
     for key, value in pairs:
         try:
             if key.value not in _GROUP_FIELDS:
@@ -153,6 +138,20 @@ def _group(queue: str, name: yaml.ScalarNode, node: yaml.Node, mistakes: list[Mi
         except InvalidField as error:
             mistakes.append(Mistake(_place_of(error.field, places), f"{queue}: {error.message}"))
     return NamedGroup(name.value, rules, paused)
+
+
+def _entry(
+    name: yaml.ScalarNode, node: yaml.Node, check_name: Callable[[str], object], content: str, mistakes: list[Mistake]
+) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
+    """What stands under the name of a queue or a group. None when that or the name is wrong, which is added to `mistakes`."""
+    try:
+        check_name(name.value)
+        return [] if _is_empty(node) else _pairs(node, f"{name.value} must hold {content}")
+    except InvalidField as error:
+        mistakes.append(Mistake(name, error.message))
+    except Mistake as mistake:
+        mistakes.append(mistake)
+    return []
 
 
 def _out_of_bounds(queue: str, rules: policy_pb2.QueuePolicy, places: Mapping[str, yaml.Node]) -> list[Mistake]:
