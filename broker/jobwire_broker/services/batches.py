@@ -144,8 +144,9 @@ def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
 
 
 def item_error(error: BrokerError) -> pb.ItemError:
-    """Why one job of several was refused."""
-    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message, metadata=error.metadata)
+    """Why one job of several was refused. What is used up stands in the metadata, as QuotaFailure's subject."""
+    metadata = {**error.metadata, "quota": error.quota} if error.quota else error.metadata
+    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message, metadata=metadata)
 
 
 def say_verdict(answer: pb.EnqueueBatchResponse.Item | pb.EnqueueStreamResponse.Item, place: int, ids: Mapping[int, str], outcome: Outcome) -> None:

@@ -72,6 +72,9 @@ def sentence_of(error: JobwireError) -> str:
     for violation in error.violations:
         if violation.field not in sentence and violation.description not in sentence:
             sentence += f"; {violation.field}: {violation.description}"
+    for used in error.quota:
+        if used.subject not in sentence:
+            sentence += f" ({used.subject})"
     return " ".join(sentence.split())
 
 

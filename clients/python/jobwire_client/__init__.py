@@ -56,6 +56,7 @@ from jobwire_client.errors import (
     StaleLease,
     StoreFull,
     Unauthenticated,
+    UsedUp,
     WaitTimeout,
     WrongState,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "SyncClient",
     "Throttle",
     "Unauthenticated",
+    "UsedUp",
     "WaitTimeout",
     "WatchToken",
     "WorkerSession",

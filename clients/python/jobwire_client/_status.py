@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from jobwire.v1 import error_pb2, job_service_pb2
 
-from jobwire_client.errors import BY_REASON, Accepted, FieldViolation, InvalidRequest, JobwireError, NotFound, QueueUnavailable, ServerError
+from jobwire_client.errors import BY_REASON, Accepted, FieldViolation, InvalidRequest, JobwireError, NotFound, QueueUnavailable, ServerError, UsedUp
 
 _DETAILS = "grpc-status-details-bin"
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Address resolution failed", "Name resolution failure")
@@ -52,7 +52,9 @@ def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
     """The error that a refused item of a batch stands for. It is the job's own: the place in a message that it shared says nothing to its caller."""
     kind = BY_REASON.get(item.reason, ServerError)
     message, field = _IN_BATCH.sub("", item.message), _IN_BATCH.sub("", item.field)
-    return kind(message, reason=item.reason, violations=[FieldViolation(field, message)] if field else [], metadata=dict(item.metadata))
+    violations = [FieldViolation(field, message)] if field else []
+    quota = [UsedUp(item.metadata["quota"], message)] if "quota" in item.metadata else []
+    return kind(message, reason=item.reason, violations=violations, metadata=dict(item.metadata), quota=quota)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class _Details:
     info: error_pb2.ErrorInfo
     violations: Sequence[FieldViolation]
     retry_after: timedelta | None
+    quota: Sequence[UsedUp]
 
     @property
     def is_from_broker(self) -> bool:
@@ -75,7 +78,14 @@ def _said(code: grpc.StatusCode, message: str, details: _Details) -> JobwireErro
     if kind is QueueUnavailable or (info.reason not in BY_REASON and code in _UNAVAILABLE):
         accepted: Accepted = "no" if info.metadata.get("accepted") == "no" else "unknown"
         return QueueUnavailable(message, accepted=accepted, reason=info.reason, metadata=info.metadata, retry_after=details.retry_after)
-    return kind(message, reason=info.reason or code.name, metadata=info.metadata, violations=details.violations, retry_after=details.retry_after)
+    return kind(
+        message,
+        reason=info.reason or code.name,
+        metadata=info.metadata,
+        violations=details.violations,
+        retry_after=details.retry_after,
+        quota=details.quota,
+    )
 
 
 def _short(code: grpc.StatusCode, message: str) -> str:
@@ -95,7 +105,7 @@ def _status(failure: grpc.aio.AioRpcError) -> error_pb2.ErrorStatus | None:
 
 
 def _details(status: error_pb2.ErrorStatus) -> _Details:
-    info, violations, retry_after = error_pb2.ErrorInfo(), list[FieldViolation](), None
+    info, violations, retry_after, quota = error_pb2.ErrorInfo(), list[FieldViolation](), None, list[UsedUp]()
     for detail in status.details:
         kind = _kind(detail)
         if kind == "google.rpc.ErrorInfo":
@@ -104,7 +114,9 @@ def _details(status: error_pb2.ErrorStatus) -> _Details:
             violations = [FieldViolation(v.field, v.description) for v in error_pb2.BadRequest.FromString(detail.value).field_violations]
         elif kind == "google.rpc.RetryInfo":
             retry_after = error_pb2.RetryInfo.FromString(detail.value).retry_delay.ToTimedelta()
-    return _Details(info, violations, retry_after)
+        elif kind == "google.rpc.QuotaFailure":
+            quota = [UsedUp(v.subject, v.description) for v in error_pb2.QuotaFailure.FromString(detail.value).violations]
+    return _Details(info, violations, retry_after, quota)
 
 
 def _kind(detail: AnyMessage) -> str:

@@ -49,6 +49,16 @@ class FieldViolation:
     """What the bound is and what came."""
 
 
+@dataclass(frozen=True, slots=True)
+class UsedUp:
+    """One thing of which there is no more."""
+
+    subject: str
+    """What: `queues/{queue}` for its depth, `store` for its memory, `stream` for its topics."""
+    description: str
+    """Which bound was met."""
+
+
 class JobwireError(Exception):
     """The base of all errors of this package."""
 
@@ -60,6 +70,7 @@ class JobwireError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[FieldViolation] = (),
         retry_after: timedelta | None = None,
+        quota: Sequence[UsedUp] = (),
     ) -> None:
         """Keep what the server said.
 
@@ -69,12 +80,14 @@ class JobwireError(Exception):
             metadata: what the sentence names, for programs.
             violations: which fields are wrong.
             retry_after: how long to wait before the next try, when the server says so.
+            quota: what is used up.
         """
         super().__init__(message)
         self.reason = reason
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+        self.quota = tuple(quota)
 
     def again(self) -> Self:
         """A copy, for one more caller: two callers that raise the same object would mix up their tracebacks."""

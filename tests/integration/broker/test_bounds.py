@@ -59,6 +59,7 @@ async def test_a_queue_at_its_depth_refuses_each_job_for_itself(api: Api, second
     await set_policy(api, queue, max_depth=3)
     items = await enqueue_all(api, [spec(queue, f"j{i}") for i in range(5)])
     assert [(item.verdict, item.error.reason) for item in items] == [(MADE, "")] * 3 + [(REFUSED, "QUEUE_FULL")] * 2
+    assert dict(items[3].error.metadata) == {"quota": f"queues/{queue}"}
     assert [item.name for item in items] == [f"queues/{queue}/jobs/{item.id}" for item in items[:3]] + [""] * 2
     found = await refusal(api.jobs.Enqueue(pb.EnqueueRequest(job=spec(queue, "new"))))
     assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")

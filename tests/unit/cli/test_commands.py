@@ -82,6 +82,11 @@ def test_the_page_on_the_command_line_has_the_same_exit_codes() -> None:
     assert documented == {code.value: meaning for code, meaning in exits.MEANINGS.items()}
 
 
+def test_a_refusal_names_what_is_used_up() -> None:
+    error = errors.QueueFull("the queue is at its maximum depth", quota=[errors.UsedUp("queues/mail", "the queue is at its maximum depth")])
+    assert asking.sentence_of(error) == "the queue is at its maximum depth (queues/mail)"
+
+
 def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None:
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, errors.JobwireError):

@@ -15,7 +15,20 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from jobwire.v1 import error_pb2, job_service_pb2
-from jobwire_client import FieldViolation, InvalidRequest, JobNotFound, JobwireError, QueueUnavailable, ServerError, StoreFull, WaitTimeout, WrongState, errors
+from jobwire_client import (
+    FieldViolation,
+    InvalidRequest,
+    JobNotFound,
+    JobwireError,
+    QueueFull,
+    QueueUnavailable,
+    ServerError,
+    StoreFull,
+    UsedUp,
+    WaitTimeout,
+    WrongState,
+    errors,
+)
 from jobwire_client._status import error_of, error_of_item
 
 PROTO = Path(__file__).resolve().parents[3] / "proto/jobwire/v1/error.proto"
@@ -64,6 +77,15 @@ def test_the_servers_wish_for_a_pause_comes_along() -> None:
     error = error_of(failed(grpc.StatusCode.RESOURCE_EXHAUSTED, details=[error_pb2.ErrorInfo(reason="STORE_FULL"), pause]), "b:1")
     assert type(error) is StoreFull
     assert error.retry_after == timedelta(seconds=3)
+
+
+def test_what_is_used_up_comes_along() -> None:
+    used_up = error_pb2.QuotaFailure(violations=[error_pb2.QuotaFailure.Violation(subject="queues/mail", description="it is full")])
+    error = error_of(failed(grpc.StatusCode.RESOURCE_EXHAUSTED, details=[error_pb2.ErrorInfo(reason="QUEUE_FULL"), used_up]), "b:1")
+    assert type(error) is QueueFull
+    assert error.quota == (UsedUp("queues/mail", "it is full"),)
+    item = error_of_item(job_service_pb2.ItemError(code=8, reason="QUEUE_FULL", message="it is full", metadata={"quota": "queues/mail"}))
+    assert item.quota == error.quota
 
 
 @pytest.mark.parametrize(("said", "expected"), [("no", "no"), ("unknown", "unknown"), ("", "unknown"), ("perhaps", "unknown")])
