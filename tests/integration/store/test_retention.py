@@ -120,6 +120,17 @@ async def test_a_job_that_says_how_long_stands_beside_the_others_and_is_listed_a
     assert getattr(stats, state.lower()) == 4
 
 
+@pytest.mark.parametrize("state", list(SUFFIXES))
+async def test_an_age_of_zero_leaves_those_that_say_how_long_to_the_count(q: QueueLab, state: str) -> None:
+    await set_policy(q, **{state: {"age": 0, "count": 2}})
+    await end(q, state, "a", "b", "c", retention_ms=DAY_MS)
+    await end(q, state, "plain")
+    assert await kept(q, state) == ["c", "b"]
+    await q.pulse("s")
+    assert await kept(q, state) == ["c", "b"]
+    await q.state()
+
+
 async def test_it_goes_when_its_time_is_over_and_another_before_or_after(q: QueueLab) -> None:
     await end(q, "COMPLETED", "a", "b")
     await end(q, "COMPLETED", "short", retention_ms=1)

@@ -168,11 +168,20 @@ function retention.forget_oldest(ctx, state, count, own)
   return count
 end
 
--- Keep a final state within its count, by one step. True when there may be more to do.
+-- An age of 0: what says nothing for itself goes, and of the rest what is over the count.
+local function keep_own(ctx, state, own, others, count)
+  local own_over = math.max(0, own - count)
+  if own_over > 0 then retention.forget_own(ctx, redis.call('ZRANGE', retention.key(ctx, state), 0, math.min(own_over, retention.STEP) - 1)) end
+  if others > 0 then retention.forget_oldest(ctx, state, math.min(others, retention.STEP), 0) end
+  return own_over > retention.STEP or others > retention.STEP
+end
+
+-- Keep a final state within its count, and an age of 0, by one step. True when there may be more to do.
 function retention.keep_count(ctx, state)
-  local own = redis.call('ZCARD', retention.key(ctx, state))
-  local kept = own + (state == STATE.COMPLETED and completed.count(ctx) or redis.call('ZCARD', ctx.base .. FINAL_KEY[state]))
-  local over = kept - retention.bounds(ctx, state)
+  local own, count, age = redis.call('ZCARD', retention.key(ctx, state)), retention.bounds(ctx, state)
+  local others = state == STATE.COMPLETED and completed.count(ctx) or redis.call('ZCARD', ctx.base .. FINAL_KEY[state])
+  if age == 0 then return keep_own(ctx, state, own, others, count) end
+  local over = own + others - count
   if over <= 0 then return false end
   return over > retention.forget_oldest(ctx, state, math.min(over, retention.STEP), own)
 end

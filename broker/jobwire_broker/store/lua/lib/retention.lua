@@ -15,11 +15,10 @@ local retention = {
   STEP = 256,
 }
 
--- How many jobs of a state the queue keeps, and for how many ms.
+-- How many jobs of a state the queue keeps, and for how many ms those that say nothing for themselves.
 function retention.bounds(ctx, state)
   local default, given = retention.DEFAULTS[state], (ctx.policy.keep or NO_POLICY)[retention.NAMES[state]] or NO_POLICY
-  local age = given.age or default.age
-  return age == 0 and 0 or given.count or default.count, age
+  return given.count or default.count, given.age or default.age
 end
 
 -- How long a job says that it is to be kept; nil when it says nothing.
