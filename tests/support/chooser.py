@@ -9,14 +9,14 @@ Nothing is taken from how the store does it: for each choice all that waits is l
 
 Where the outside cannot tell, more than one choice is right: an express group forgets its turns when it has nothing to do, or when all that it has is parked; a
 rate opens at a moment that depends on the numbers that a call has given out; a job that is parked (its line says so) may be passed; and what has no room for a
-job that only another session may take, may wait for it.
+job that only another session may take, or that is to go alone, may wait for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 _EPSILON = 1e-9
@@ -121,6 +121,8 @@ class Moment:
     waiting: Sequence[Candidate]
     active: Sequence[Kind]
     session_labels: frozenset[tuple[str, str]] = frozenset()
+    alone: Sequence[Kind] = ()
+    """Those that wait to go alone."""
 
 
 @dataclass(slots=True)
@@ -267,7 +269,8 @@ class Chooser:
         limit = moment.rules.names.get(kind.name)
         if limit is None:
             return Gate.OPEN
-        return self._gate(f"name {kind.name}", limit, kind, [job for job in moment.active if job.name == kind.name], moment.now_us)
+        gate = self._gate(f"name {kind.name}", limit, kind, [job for job in moment.active if job.name == kind.name], moment.now_us)
+        return _yielding(gate, any(job.name == kind.name for job in moment.alone))
 
     def _group_gate(self, moment: Moment, kind: Kind) -> Gate:
         if not kind.group:
@@ -276,7 +279,8 @@ class Chooser:
         if rules.paused or rules.frozen_until_us > moment.now_us:
             return Gate.CLOSED
         running = [job for job in moment.active if job.group == kind.group]
-        return self._gate(f"group {kind.group}", moment.rules.limit_of(kind.group), kind, running, moment.now_us)
+        gate = self._gate(f"group {kind.group}", moment.rules.limit_of(kind.group), kind, running, moment.now_us)
+        return _yielding(gate, any(job.group == kind.group for job in moment.alone))
 
     def _gate(self, what: str, limit: Limit, kind: Kind, running: Sequence[Kind], now_us: int) -> Gate:
         most = limit.concurrency
@@ -350,6 +354,11 @@ def _pace(rate: Rate) -> tuple[int, float]:
     return int(step_us), (rate.burst - 1) * step_us + slack_us
 
 
+def _yielding(gate: Gate, has_alone: bool) -> Gate:
+    """Where one waits to go alone, the room may be kept for it."""
+    return Gate.UNSURE if has_alone and gate is Gate.OPEN else gate
+
+
 def _without_express(moment: Moment) -> Moment:
     waiting = [job for job in moment.waiting if not moment.rules.of(job.kind.group).express]
-    return Moment(moment.now_us, moment.rules, waiting, moment.active, moment.session_labels)
+    return replace(moment, waiting=waiting)

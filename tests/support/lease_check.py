@@ -153,18 +153,20 @@ class LeaseCheck:
         left = {raw_id: self._candidate(raw_id, place, line) for raw_id, (place, line) in seen.waiting.items()}
         given = {raw_id: place for one in asked for raw_id, place, *_ in one.given}
         active = {raw_id: self._kind_of(raw_id) for raw_id in seen.active if raw_id not in given}
+        alone = [self._kind_of(raw_id) for raw_id in seen.alone]
+        alone += [self._kind_of(lease.raw_id) for one in asked for lease in one.given if lease.alone]
         to_come = {raw_id: self._candidate(raw_id, place, "") for raw_id, place in given.items()}
         for one in asked:
             labels = seen.labels.get(one.session, frozenset())
             _park_labelled(left, to_come, one.jobs)
             pays = Chooser.turns_cost(Moment(now_us, rules, [*left.values(), *to_come.values()], []))
             for lease in one.given:
-                moment = Moment(now_us, rules, [*left.values(), *to_come.values()], list(active.values()), labels)
+                moment = Moment(now_us, rules, [*left.values(), *to_come.values()], list(active.values()), labels, alone)
                 job = to_come.pop(lease.raw_id)
                 if wrong := self._wrong_lease(moment, job, lease, pays=pays):
                     return wrong
                 active[lease.raw_id] = job.kind
-            moment = Moment(now_us, rules, [*left.values(), *to_come.values()], list(active.values()), labels)
+            moment = Moment(now_us, rules, [*left.values(), *to_come.values()], list(active.values()), labels, alone)
             if wrong := self._wrong_end(moment, one, seen):
                 return wrong
         return ""

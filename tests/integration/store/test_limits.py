@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from jobwire_broker.store import codec
@@ -245,6 +246,56 @@ async def test_a_job_that_goes_alone_needs_room_as_well(q: QueueLab) -> None:
     await q.attach("t")
     assert list(await q.lease("s", 5)) == ["a"]
     assert await q.lease("t", 5) == {}
+    await q.state()
+
+
+_ONE_LIMIT: dict[str, dict[str, Any]] = {
+    "queue": {"limit": {"concurrency": 3}},
+    "group": {"group_limit": {"concurrency": 3}},
+    "name": {"names": {"work": {"concurrency": 3}}},
+}
+
+
+@pytest.mark.parametrize("labels", [None, GPU], ids=["no labels", "labels"])
+@pytest.mark.parametrize("limit", _ONE_LIMIT)
+async def test_small_jobs_do_not_pass_for_ever_one_that_goes_alone_and_needs_more_room(q: QueueLab, limit: str, labels: dict[str, str] | None) -> None:
+    await q.make(ruled("big", "g", units=3, labels=labels))
+    for number in range(2):
+        await q.attach(f"k{number}", labels=labels)
+        await q.lease(f"k{number}", 1)
+        await q.lose(f"k{number}")
+    await q.set_policy(**_ONE_LIMIT[limit])
+    await q.make(*(ruled(f"a{i}", "g") for i in range(9)))
+    await q.attach("r")
+    running = await q.lease("r", 3)
+    assert list(running) == ["a0", "a1", "a2"]
+    await q.come_due("big")
+    assert (await q.state()).alone == ["big"]
+    await q.attach("s", labels=labels)
+    await q.attach("t")
+    for done, token in running.items():
+        assert await q.lease("s", 1) == {}, "big waits for room"
+        assert await q.lease("t", 1) == {}, "and others leave it theirs"
+        await q.complete(done, token)
+    assert list(await q.lease("t", 1)) == ([] if labels else ["big"])
+    assert list(await q.lease("s", 1)) == (["big"] if labels else [])
+    await q.state()
+
+
+async def test_who_goes_alone_and_lacks_two_limits_or_whose_group_is_paused_holds_nobody(q: QueueLab) -> None:
+    await q.make(ruled("big", "g", units=2))
+    for number in range(2):
+        await q.attach(f"k{number}")
+        await q.lease(f"k{number}", 1)
+        await q.lose(f"k{number}")
+    await q.set_policy(limit={"concurrency": 2})
+    await q.store.set_group("g", paused=True)
+    await q.make(*(f"a{i}" for i in range(5)))
+    await q.attach("s")
+    tokens = await q.lease("s", 2)
+    await q.come_due("big")
+    await q.complete("a0", tokens["a0"])
+    assert list(await q.lease("s", 1)) == ["a2"]
     await q.state()
 
 

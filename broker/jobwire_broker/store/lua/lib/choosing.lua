@@ -328,7 +328,16 @@ function choosing.lease(ctx, sid, count, bytes, out)
   if #chosen < count and labels and next(labels) then owe_more(ctx, sid) end
 end
 
--- The first of those that are to be delivered alone which this session may get now, or nil.
+-- One that is to go alone may not start, and only one limit is what holds it: nobody takes the room that it waits for under that limit. True when that
+-- is the queue's. What lacks two limits holds neither, for it may wait for the one for as long as it likes.
+local function keep_room(queue_date, g, group_date, row, name_date)
+  if group_date == 0 and name_date == 0 then return true end
+  if queue_date == 0 and name_date == 0 then g.yields = true end
+  if queue_date == 0 and group_date == 0 then row.yields = true end
+  return false
+end
+
+-- The first of those that are to be delivered alone which this session may get now, or nil. Nil and true: nothing may start, for one of them waits for room.
 function choosing.alone(ctx, sid)
   local members = redis.call('ZRANGE', ctx.base .. 'o', 0, ALONE_MAX - 1)
   if not ctx.fair or not ctx.fair.active then prepare(ctx, sid, 1) end
@@ -337,19 +346,35 @@ function choosing.alone(ctx, sid)
     if not j then return members[i] end
     local rules, name = lines.rules_of(j), lines.job_name(j)
     local limit = ctx.policy.names and ctx.policy.names[name]
-    local date = limits.opens_at(ctx, rules.units)
-    if date > 0 then limits.hold(ctx, date, rules.units) end
-    if rules.group ~= '' then date = math.max(date, groups.opens_at(ctx, groups.get(ctx, rules.group), rules.units)) end
-    if limit then date = math.max(date, limits.name_opens_at(ctx, limit, limits.name(ctx, name), rules.units)) end
-    if date == 0 and choosing.meets(ctx, sid, rules.labels) then return members[i], j end
+    local g, row = rules.group ~= '' and groups.get(ctx, rules.group), limit and limits.name(ctx, name)
+    local queue_date = limits.opens_at(ctx, rules.units)
+    local group_date = g and groups.opens_at(ctx, g, rules.units) or 0
+    local name_date = row and limits.name_opens_at(ctx, limit, row, rules.units) or 0
+    local date = math.max(queue_date, group_date, name_date)
+    local meets = choosing.meets(ctx, sid, rules.labels)
+    if date == 0 and meets then return members[i], j end
+    local owed_ms = meets and OWED_MS or owed_ms_of(ctx, j)
+    if date == 0 and owed_ms > 0 then
+      -- There is room for it; the session that was told of that has not come yet.
+      limits.hold(ctx, ctx.now_ms + owed_ms)
+      return nil, true
+    end
+    if queue_date > 0 then limits.hold(ctx, queue_date, rules.units) end
     if date > 0 and date < math.huge then limits.hold(ctx, date) end
+    if date > 0 and meets then owe(ctx, j, rules.labels) end
+    if date > 0 and owed_ms > 0 and keep_room(queue_date, g, group_date, row, name_date) then return nil, true end
   end
 end
 
 -- Count one that goes alone.
 function choosing.count_alone(ctx, j)
   if not j then return end
-  local limited = ctx.policy.names and ctx.policy.names[lines.job_name(j)]
+  local rules, name = lines.rules_of(j), lines.job_name(j)
+  -- Those that have left it its room were refused because of it.
+  if rules.labels ~= '' and redis.call('ZREM', ctx.base .. 'O', owed(j)) == 1 then ctx.wake = 'work' end
+  if rules.group ~= '' then groups.get(ctx, rules.group).yields = nil end
+  local limited = ctx.policy.names and ctx.policy.names[name]
+  if limited then limits.name(ctx, name).yields = nil end
   if limited and not has_flag(j, FLAG_COUNTED) then redis.call('SETRANGE', ctx.record_key .. j.id, 2, string.char(j.flags + FLAG_COUNTED)) end
   limits.count(ctx, j, 0)
   ctx.jobs[j.id], ctx.records[j.id] = nil, nil

@@ -116,6 +116,7 @@ function groups.opens_at(ctx, g, units)
   if g.paused then return math.huge end
   if limit and limit.concurrency and g.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end
   local date = g.frozen > ctx.now_ms and g.frozen or 0
+  if g.yields then date = math.max(date, ctx.now_ms + limits.YIELD_MS) end
   if limit and limit.rate then date = math.max(date, limits.date(ctx, limit.rate, g.tat, units)) end
   return date
 end

@@ -127,10 +127,10 @@ local function put_back_popped(ctx, members, last)
   if #args > 0 then redis.call('ZADD', ctx.base .. 'w', unpack(args)) end
 end
 
--- Some job waits to be delivered alone. True when this session got it, or is kept free for it.
+-- Some job waits to be delivered alone. True when this session got it, or is kept free for it, or must leave it its room.
 local function lease_alone(ctx, session, sid, row, out)
   local member, j = choosing.alone(ctx, sid)
-  if not member then return false end
+  if not member then return j == true end
   if held_count(ctx, sid) > 0 then
     local solo = redis.call('HGET', ctx.meta, 'solo')
     if solo and solo ~= '' and solo ~= session and session_row(ctx, solo) then return false end

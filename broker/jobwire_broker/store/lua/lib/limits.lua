@@ -6,6 +6,8 @@
 -- Nothing is given back: a job that is handed back at once has started all the same.
 local GUARD = 300
 local SLACK_MAX, SLACK_SHARE = 40000, 25
+-- Those of a group, or of a job name, of which one waits for room to go alone are looked at again after so long.
+limits.YIELD_MS = 1000
 local STATE_FIELDS = { 'vt', 'fw', 'vx', 'tat', 'extra' }
 
 -- What is kept for choosing: virtual time, the tag of those without a group, virtual time of express groups; the date of the queue's rate; the units of its leases
@@ -155,7 +157,8 @@ end
 -- From when so many units of a job name may start, as groups.opens_at.
 function limits.name_opens_at(ctx, limit, row, units, ahead)
   if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end
-  return limit.rate and limits.date(ctx, limit.rate, row.tat, units, ahead) or 0
+  local date = row.yields and ctx.now_ms + limits.YIELD_MS or 0
+  return limit.rate and math.max(date, limits.date(ctx, limit.rate, row.tat, units, ahead)) or date
 end
 
 -- Something of a job name has changed: `settle_names` lets those go back that may start.

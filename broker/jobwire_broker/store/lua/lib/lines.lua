@@ -120,11 +120,21 @@ function lines.remove(ctx, suffix, member)
   return true
 end
 
+-- One that was to go alone has gone another way: what has left it its room need not.
+local function leave_room(ctx, j)
+  local group, name = lines.rules_of(j).group, lines.job_name(j)
+  if group ~= '' then groups.touch(ctx, group) end
+  if ctx.policy.names and ctx.policy.names[name] then limits.touch(ctx, name) end
+end
+
 -- Take a waiting job out of wherever it stands.
 function lines.depart(ctx, j)
   local suffix, member = lines.suffix(j), place(j, j.id)
   if ctx.lw == 0 then return gather(ctx, 'ZREM ' .. suffix, member) end
-  if lines.remove(ctx, suffix, member) then return end
+  if lines.remove(ctx, suffix, member) then
+    if suffix == 'o' then leave_room(ctx, j) end
+    return
+  end
   local labels = lines.rules_of(j).labels
   local is_parked = labels ~= '' and lines.remove(ctx, 'q' .. labels, member) or lines.remove(ctx, 'n' .. lines.job_name(j), member)
   if is_parked then groups.park(ctx, lines.rules_of(j).group, -1) end
