@@ -279,7 +279,7 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     "ItemError": _ITEM_ERROR,
     "Job": _JOB,
     "JobSpec": closed(_JOB_SPEC, required=("jobName",), **NOT_TOGETHER),
-    "Jobs": listing("jobs", ref("Job"), total=whole("How many jobs the state has, without a filter.", minimum=0)),
+    "Jobs": listing("jobs", ref("Job"), total=whole("How many jobs the state has, without the filter.", minimum=0)),
     "Problem": _PROBLEM,
     "Progress": _PROGRESS,
     "Queue": given(
