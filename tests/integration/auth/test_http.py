@@ -19,7 +19,7 @@ import pytest
 from jobwire.v1 import admin_service_pb2 as admin
 
 from tests.integration.gateway.reading import EVENT_SOURCE, Reader, reading
-from tests.support import Broker, Gateway
+from tests.support import Broker, Gateway, Store
 from tests.support.api import api, refusal
 from tests.support.credentials import AUDIENCE, ISSUER, SECRET, Keys, bearer, claims, forged, signed
 from tests.support.process import ProcessEnded
@@ -558,6 +558,25 @@ async def test_x10_what_is_of_another_tenant_is_refused_alike_whether_it_is_ther
             assert [name for name in answers[0].headers if name != "content-length"] == [name for name in answers[1].headers if name != "content-length"]
         assert there not in (await http.get("/v1/queues", headers=said(keys.of["acme"]))).text
         assert there not in (await http.get("/v1/stats", headers=said(keys.of["acme"]))).text
+
+
+async def test_x10_what_is_of_another_tenant_is_refused_without_asking_the_store_so_no_time_tells_whether_it_is_there(keys: Keys) -> None:
+    async with (
+        Store() as own,
+        Broker(own, env={"JOBWIRE_KEYS": keys.text}) as broker,
+        Gateway(broker, env={"JOBWIRE_API_KEY": keys.of["gateway"]}) as gateway,
+        client(gateway) as http,
+    ):
+        made = await http.post("/v1/queues/there/jobs", json={"jobName": "work", "id": "job"}, headers=said(keys.of["all"]))
+        assert made.status_code == 202
+        own.freeze()
+        try:
+            for path in ("", "/jobs/job", "/jobs/job/events", "/events", "/stats", "/jobs/job/logs/stream", "/failures", "/groups"):
+                for queue in ("there", "missing"):
+                    answer = await http.get(f"/v1/queues/{queue}{path}", headers=said(keys.of["acme"]))
+                    assert answer.status_code == 403, (queue, path)
+        finally:
+            own.thaw()
 
 
 async def test_streams_open_for_known_callers_while_the_broker_is_away(strict_broker: Broker, keys: Keys, store: Any) -> None:
