@@ -64,7 +64,11 @@ class Mailbox:
         """Let a frame wait. After `end` nothing is taken in."""
         if self.ended:
             return
-        if self._alone is None and not self._pending and not self._dropped:
+        alone = self._alone
+        if alone is None and not self._pending and not self._dropped:
+            self._alone, self._alone_topic = frame, topic
+        elif alone is not None and frame.mark is not None and alone.mark == frame.mark and alone.name == frame.name:
+            # So a reader that takes nothing while a job only progresses costs no dictionary either.
             self._alone, self._alone_topic = frame, topic
         else:
             self._put_behind(topic, frame)
