@@ -123,7 +123,7 @@ class Model:
 
     def _waiting(self, *, alone: bool) -> list[str]:
         found = [raw_id for raw_id in self._in("WAITING") if self.jobs[raw_id].alone == alone]
-        return sorted(found, key=lambda raw_id: (self.jobs[raw_id].content.priority, self._order(raw_id), raw_id))
+        return sorted(found, key=lambda raw_id: (self.jobs[raw_id].priority, self._order(raw_id), raw_id))
 
     def _asked(self) -> list[str]:
         return [raw_id for raw_id in self._in("ACTIVE") if self.jobs[raw_id].cancel_requested]
@@ -153,6 +153,7 @@ class Model:
 
     def enqueue(self, raw_id: str, content: Content) -> str:
         """The word."""
+        content = self.policy.named(content)
         if raw_id in self.jobs:
             return "MADE" if (self.jobs[raw_id].made_of or self.jobs[raw_id].content) == content else "EXISTS"
         if raw_id in self.removed:
@@ -511,8 +512,9 @@ class Model:
     # The pulse ----------------------------------------------------------------------------------------------------------------------------------------
 
     def pulse(self, grows_ms: int, renewals: list[tuple[str, int, int]], due: set[str]) -> tuple[list[str], list[int]]:
-        """The words and held counts of (session, epoch, age). `due` are the delayed jobs whose date has come."""
+        """The words and held counts of (session, epoch, age). `due` are the delayed jobs whose date has come. What is kept for SHORT_MS was."""
         self.clock += grows_ms
+        old = [raw_id for raw_id, job in self.jobs.items() if job.state in FINAL and self.policy.is_short(job.content)]
         words, held = [], []
         for session, epoch, age_ms in renewals:
             row = self.sessions.get(session)
@@ -527,6 +529,8 @@ class Model:
         for raw_id in due:
             if raw_id in self.jobs and self.jobs[raw_id].state == "DELAYED":
                 self._wait(raw_id)
+        for raw_id in old:
+            self._forget(raw_id)
         self._grown.update(FINAL)
         return words, held
 

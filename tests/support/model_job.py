@@ -13,9 +13,9 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 
 
 class Content(NamedTuple):
-    """What a producer's call says of a job. Bytes are in the form of the store; `retention_ms` None, and `attempts` 0, say nothing."""
+    """What a producer's call says of a job. Bytes are in the form of the store; `priority` and `retention_ms` None, and `attempts` 0, say nothing."""
 
-    priority: int = 5
+    priority: int | None = 5
     attempts: int = 3
     payload: bytes = b""
     delay_ms: int = 0
@@ -119,6 +119,12 @@ class Job:
         self.timed = self.timed or content.is_timed
         self.happened["original"] = b""
 
+    @property
+    def priority(self) -> int:
+        """Its own. One that named none got that of its queue when it was enqueued."""
+        assert self.content.priority is not None
+        return self.content.priority
+
     def view(self) -> JobView:
         """As the store keeps it."""
         flags = {
@@ -140,7 +146,7 @@ class Job:
             None if self.progress is None else self.progress / 100,
             self.ended,
             self.returns,
-            self.content.priority,
+            self.priority,
             self.content.attempts,
             sections | self.happened,
         )

@@ -10,6 +10,9 @@ from jobwire_broker.store.policy import policy_to_text
 
 from tests.support.model_job import Content, Job
 
+#: The one time for which ended jobs are kept that may be over in a test.
+SHORT_MS = 1
+
 
 class Policy(NamedTuple):
     """A policy. 0 and empty say nothing, but for `kept`: None does."""
@@ -24,19 +27,46 @@ class Policy(NamedTuple):
     max_payload: int = 0
     kept: int | None = None
     """How many jobs of each final state are kept."""
+    age_ms: int = 0
+    """And for how long."""
+    priority: int | None = None
+    """Of jobs that name none."""
+    base_ms: int = 0
+    factor: float = 0
+    most_ms: int = 0
+    """Waits that grow, where no list of them is given: the first, by what they grow, and the longest."""
 
     def text(self, version: int) -> str:
         """In the form of the store."""
         rules = policy_pb2.QueuePolicy(attempts=self.attempts, permanent_errors=self.permanent, max_depth=self.max_depth, max_payload_bytes=self.max_payload)
         if self.delays_ms:
             rules.backoff.CopyFrom(job_pb2.Backoff(delays=[_duration(ms) for ms in self.delays_ms], jitter=0.1))
+        if self.base_ms:
+            rules.backoff.base.CopyFrom(_duration(self.base_ms))
+            rules.backoff.jitter = 0.1
+        if self.factor:
+            rules.backoff.factor = self.factor
+        if self.most_ms:
+            rules.backoff.max_delay.CopyFrom(_duration(self.most_ms))
+        if self.priority is not None:
+            rules.priority = self.priority
         for field, ms in (("timeout", self.timeout_ms), ("total_timeout", self.total_ms), ("expires_in", self.expires_ms)):
             if ms:
                 getattr(rules, field).CopyFrom(_duration(ms))
-        if self.kept is not None:
-            for state in ("completed", "failed", "cancelled", "expired"):
+        for state in ("completed", "failed", "cancelled", "expired"):
+            if self.kept is not None:
                 getattr(rules.retention, state).count = self.kept
+            if self.age_ms:
+                getattr(rules.retention, state).age.CopyFrom(_duration(self.age_ms))
         return policy_to_text(rules, version)
+
+    def named(self, content: Content) -> Content:
+        """What a call says of a job, with the priority that it gets when it names none."""
+        return content if content.priority is not None else content._replace(priority=5 if self.priority is None else self.priority)
+
+    def is_short(self, content: Content) -> bool:
+        """Whether a job is kept for SHORT_MS."""
+        return (self.age_ms if content.retention_ms is None else content.retention_ms) == SHORT_MS
 
     def attempts_of(self, content: Content) -> int:
         """How many times a job may run."""
@@ -45,7 +75,10 @@ class Policy(NamedTuple):
     def wait_after(self, job: Job) -> tuple[int, int]:
         """The bounds of the wait after a failed attempt, in ms: with jitter up to a tenth more."""
         delays = job.content.delays_ms or self.delays_ms
-        wait = delays[min(job.attempt, len(delays)) - 1] if delays else 2000 * 2 ** (job.attempt - 1)
+        if delays:
+            wait = delays[min(job.attempt, len(delays)) - 1]
+        else:
+            wait = min(round((self.base_ms or 2000) * (self.factor or 2) ** (job.attempt - 1)), self.most_ms or 86_400_000)
         return wait, wait + wait // 10
 
     def is_permanent(self, content: Content, error: str) -> bool:

@@ -104,9 +104,9 @@ class QueueLab:
 
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
-    async def make(self, *items: JobItem | str) -> list[str]:
-        """Enqueue; a word stands for a plain job of that id. Where another job stands for one, the word is followed by its id."""
-        words = (await self.store.enqueue([item(x) if isinstance(x, str) else x for x in items])).words
+    async def make(self, *items: JobItem | str, priority: int = 5) -> list[str]:
+        """Enqueue; a word stands for a plain job of that id. Where another job stands for one, the word is followed by its id. `priority` is the queue's."""
+        words = (await self.store.enqueue([item(x) if isinstance(x, str) else x for x in items], priority=priority)).words
         return [f"{word.word} {id_to_text(word.raw_id)}" if isinstance(word, Other) else word for word in words]
 
     async def attach(self, session: str, epoch: int = 1, held: Sequence[tuple[str, int]] = (), labels: dict[str, str] | None = None) -> list[Settled] | None:

@@ -18,12 +18,12 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, Renewal, TurnItem
+from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, PolicyChanged, Renewal, TurnItem
 
 from tests.support import Store
 from tests.support.model import FAILURES, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Model
 from tests.support.model_job import FINAL, Change, Content
-from tests.support.model_policy import Policy
+from tests.support.model_policy import SHORT_MS, Policy
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, debounced, idempotent, item, throttled, unique
 from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
 
@@ -39,7 +39,7 @@ LABELS = codec.encode_labels({"team": "blue"})
 PLAIN = Content()
 TIMES = [Content(timeout_ms=1500), Content(total_ms=2500, timeout_ms=1500), Content(total_ms=1500), Content(expires_at=PAST)]
 TIMES += [Content(expires_at=FUTURE, delay_ms=60_000), Content(expires_at=PAST, delay_ms=60_000), Content(expires_ms=HOUR_MS)]
-ENDS = [Content(retention_ms=HOUR_MS), Content(retention_ms=0)]
+ENDS = [Content(retention_ms=HOUR_MS), Content(retention_ms=0), *[Content(retention_ms=SHORT_MS, priority=None)] * 2]
 #: Jobs that ask for a key, by its kind.
 KEYS = [
     [Content(identity=unique("k")), Content(identity=unique("k"), delay_ms=60_000), Content(identity=unique("k"), payload=LONG, retention_ms=0)],
@@ -54,10 +54,12 @@ KEYS = [
 ]
 OTHERS = [Content(priority=1, attempts=1, payload=SHORT), Content(delay_ms=60_000, labels=LABELS), Content(attempts=0, payload=LONG)]
 OTHERS += [Content(attempts=0, delays_ms=(100_000, 30_000), permanent=("Dull", "Boom"))] * 2 + [Content(permanent=("TIMEOUT",), timeout_ms=1500, payload=LONG)]
-contents = st.sampled_from([PLAIN] * 6 + TIMES + ENDS + [kind[0] for kind in KEYS] + OTHERS)
+contents = st.sampled_from([PLAIN] * 4 + [Content(priority=None)] * 3 + TIMES + ENDS + [kind[0] for kind in KEYS] + OTHERS)
 POLICIES = [Policy(attempts=1, max_payload=100), Policy(attempts=4, delays_ms=(50_000, 200_000)), Policy(permanent=("Boom",), kept=1)]
 POLICIES += [Policy(permanent=("TIMEOUT",), timeout_ms=1500, max_payload=100), Policy(timeout_ms=2500, total_ms=1500, kept=0)]
 POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1), Policy(expires_ms=2 * HOUR_MS, attempts=2)]
+GROWING = Policy(base_ms=20_000, factor=3, most_ms=50_000, priority=2)
+POLICIES += [GROWING] * 2 + [GROWING._replace(age_ms=SHORT_MS)] * 2 + [Policy(age_ms=SHORT_MS), Policy(age_ms=SHORT_MS, kept=1, priority=7)]
 policies = st.sampled_from([Policy()] * 3 + POLICIES)
 CHANGES = [Change(priority=1), Change(priority=5), Change(payload=b""), Change(payload=SHORT), Change(payload=LONG), Change(labels=LABELS), Change(labels=b"")]
 CHANGES += [Change(due_ms=0), Change(due_ms=FUTURE), Change(1, SHORT, LABELS, FUTURE), Change(5, LONG, b"", 0)]
@@ -171,7 +173,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(made=st.lists(st.tuples(jobs, contents), min_size=1, max_size=3))
     def enqueue(self, made: list[tuple[str, Content]]) -> None:
-        answers = self.call(self.q.make(*(job_item(raw_id, content) for raw_id, content in made)))
+        items = [job_item(raw_id, content) for raw_id, content in made]
+        if self.model.policy.priority is not None and any(item.priority is None for item in items):
+            with pytest.raises(PolicyChanged):
+                self.shop.run(self.q.make(*items))
+        answers = self.call(self.q.make(*items, priority=5 if self.model.policy.priority is None else self.model.policy.priority))
         assert answers == [self.model.enqueue(raw_id, content) for raw_id, content in made]
 
     @rule(calls=st.sampled_from(KEYS).flatmap(calls_with), are_late=st.booleans(), pick=picks)
@@ -271,6 +277,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.beat(0, [], set(JOBS))
 
     def beat(self, grows_ms: int, renewals: list[tuple[str, int, int]], due: set[str]) -> None:
+        if self.model.policy.age_ms == SHORT_MS or any(job.content.retention_ms == SHORT_MS for job in self.model.jobs.values()):
+            time.sleep(2 * SHORT_MS / 1000)
         # A pulse that comes late moves the clock by TICK_MS exactly, one that seems to come before the last not at all.
         self.shop.run(self.move_dates(0 if grows_ms else FAR_FUTURE_MS, due))
         report = self.call(self.q.store.pulse(SESSION_MS, [Renewal(session_bytes(s), epoch, age_ms) for s, epoch, age_ms in renewals]))
