@@ -7,9 +7,8 @@ Nothing is taken from how the store does it: for each choice all that waits is l
    no room for its first job is passed by other groups. Where the queue has no room for the job whose turn it is, nothing is given: so it gets its turn.
 3. When a session asks while only those wait that nothing tells apart (no group, no units, no required labels), and no job name has a limit, nobody pays.
 
-Where the outside cannot tell, more than one choice is right: an express group forgets its turns when it has nothing to do, or when all that it has is parked; a
-rate opens at a moment that depends on the numbers that a call has given out; a job that is parked (its line says so) may be passed; and what has no room for a
-job that only another session may take, or that is to go alone, may wait for it.
+Where the outside cannot tell, more than one choice is right: a rate opens at a moment that depends on the numbers that a call has given out; a job that is
+parked (its line says so) may be passed; and what has no room for a job that only another session may take, or that is to go alone, may wait for it.
 """
 
 from __future__ import annotations
@@ -228,7 +227,7 @@ class Chooser:
             if not express and "" in lines:
                 heads[""] = list(self._heads(moment, lines[""]))
             first = min((self._tag(moment, group) for group, found in heads.items() if any(sure for _, sure in found)), default=None)
-            last = math.inf if first is None or express else first * (1 + _EPSILON) + _EPSILON
+            last = math.inf if first is None else first * (1 + _EPSILON) + _EPSILON
             chosen = [job for group, found in heads.items() for job, _ in found if self._tag(moment, group) <= last]
             if first is not None:
                 return chosen, True

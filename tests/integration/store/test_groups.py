@@ -97,6 +97,21 @@ async def test_express_groups_go_first_and_share_among_themselves(q: QueueLab) -
     assert await order(q, 9) == "bcbcbaaa"
 
 
+async def test_an_express_group_pays_for_its_turns_when_all_it_has_was_parked(q: QueueLab) -> None:
+    await q.set_policy(names={"slow": {"concurrency": 1}})
+    await q.store.set_group("b", express=True, weight=0.1)
+    await q.store.set_group("c", express=True)
+    await q.make(ruled("b0", "b", name="slow"), ruled("b1", "b", name="slow"), ruled("c0", "c"))
+    await q.attach("s")
+    tokens = await q.lease("s", 4)
+    assert list(tokens) == ["b0", "c0"]
+    assert "nslow" in (await q.state()).lines, "b1 is parked"
+    await q.make(*(ruled(f"c{i}", "c") for i in range(1, 4)))
+    await q.complete("b0", tokens["b0"])
+    assert list(await q.lease("s", 9)) == ["c1", "c2", "c3", "b1"]
+    await q.state()
+
+
 async def test_a_paused_group_is_in_nobodys_way(q: QueueLab) -> None:
     await fill(q, a=2, b=2)
     await q.store.set_group("a", paused=True)

@@ -6,7 +6,7 @@
 --   r  it may run, and has jobs that wait: score = its tag        y  the same, for express groups
 --   b  it may not run: score = the date in ms from which it may, +inf when something else must happen first. A group without waiting jobs stands here, too, while
 --      it must be remembered when its next start may be
---   v  nothing waits, and it has had more than its share lately: score = its tag
+--   v  nothing waits, and it has had more than its share lately: score = its tag. The row of an express group remembers it instead
 -- So who is blocked is in nobody's way, and to choose is to look at the first of `r`, however many groups there are.
 local GROUP_ROW, PARKED = '>BdI4dddI4I4dI4', '>I4'
 local PARKED_AT = 58
@@ -136,7 +136,8 @@ function groups.settle_one(ctx, g)
     elseif not g.express and g.tag > v then
       put(ctx, g, 'v', g.tag)
     else
-      g.tag = 0
+      -- An express group has a row, which remembers its tag.
+      if not g.express or g.tag <= v then g.tag = 0 end
       put(ctx, g, false)
     end
   elseif date > 0 then
