@@ -31,6 +31,9 @@ class Sizes:
     stalled: int = 200
     runs: int = 3
     """Of each rate; the sides in turn."""
+    stalled_runs: int = 5
+    stalled_seconds: float = 8.0
+    """At half the rate some twenty changes a second come, so a second's p99 is that of a single change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Rate:
     """How much of a core it took meanwhile. Below one it waited for its readers, who need a core as well."""
 
 
-QUICK = Sizes(connections=(200,), seconds=1.0, stalled=40, runs=1)
+QUICK = Sizes(connections=(200,), seconds=1.0, stalled=40, runs=1, stalled_runs=1, stalled_seconds=1.0)
 
 
 def open_all(side: Side, count: int, first: int = 0) -> Readers:

@@ -24,7 +24,7 @@ class Floor:
     at_least: float | None = None
     at_most: float | None = None
     against: str = ""
-    """The figure that it is divided by before it is compared."""
+    """The figure that it is divided by before it is compared, run by run: the machine's speed moves between them."""
 
 
 def floors(counts: tuple[int, ...]) -> list[Floor]:
@@ -72,11 +72,11 @@ def _measure_stalled(runs: dict[str, list[float]], sizes: Sizes) -> None:
     half = _half(runs, count)
     with gateway_side() as side:
         readers, number = open_all(side, count), 1
-        for _ in range(sizes.runs):
-            found, number = delays(side, readers, half, sizes.seconds, number)
+        for _ in range(sizes.stalled_runs):
+            found, number = delays(side, readers, half, sizes.stalled_seconds, number)
             _note_delays(runs, "gateway", " before stalled readers", count, found)
             stalled, number = stall(side, readers, sizes.stalled, number)
-            found, number = delays(side, readers, half, sizes.seconds, number)
+            found, number = delays(side, readers, half, sizes.stalled_seconds, number)
             _note_delays(runs, "gateway", " beside stalled readers", count, found)
             stalled.close()
 
@@ -101,7 +101,8 @@ def _judged(runs: dict[str, list[float]], counts: tuple[int, ...]) -> list[dict[
 
 
 def _judge(runs: dict[str, list[float]], floor: Floor) -> dict[str, Any]:
-    value = median(runs[floor.figure]) / (median(runs[floor.against]) if floor.against else 1)
+    found = runs[floor.figure]
+    value = median(own / other for own, other in zip(found, runs[floor.against], strict=True)) if floor.against else median(found)
     reached = value >= floor.at_least if floor.at_least is not None else value <= (floor.at_most or 0)
     bound = f">= {floor.at_least}" if floor.at_least is not None else f"<= {floor.at_most}"
     what = f"{floor.figure} / {floor.against}" if floor.against else f"{floor.figure}, {floor.unit}"

@@ -19,12 +19,12 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, ClassVar, Self
+from typing import IO, Any, ClassVar, Self
 
 # A loaded machine starts ten processes at once in that time.
 START_TIMEOUT_S = 60.0
@@ -208,10 +208,13 @@ class Process:
         assert self._popen is not None, f"{self.label} was never started"
         return self._popen.pid
 
-    async def line(self, pattern: str, *, past: bool = False, timeout: float = START_TIMEOUT_S) -> re.Match[str]:
-        """Wait for a line of its output that matches; with `past`, one that is there already will do."""
+    def line(self, pattern: str, *, past: bool = False, timeout: float = START_TIMEOUT_S) -> Coroutine[Any, Any, re.Match[str]]:
+        """Wait for a line of its output that matches; with `past`, one that is there already will do. It listens from this call on."""
+        return self._said(self._now.expect(pattern, past=past), pattern, timeout)
+
+    async def _said(self, found: "Future[re.Match[str]]", pattern: str, timeout: float) -> re.Match[str]:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._now.expect(pattern, past=past)), timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(found), timeout)
         except TimeoutError:
             raise TimeoutError(f"{self.label} did not say {pattern!r} within {timeout} s:\n{self.tail()}") from None
 

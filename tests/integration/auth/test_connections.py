@@ -305,7 +305,6 @@ async def test_authorities_and_certificates_of_both_sides_are_exchanged_without_
         await broker.kill()
         await broker.restart()
         back = asyncio.create_task(gateway.line("feed_open", timeout=20))
-        await asyncio.sleep(0)
         new.issue("gateway.example", to=own)
         await back
 

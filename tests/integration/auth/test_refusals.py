@@ -122,7 +122,6 @@ async def test_each_kind_of_refusal_is_counted_once_and_logged_with_its_reason_a
         for reason, act in kinds:
             counts = await _counts(gateway, http, counter)
             line = asyncio.create_task(gateway.line(rf"gateway\.{event} reason={reason}\b", timeout=15))
-            await asyncio.sleep(0)
             await act(lab)
             await line
             more = {name: count - counts.get(name, 0) for name, count in (await _counts(gateway, http, counter)).items()}

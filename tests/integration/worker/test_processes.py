@@ -95,7 +95,7 @@ async def test_a_second_signal_ends_the_process_at_once(program: WorkerProgram, 
     began = asyncio.ensure_future(program.line(f"began {kind}"))
     await client.enqueue(queue, kind, 60.0)
     await began
-    draining = asyncio.ensure_future(program.line(r"worker\.draining"))
+    draining = program.line(r"worker\.draining")
     program.send(signal.SIGTERM)
     await draining
     program.send(signal.SIGTERM)

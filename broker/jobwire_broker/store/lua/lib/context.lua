@@ -23,8 +23,8 @@
 --   n<name> q<labels>  zsets, form of w: jobs taken out of their line because their name's limit is used up, or for a worker with these labels (lib/lines.lua)
 --   U           zset, score 0: all lines l, n and q by name, and l<group> of each group that has a row
 --   q           zset, score 0: the required labels that have a line q
---   O<id>       string with a short life: a session with the labels of this job found no room for it under a limit (lib/choosing.lua)
 --   r y b v     zsets of groups (lib/groups.lua): ready, ready and express, blocked (score = date in ms; \1<job name>: a name with a line n), idle with a memory
+--   O           zset with a short life, score = date in ms: waiting jobs for which a session with their labels found no room under a limit (lib/choosing.lua)
 --   G           hash: group -> its rules and counters
 --   N           hash: job name -> units leased (4) date of its rate (8), for names that have a limit
 --   M           hash: sid (4) -> the labels of a session that has some
