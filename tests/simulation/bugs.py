@@ -232,7 +232,7 @@ BUGS = (
     ),
     Bug(
         name="a final state keeps one more than it may",
-        lua=[("return age == 0 and 0 or given.count or default.count, age", "return (given.count or default.count) + 1, age")],
+        lua=[("return given.count or default.count, given.age or default.age", "return (given.count or default.count) + 1, given.age or default.age")],
     ),
     Bug(
         name="a debounce waits as long as calls come",
