@@ -138,11 +138,16 @@ async def groups() -> dict[str, list[Runs]]:
 
 
 async def beside(sizes: Sizes, key: str, do: str, state: int = 0, **arguments: Any) -> list[Runs]:
-    """Lives beside many jobs that `do` has made, and beside few. Where they are in a final state, just so many of them are kept."""
+    """Lives beside many jobs that `do` has made, and beside few.
+
+    Where they are in a final state both sides have made as many, and one keeps few of them: a heap from which a million jobs came and went is slower for
+    everything that comes later, also when nothing of them is kept.
+    """
     async with two_stores() as sides:
         for driver, count in zip(sides, (sizes.many_jobs, FEW_JOBS), strict=True):
             await driver.ask("queue", name=QUEUE, keep={state: count} if state else {})
-            kept = (await driver.ask(do, count=count, state=state, **arguments)).get("kept", count)
+            made = sizes.many_jobs if state else count
+            kept = (await driver.ask(do, count=made, state=state, **arguments)).get("kept", count)
             if kept != count:
                 raise SystemExit(f"bench: the store keeps {kept:,} jobs of {count:,}, so there is nothing to compare")
         found = await in_turn(sides, sizes, "life")
