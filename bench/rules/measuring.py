@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -119,14 +119,6 @@ async def growth(tree: Path, do: str, first: int, jobs: int) -> float:
         return (store.data_memory() - size) / jobs
 
 
-@asynccontextmanager
-async def two_stores() -> AsyncIterator[tuple[Driver, Driver]]:
-    """Two sides of now, each with a server of its own: what one keeps is to be in nobody else's memory."""
-    async with AsyncExitStack() as stack:
-        first, second = [await stack.enter_async_context(side(await stack.enter_async_context(Store()))) for _ in range(2)]
-        yield first, second
-
-
 async def groups() -> dict[str, list[Runs]]:
     """The figures of bench/groups.py, by their keys."""
     found = await of_groups.measure()
@@ -138,20 +130,18 @@ async def groups() -> dict[str, list[Runs]]:
 
 
 async def beside(sizes: Sizes, key: str, do: str, state: int = 0, **arguments: Any) -> list[Runs]:
-    """Lives beside many jobs that `do` has made, and beside few.
+    """Lives in a queue that has many jobs which `do` has made, and in one that has few. Where they are in a final state, just so many of them are kept.
 
-    Where they are in a final state both sides have made as many, and one keeps few of them: a heap from which a million jobs came and went is slower for
-    everything that comes later, also when nothing of them is kept.
+    Both are in one server: where millions of jobs came and went, memory is slower for all that comes later, whatever is kept of them.
     """
-    async with two_stores() as sides:
-        for driver, count in zip(sides, (sizes.many_jobs, FEW_JOBS), strict=True):
-            await driver.ask("queue", name=QUEUE, keep={state: count} if state else {})
-            made = sizes.many_jobs if state else count
-            kept = (await driver.ask(do, count=made, state=state, **arguments)).get("kept", count)
+    async with Store() as store, side(store) as crowded, side(store) as empty:
+        for driver, name, count in ((crowded, f"{QUEUE}1", sizes.many_jobs), (empty, f"{QUEUE}2", FEW_JOBS)):
+            await driver.ask("queue", name=name, keep={state: count} if state else {})
+            kept = (await driver.ask(do, count=count, state=state, **arguments)).get("kept", count)
             if kept != count:
                 raise SystemExit(f"bench: the store keeps {kept:,} jobs of {count:,}, so there is nothing to compare")
-        found = await in_turn(sides, sizes, "life")
-        return [{key: [lease + complete for lease, complete in zip(runs["lease"], runs["complete"], strict=True)]} for runs in found]
+        found = await in_turn((crowded, empty), sizes, "life")
+    return [{key: [lease + complete for lease, complete in zip(runs["lease"], runs["complete"], strict=True)]} for runs in found]
 
 
 async def measure(sizes: Sizes) -> list[tuple[str, str, list[dict[str, Any]]]]:
