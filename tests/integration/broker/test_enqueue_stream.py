@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import redis.asyncio
 from jobwire.v1 import error_pb2, job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
@@ -157,11 +158,19 @@ async def test_one_message_may_hold_jobs_of_many_queues_in_any_order(api: Api, q
 
 
 async def test_a_message_that_waits_for_the_disk_does_not_hold_up_the_next(store: Store) -> None:
-    async with Broker(store) as broker, connected(broker) as api, asking(api) as stream:
+    async with (
+        Broker(store) as broker,
+        connected(broker) as api,
+        asking(api) as stream,
+        redis.asyncio.from_url(store.url) as raw,
+    ):
         await stream.ask(spec("q", "first"))
+        await raw.config_set("appendfsync", "no")  # the disk is not reached before the test says so
         on_disk = await stream.send([spec("q", "kept")], durability=DISK)
         in_memory = await stream.send([spec("q", "more")])
-        assert [(await stream.answer()).number for _ in range(2)] == [in_memory, on_disk]
+        assert (await stream.answer()).number == in_memory
+        await raw.config_set("appendfsync", "everysec")
+        assert (await stream.answer()).number == on_disk
         await store.kill()
         await store.restart()
         assert (await patiently(lambda: get(api, job_name_of("q", "kept")))).state == WAITING

@@ -1,7 +1,7 @@
 """A thousand pages that each follow one job, as browsers do it: one EventSource each, behind an address that leads to any gateway that answers.
 
-A watcher does what the standard says: it remembers `retry:` and the last id, comes back after the one with the other, gives up after 204, and holds
-any other status for the end.
+A watcher does what the standard says: it remembers `retry:` and the last id, comes back after the one with the other (also when it was refused the
+connection), gives up after 204, and holds any other status for the end.
 """
 
 import asyncio
@@ -13,9 +13,6 @@ from contextlib import suppress
 from typing import Any
 
 from tests.support import Gateway
-
-_AWAY_S = 0.2
-"""How long the balancer waits before it looks for a gateway again when none answers."""
 
 
 class Watcher:
@@ -46,8 +43,8 @@ class Watcher:
             await asyncio.sleep(self._retry_s)
 
     async def _open(self) -> int:
-        reader, writer = await self._connect()
         self._opened.append(time.monotonic())
+        reader, writer = await self._connect()
         try:
             again = f"Last-Event-ID: {self._last_id}\r\n" if self._last_id else ""
             writer.write(f"GET {self._path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{again}\r\n".encode())
@@ -62,13 +59,12 @@ class Watcher:
                 await writer.wait_closed()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while True:
-            for gateway in random.sample(self._gateways, len(self._gateways)):
-                if gateway.running and not gateway_drains(gateway):
-                    host, _, port = gateway.address.rpartition(":")
-                    with suppress(OSError):
-                        return await asyncio.open_connection(host, int(port))
-            await asyncio.sleep(_AWAY_S)
+        for gateway in random.sample(self._gateways, len(self._gateways)):
+            if gateway.running and not gateway_drains(gateway):
+                host, _, port = gateway.address.rpartition(":")
+                with suppress(OSError):
+                    return await asyncio.open_connection(host, int(port))
+        raise ConnectionRefusedError
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         rest = b""
