@@ -332,7 +332,7 @@ class Model:
 
     def settle(self, kind: str, raw_id: str, token: int, argument: int) -> Answer:
         """One item. `argument` is the percent of P (in hundredths), the wait of S and G, F's wait (-1: backoff, -2: permanent), R's NO_HANDLER (1), E's time,
-        L's sequence, K's checkpoint (0: none)."""
+        L's sequence, K's sequence times two (and one, where it leaves something)."""
         job = self.jobs.get(raw_id)
         if job is None:
             removed = self.removed.get(raw_id)
@@ -424,8 +424,9 @@ class Model:
         elif kind == "L" and (job.logged[0] != job.token or job.logged[1] < argument):
             job.log.append((len(job.log) + 1, job.attempt, f"line {argument}"))
             job.logged = (job.token, argument)
-        elif kind == "K":
-            job.checkpoint = b"page %d" % argument if argument else b""
+        elif kind == "K" and (job.left[0] != job.token or job.left[1] <= argument // 2):
+            job.checkpoint = b"page %d" % argument if argument % 2 else b""
+            job.left = (job.token, argument // 2)
 
     # Time ---------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class Job:
     log: list[tuple[int, int, str]] = field(default_factory=list)
     logged: tuple[int, int] = (0, 0)
     checkpoint: bytes = b""
+    left: tuple[int, int] = (0, 0)
+    """Token and sequence of the report that left the checkpoint, or took it away."""
     made_of: Content | None = None
     """What it was enqueued with, once that was changed."""
     timed: bool = False

@@ -205,7 +205,7 @@ def _add_kept(state: QueueState, logs: Mapping[bytes, Sequence[bytes]], checkpoi
         assert 0 < head.lines <= 1000
         assert head.size <= 262_144
         state.logs[id_to_text(raw_id)] = [(line.cursor, line.attempt, line.message) for line in lines]
-    state.checkpoints = {id_to_text(raw_id): checkpoint for raw_id, checkpoint in checkpoints.items()}
+    state.checkpoints = {id_to_text(raw_id): left[16:] for raw_id, left in checkpoints.items() if len(left) > 16}
     for raw_id in (*logs, *checkpoints):
         assert codec.header_of(records[raw_id]).flags & codec.FLAG_KEPT, f"keys that will not go with their job: {raw_id!r}"
 

@@ -93,7 +93,9 @@ def checkpoint_item(report: pb.CheckpointReport) -> TurnItem:
         raise InvalidField(message, field="checkpoint", reason="PAYLOAD_TOO_LARGE")
     if len(checkpoint.content_type) > 128 or not checkpoint.content_type.isprintable():
         raise InvalidField("checkpoint.content_type may have 128 printable characters", field="checkpoint.content_type")
-    return TurnItem("K", raw_id, token, checkpoint.SerializeToString() if checkpoint.WhichOneof("content") else b"")
+    if not 0 <= report.sequence <= MAX_SEQUENCE:
+        raise InvalidField(f"sequence must count from 1, or be 0 for none; it is {report.sequence}", field="sequence")
+    return TurnItem("K", raw_id, token, report.sequence, checkpoint.SerializeToString() if checkpoint.WhichOneof("content") else b"")
 
 
 def receipt_item(receipt: pb.CancelReceipt) -> TurnItem:

@@ -356,7 +356,7 @@ _SETTLED = _SettledAnswers()
 _TAIL_HEAD = Struct(">Hi")
 _HEADS: dict[tuple[int, int], bytes] = {}
 #: How many arguments follow an item of a turn; ARGUMENTS of lua/lib/finishes.lua.
-TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "G": 1, "R": 1, "P": 2, "E": 1, "L": 1, "K": 1}
+TURN_ARGUMENTS = {"D": 1, "F": 2, "S": 1, "G": 1, "R": 1, "P": 2, "E": 1, "L": 1, "K": 2}
 
 
 def _tail_head(attempts: int, priority: int) -> bytes:

@@ -44,7 +44,7 @@ async def test_lines_and_checkpoints_give_a_job_no_new_revision(q: QueueLab) -> 
     async with q.heard() as heard:
         await q.turn("L", "a", token, lines("one"))
         await q.turn("L", "a", token, lines("two", first=2))
-        await q.turn("K", "a", token, b"page 3")
+        await q.turn("K", "a", token, 1, b"page 3")
     after = await q.state()
     assert after.numbers == before.numbers
     assert after.seq == before.seq + 2
@@ -148,12 +148,40 @@ async def test_the_log_of_a_job_that_is_gone_is_gone_and_its_end_is_told(q: Queu
 
 async def test_the_latest_checkpoint_counts_and_an_empty_one_takes_it_away(q: QueueLab) -> None:
     token = (await q.leased("a"))["a"]
-    for checkpoint in (b"first", b"second"):
-        assert await q.turn("K", "a", token, checkpoint) == ("OK", "ACTIVE")
+    for sequence, checkpoint in ((1, b"first"), (2, b"second")):
+        assert await q.turn("K", "a", token, sequence, checkpoint) == ("OK", "ACTIVE")
     assert await q.state() == QueueState(jobs={"a": RUNS}, active={"a": "s"}, checkpoints={"a": b"second"}, **ATTACHED)
     assert await q.store.kept(b"a") == (LogHead(), b"second")
-    assert await q.turn("K", "a", token, b"") == ("OK", "ACTIVE")
+    assert await q.turn("K", "a", token, 3, b"") == ("OK", "ACTIVE")
     assert (await q.state()).checkpoints == {}
+    assert await q.store.kept(b"a") == (LogHead(), b"")
+
+
+@pytest.mark.parametrize("latest", [b"page 3", b""])
+async def test_a_checkpoint_that_was_held_up_on_its_way_does_not_replace_a_later_one(q: QueueLab, latest: bytes) -> None:
+    token = (await q.leased("a"))["a"]
+    await q.turn("K", "a", token, 3, latest)
+    for late in (1, 2):
+        assert await q.turn("K", "a", token, late, b"late") == ("OK", "ACTIVE")
+    assert (await q.store.kept(b"a"))[1] == latest
+    await q.turn("K", "a", token, 4, b"page 4")
+    assert (await q.store.kept(b"a"))[1] == b"page 4"
+
+
+async def test_checkpoints_are_counted_anew_with_each_lease(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    await q.turn("K", "a", token, 9, b"page 9")
+    await q.turn("R", "a", token, "")
+    token = (await q.lease("s", 1))["a"]
+    await q.turn("K", "a", token, 1, b"page 10")
+    assert (await q.store.kept(b"a"))[1] == b"page 10"
+
+
+async def test_of_checkpoints_that_are_not_counted_the_last_to_come_counts(q: QueueLab) -> None:
+    token = (await q.leased("a"))["a"]
+    for checkpoint in (b"first", b"", b"second"):
+        await q.turn("K", "a", token, 0, checkpoint)
+    assert (await q.store.kept(b"a"))[1] == b"second"
 
 
 async def ends(q: QueueLab, kind: str, token: int) -> None:
@@ -176,7 +204,7 @@ async def test_the_next_attempt_gets_the_checkpoint_however_the_last_one_ended(q
     await q.make(item("a", payload=payload))
     await q.attach("s")
     token = (await q.lease("s", 1))["a"]
-    await q.turn("K", "a", token, b"page 3")
+    await q.turn("K", "a", token, 1, b"page 3")
     await ends(q, kind, token)
     ((_, _, record),) = (await q.lease_fully("s", 1)).jobs
     found = codec.sections(record, codec.body_start(record))
@@ -187,7 +215,7 @@ async def test_the_next_attempt_gets_the_checkpoint_however_the_last_one_ended(q
 async def test_a_job_whose_flags_are_several_keeps_each(q: QueueLab) -> None:
     # The flag of a lost lease is cleared by the next one, and that of keys of its own stays.
     token = (await q.leased("a"))["a"]
-    await q.turn("K", "a", token, b"page 3")
+    await q.turn("K", "a", token, 1, b"page 3")
     await q.lose("s")
     assert (await q.state()).jobs["a"].flags == {"LOST"}
     await q.attach("s")
@@ -201,7 +229,7 @@ async def test_a_checkpoint_that_is_sent_again_on_the_next_stream_counts(q: Queu
     if lost:
         await q.lose("s")
     await q.attach("s", 2, [("a", token)])
-    items = [TurnItem("K", b"a", token, b"page 3"), TurnItem("F", b"a", token, b"why", -1)]
+    items = [TurnItem("K", b"a", token, 1, b"page 3"), TurnItem("F", b"a", token, b"why", -1)]
     assert [settled.word for settled in (await q.store.turn(items)).settled] == ["OK", "OK"]
     # Nobody heard of that: both come once more, and change nothing.
     before = await q.state()
@@ -214,7 +242,7 @@ async def test_a_completed_job_keeps_no_checkpoint_and_a_failed_one_does(q: Queu
     tokens = await q.leased("a", "b")
     await q.turn("L", "a", tokens["a"], lines("one"))
     for raw_id in tokens:
-        await q.turn("K", raw_id, tokens[raw_id], b"page 3")
+        await q.turn("K", raw_id, tokens[raw_id], 1, b"page 3")
     await q.complete("a", tokens["a"])
     await q.fail("b", tokens["b"], permanent=True)
     state = await q.state()
@@ -227,7 +255,7 @@ async def test_a_completed_job_keeps_no_checkpoint_and_a_failed_one_does(q: Queu
 
 async def test_a_checkpoint_and_the_end_after_it_in_one_call(q: QueueLab) -> None:
     token = (await q.leased("a"))["a"]
-    report = await q.store.turn([TurnItem("K", b"a", token, b"page 3"), TurnItem("C", b"a", token, b"")])
+    report = await q.store.turn([TurnItem("K", b"a", token, 1, b"page 3"), TurnItem("C", b"a", token, b"")])
     assert [settled.word for settled in report.settled] == ["OK", "OK"]
     done = JobView("COMPLETED", 1, progress=100, ended="COMPLETE")
     assert await q.state() == QueueState(jobs={"a": done}, completed=["a"], completed_total=1, **ATTACHED)
@@ -237,7 +265,7 @@ async def test_a_checkpoint_and_the_end_after_it_in_one_call(q: QueueLab) -> Non
 async def test_what_retention_forgets_leaves_no_key(q: QueueLab, state: str) -> None:
     token = (await q.leased("a"))["a"]
     await q.turn("L", "a", token, lines("one"))
-    await q.turn("K", "a", token, b"page 3")
+    await q.turn("K", "a", token, 1, b"page 3")
     if state == "COMPLETED":
         await q.complete("a", token)
     else:

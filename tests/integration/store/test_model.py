@@ -76,7 +76,7 @@ picks = st.integers(0, 7)
 # Which token a worker shows: that of the last lease, one of an earlier one, or none that ever was.
 tokens = st.sampled_from(["last"] * 6 + ["earlier", "never"])
 finishes = st.sampled_from([("C", 0), ("F", -1), ("F", -2), ("F", 0), ("S", 0), ("S", 60_000), ("R", 0), ("R", 1), ("G", 60_000)])
-reports = st.sampled_from([("P", 1000), ("P", 5001), ("P", 9999), ("X", 0), ("E", 9000), ("L", 1), ("L", 2), ("K", 0), ("K", 3)])
+reports = st.sampled_from([("P", 1000), ("P", 5001), ("P", 9999), ("X", 0), ("E", 9000), ("L", 1), ("L", 2), ("K", 0), ("K", 3), ("K", 4), ("K", 7)])
 items = st.tuples(st.one_of(finishes, finishes, reports), jobs, tokens)
 requests = st.tuples(sessions, st.sampled_from([0] * 6 + [-1, 1]), st.integers(1, 4))
 
@@ -452,7 +452,7 @@ def turn_item(kind: str, raw_id: str, token: int, argument: int) -> TurnItem:
         "X": (),
         "E": (argument,),
         "L": (codec.encode_lines([job_pb2.LogLine(sequence=max(argument, 0), message=f"line {argument}")]),),
-        "K": (b"page %d" % argument if argument else b"",),
+        "K": (argument // 2, b"page %d" % argument if argument % 2 else b""),
     }
     return TurnItem(kind, raw_id.encode(), token, *arguments[kind])
 

@@ -68,7 +68,7 @@ async def _lease(partition: Partition) -> int:
 async def test_a_finish_does_not_overtake_a_checkpoint_whose_call_is_lost(store: Store) -> None:
     async with _LosesACall(str(store.socket), b"page 3", b"no such") as line, _partition(line) as partition:
         token, told = await _lease(partition), _Told()
-        partition.settle(TurnItem("K", JOB, token, b"page 3"), "", SILENT)
+        partition.settle(TurnItem("K", JOB, token, 1, b"page 3"), "", SILENT)
         await line.lost.wait()
         partition.settle(TurnItem("F", JOB, token, b"", 0), "", told)
         assert await told.word == Word.OK
@@ -79,7 +79,7 @@ async def test_nor_does_it_where_another_item_spoils_the_call_and_each_goes_alon
     async with _LosesACall(str(store.socket), b"page 3", b"no number") as line, _partition(line) as partition:
         token, told = await _lease(partition), _Told()
         partition.settle(TurnItem("P", JOB, token, "no number"), "", SILENT)
-        partition.settle(TurnItem("K", JOB, token, b"page 3"), "", SILENT)
+        partition.settle(TurnItem("K", JOB, token, 1, b"page 3"), "", SILENT)
         partition.settle(TurnItem("F", JOB, token, b"", 0), "", told)
         assert await told.word == Word.OK
         assert line.lost.is_set()

@@ -78,14 +78,14 @@ def test_log_lines_are_clipped() -> None:
 
 
 def checkpoint(**content: Any) -> pb.CheckpointReport:
-    return pb.CheckpointReport(queue="q", id="a", token=7, checkpoint=job_pb2.Payload(**content))
+    return pb.CheckpointReport(queue="q", id="a", token=7, sequence=2, checkpoint=job_pb2.Payload(**content))
 
 
 def test_a_checkpoint_is_kept_as_it_came_and_an_empty_one_is_none() -> None:
-    assert checkpoint_item(checkpoint(json="{}")) == ("K", b"a", 7, job_pb2.Payload(json="{}").SerializeToString(), b"")
-    assert checkpoint_item(checkpoint(data=b"", content_type="a/b")).a == job_pb2.Payload(data=b"", content_type="a/b").SerializeToString()
-    assert checkpoint_item(checkpoint()).a == checkpoint_item(pb.CheckpointReport(queue="q", id="a", token=7)).a == b""
-    assert len(str(checkpoint_item(checkpoint(data=bytes(65_536))).a)) > 65_536
+    assert checkpoint_item(checkpoint(json="{}")) == ("K", b"a", 7, 2, job_pb2.Payload(json="{}").SerializeToString())
+    assert checkpoint_item(checkpoint(data=b"", content_type="a/b")).b == job_pb2.Payload(data=b"", content_type="a/b").SerializeToString()
+    assert checkpoint_item(checkpoint()).b == checkpoint_item(pb.CheckpointReport(queue="q", id="a", token=7)).b == b""
+    assert len(str(checkpoint_item(checkpoint(data=bytes(65_536))).b)) > 65_536
 
 
 def logged(*sequences: int) -> pb.LogReport:
@@ -112,6 +112,8 @@ def logged(*sequences: int) -> pb.LogReport:
         (checkpoint_item, checkpoint(json="é" * 32_769), "checkpoint"),
         (checkpoint_item, checkpoint(data=b"x", content_type="a" * 129), "checkpoint.content_type"),
         (checkpoint_item, pb.CheckpointReport(queue="q", id="a"), "token"),
+        (checkpoint_item, pb.CheckpointReport(queue="q", id="a", token=7, sequence=-1), "sequence"),
+        (checkpoint_item, pb.CheckpointReport(queue="q", id="a", token=7, sequence=1 << 53), "sequence"),
         (progress_item, progress(percent=-0.1), "progress.percent"),
         (progress_item, progress(percent=100.1), "progress.percent"),
         (progress_item, progress(percent=float("nan")), "progress.percent"),

@@ -175,7 +175,7 @@ def test_the_latest_checkpoint_is_sent_again_on_each_new_stream_before_the_finis
         script.session.closed()
         script.connect()
         again = script.frame()
-        assert [(report.id, report.token, report.checkpoint.json) for report in again.checkpoints] == [("a", 1, "2"), ("b", 2, "2")]
+        assert [(report.id, report.token, report.sequence, report.checkpoint.json) for report in again.checkpoints] == [("a", 1, 2, "2"), ("b", 2, 2, "2")]
         assert [finish.id for finish in again.finishes] == [finish.id for finish in first.finishes] == ["a", "c"]
     for finish in first.finishes:
         script.ack(finish)

@@ -17,7 +17,7 @@ Key = tuple[str, str, int]
 class Lease:
     """A job that was delivered. `run` belongs to whoever runs it; the session never looks at it."""
 
-    __slots__ = ("checkpoint", "delivery", "id", "key", "listed", "outcome", "queue", "run", "running", "token")
+    __slots__ = ("checkpoint", "checkpoints", "delivery", "id", "key", "listed", "outcome", "queue", "run", "running", "token")
 
     def __init__(self, delivery: pb.Delivery) -> None:
         self.delivery = delivery
@@ -32,6 +32,8 @@ class Lease:
         self.outcome: Outcome | None = None
         self.checkpoint: job_pb2.Payload | None = None
         """The latest that the handler left. Sent again on each new stream, since nobody says whether it came through."""
+        self.checkpoints = 0
+        """How many the handler left; the sequence of the latest."""
         self.run: object = None
 
     def write_identity(self, message: pb.Finish | pb.Held | pb.ProgressReport | pb.LogReport | pb.CheckpointReport | pb.CancelReceipt) -> None:

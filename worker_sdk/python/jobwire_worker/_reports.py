@@ -70,7 +70,7 @@ class PendingReports:
             room -= _PROGRESS_BYTES
         while self._checkpoints and room >= _CHECKPOINT_BYTES:
             lease = next(iter(self._checkpoints))
-            lease.write_identity(frame.checkpoints.add(checkpoint=self._checkpoints.pop(lease)))
+            lease.write_identity(frame.checkpoints.add(checkpoint=self._checkpoints.pop(lease), sequence=lease.checkpoints))
             room -= _CHECKPOINT_BYTES
         while self._lines and room >= _LINES_BYTES:
             lease, lines = next(iter(self._lines.items()))

@@ -422,6 +422,7 @@ class Session:
             return
         if checkpoint is not None:
             lease.checkpoint = checkpoint
+            lease.checkpoints += 1
         self._reports.note(lease, progress, lines, checkpoint)
 
     def drain(self) -> None:

@@ -29,7 +29,7 @@ end
 
 local function kept_of(keys, argv)
   local base = string.sub(keys[1], 1, -2)
-  return { redis.call('LINDEX', base .. 'L' .. argv[1], -1) or '', redis.call('GET', base .. 'y' .. argv[1]) or '' }
+  return { redis.call('LINDEX', base .. 'L' .. argv[1], -1) or '', redis.call('GETRANGE', base .. 'y' .. argv[1], kept.LEFT_SIZE, -1) }
 end
 
 register('logs', logs, { 'no-writes' })

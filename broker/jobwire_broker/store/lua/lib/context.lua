@@ -34,7 +34,7 @@
 --   i<kind><key>  strings, which job holds a key of identity.lua
 --   h<id>       string, attempts before the last one (history.lua)
 --   L<id>       list, the job's log (lib/kept.lua)
---   y<id>       string, the job's checkpoint
+--   y<id>       string, the job's checkpoint and its number
 -- Channels: E (events) and W (wake-ups).
 -- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
 local NO_POLICY = { mark = '' }

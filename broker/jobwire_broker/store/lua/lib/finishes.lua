@@ -156,7 +156,7 @@ local function settle_one(ctx, kind, id, token, a, b)
   elseif kind == 'E' then
     extend(ctx, j, tonumber(a))
   elseif kind == 'K' then
-    kept.save_checkpoint(ctx, j, a)
+    kept.save_checkpoint(ctx, j, tonumber(a), b)
   else
     kept.log(ctx, j, a)
   end
@@ -165,9 +165,9 @@ end
 
 -- How many arguments follow an item, by its kind: C complete, D complete with a result, F fail (failure, wait in ms: -1 by the backoff, -2 it is permanent),
 -- S snooze (ms), G limit its group (ms), R release (reason), P progress (hundredths of a percent, sections), X cancel receipt, E extend (ms), L log lines
--- (sequence (8) · length (2) · jobwire.v1.LogLine each), K checkpoint.
-local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, G = 1, R = 1, P = 2, X = 0, E = 1, L = 1, K = 1 }
-local NUMBER_AT = { F = 2, S = 1, G = 1, P = 1, E = 1 }
+-- (sequence (8) · length (2) · jobwire.v1.LogLine each), K checkpoint (sequence, jobwire.v1.Payload).
+local ARGUMENTS = { C = 0, D = 1, F = 2, S = 1, G = 1, R = 1, P = 2, X = 0, E = 1, L = 1, K = 2 }
+local NUMBER_AT = { F = 2, S = 1, G = 1, P = 1, E = 1, K = 1 }
 local KIND_C = 67
 local PLAIN_ANSWER = 'OK 5'
 

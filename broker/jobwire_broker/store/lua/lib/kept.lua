@@ -3,8 +3,8 @@
 -- L<id> is a list: pieces of the log, the oldest first, and its head last.
 --   piece: cursor of its first line (8) · attempt (2) · count (2) · lines, each its length (2) and a jobwire.v1.LogLine without cursor and attempt
 --   head: token (8), sequence (8) and cursor (8) of the last line · lines (4) and bytes (4) that are kept
--- y<id> is a jobwire.v1.Payload. Both outlive an attempt; the checkpoint goes when the job is completed.
-local kept = { PIECE = '>I8I2I2', PIECE_SIZE = 12, HEAD = '>I8I8I8I4I4', LINES = 1000, BYTES = 262144, EVENT_BYTES = 12288 }
+-- y<id> is the checkpoint: token (8) and sequence (8) of the report that left it · a jobwire.v1.Payload, empty when it took the last one away. Both outlive an attempt; the checkpoint goes when the job is completed.
+local kept = { PIECE = '>I8I2I2', PIECE_SIZE = 12, HEAD = '>I8I8I8I4I4', LINES = 1000, BYTES = 262144, EVENT_BYTES = 12288, LEFT = '>I8I8', LEFT_SIZE = 16 }
 
 -- Note in the record that the job has keys of its own. To those who watch it the job is as it was, so it gets no new revision.
 function kept.note(ctx, j)
@@ -76,11 +76,17 @@ function kept.log(ctx, j, lines)
   kept.tell(ctx, j, cursor, fresh)
 end
 
--- Keep what the next attempt shall have; an empty one takes the last one away.
-function kept.save_checkpoint(ctx, j, checkpoint)
-  if checkpoint == '' then return kept.forget_checkpoint(ctx, j) end
+-- Keep what the next attempt shall have; an empty one takes the last one away. A report that is late, on another way than the ones after it, changes nothing:
+-- the sequence grows within one lease.
+function kept.save_checkpoint(ctx, j, sequence, checkpoint)
+  local key = ctx.base .. 'y' .. j.id
+  local left = has_flag(j, FLAG_KEPT) and redis.call('GETRANGE', key, 0, kept.LEFT_SIZE - 1) or ''
+  if left ~= '' then
+    local token, last = struct.unpack(kept.LEFT, left)
+    if token == j.token and sequence < last then return end
+  end
   kept.note(ctx, j)
-  redis.call('SET', ctx.base .. 'y' .. j.id, checkpoint)
+  redis.call('SET', key, struct.pack(kept.LEFT, j.token, sequence) .. checkpoint)
 end
 
 function kept.forget_checkpoint(ctx, j)
@@ -89,6 +95,6 @@ end
 
 -- The section of a checkpoint; empty when there is none.
 function kept.checkpoint(ctx, id)
-  local checkpoint = redis.call('GET', ctx.base .. 'y' .. id)
-  return checkpoint and struct.pack('>BI4', TAG.CHECKPOINT, #checkpoint) .. checkpoint or ''
+  local checkpoint = redis.call('GETRANGE', ctx.base .. 'y' .. id, kept.LEFT_SIZE, -1)
+  return checkpoint ~= '' and struct.pack('>BI4', TAG.CHECKPOINT, #checkpoint) .. checkpoint or ''
 end

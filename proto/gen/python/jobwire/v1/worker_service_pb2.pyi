@@ -169,7 +169,8 @@ class WorkRequest(_message.Message):
 
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointReport]:
-        """What handlers leave for the next attempt, if there is one. Not acked; a stale one is answered by a cancel with STALE_LEASE. The latest one counts.
+        """What handlers leave for the next attempt, if there is one. Not acked; a stale one is answered by a cancel with STALE_LEASE. The latest one counts,
+        by its sequence.
         So that none is lost with a stream, a worker sends the latest one of each job that it holds again on the next stream, before the finish.
         """
 
@@ -550,12 +551,18 @@ class CheckpointReport(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """The queue's name."""
     id: _builtins.str
     """The job's id."""
     token: _builtins.int
     """The token it was delivered with."""
+    sequence: _builtins.int
+    """Counts the checkpoints of one lease, from 1 to 2^53 - 1; the same again when one is sent again. One with a lower number than the last that came changes
+    nothing, so that a report which was held up on its way, at another broker say, does not take the place of a later one. 0 for a worker that does not count:
+    among its reports the one that comes last counts.
+    """
     @_builtins.property
     def checkpoint(self) -> _job_pb2.Payload:
         """At most 64 KiB. Empty takes the last one away."""
@@ -567,10 +574,11 @@ class CheckpointReport(_message.Message):
         id: _builtins.str = ...,
         token: _builtins.int = ...,
         checkpoint: _job_pb2.Payload | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "id", b"id", "queue", b"queue", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "id", b"id", "queue", b"queue", "sequence", b"sequence", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
