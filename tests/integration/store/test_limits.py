@@ -256,15 +256,24 @@ _ONE_LIMIT: dict[str, dict[str, Any]] = {
 }
 
 
+_LIMITS = {
+    **_ONE_LIMIT,
+    "queue and group": _ONE_LIMIT["queue"] | _ONE_LIMIT["group"],
+    "queue and name": _ONE_LIMIT["queue"] | _ONE_LIMIT["name"],
+    "group and name": _ONE_LIMIT["group"] | _ONE_LIMIT["name"],
+    "all": _ONE_LIMIT["queue"] | _ONE_LIMIT["group"] | _ONE_LIMIT["name"],
+}
+
+
 @pytest.mark.parametrize("labels", [None, GPU], ids=["no labels", "labels"])
-@pytest.mark.parametrize("limit", _ONE_LIMIT)
+@pytest.mark.parametrize("limit", _LIMITS)
 async def test_small_jobs_do_not_pass_for_ever_one_that_goes_alone_and_needs_more_room(q: QueueLab, limit: str, labels: dict[str, str] | None) -> None:
     await q.make(ruled("big", "g", units=3, labels=labels))
     for number in range(2):
         await q.attach(f"k{number}", labels=labels)
         await q.lease(f"k{number}", 1)
         await q.lose(f"k{number}")
-    await q.set_policy(**_ONE_LIMIT[limit])
+    await q.set_policy(**_LIMITS[limit])
     await q.make(*(ruled(f"a{i}", "g") for i in range(9)))
     await q.attach("r")
     running = await q.lease("r", 3)
@@ -282,18 +291,55 @@ async def test_small_jobs_do_not_pass_for_ever_one_that_goes_alone_and_needs_mor
     await q.state()
 
 
-async def test_who_goes_alone_and_lacks_two_limits_or_whose_group_is_paused_holds_nobody(q: QueueLab) -> None:
+async def big_goes_alone(q: QueueLab) -> None:
+    """A job of two units of group g that is due to go alone in a while."""
     await q.make(ruled("big", "g", units=2))
     for number in range(2):
         await q.attach(f"k{number}")
         await q.lease(f"k{number}", 1)
         await q.lose(f"k{number}")
-    await q.set_policy(limit={"concurrency": 2})
-    await q.store.set_group("g", paused=True)
-    await q.make(*(f"a{i}" for i in range(5)))
+
+
+async def test_who_goes_alone_and_lacks_two_limits_is_left_the_room_of_the_narrower_one_first(q: QueueLab) -> None:
+    await big_goes_alone(q)
+    await q.set_policy(limit={"concurrency": 4}, group_limit={"concurrency": 2})
     await q.attach("s")
+    await q.make(*(ruled(f"g{i}", "g") for i in range(4)))
     tokens = await q.lease("s", 2)
+    await q.make(*(f"a{i}" for i in range(6)))
+    tokens |= await q.lease("s", 2)
+    assert list(tokens) == ["g0", "g1", "a0", "a1"]
     await q.come_due("big")
+    await q.attach("t")
+    await q.complete("g0", tokens["g0"])
+    # Its group is left to it, and the queue is not yet: it could do nothing with that.
+    tokens |= await q.lease("s", 9)
+    assert set(tokens) == {"a0", "a1", "a2", "g0", "g1"}
+    await q.complete("g1", tokens["g1"])
+    assert await q.lease("s", 9) == {}
+    await q.complete("a0", tokens["a0"])
+    assert list(await q.lease("t", 9)) == ["big"]
+    await q.state()
+
+
+@pytest.mark.parametrize("names", [{}, {"work": {"concurrency": 2}}], ids=["queue", "queue and name"])
+@pytest.mark.parametrize("stop", ["paused", "limited"])
+async def test_who_goes_alone_and_whose_group_may_not_start_holds_nobody(q: QueueLab, stop: str, names: dict[str, Any]) -> None:
+    await big_goes_alone(q)
+    await q.set_policy(limit={"concurrency": 2}, names=names)
+    await q.attach("s")
+    await q.make(ruled("other", "g"))
+    tokens = await q.lease("s", 1)
+    await q.make(*(f"a{i}" for i in range(5)))
+    tokens |= await q.lease("s", 1)
+    assert list(tokens) == ["other", "a0"]
+    if stop == "paused":
+        await q.store.set_group("g", paused=True)
+        await q.complete("other", tokens["other"])
+    else:
+        await q.turn("G", "other", tokens["other"], 3_600_000)
+    await q.come_due("big")
+    assert list(await q.lease("s", 1)) == ["a1"]
     await q.complete("a0", tokens["a0"])
     assert list(await q.lease("s", 1)) == ["a2"]
     await q.state()

@@ -328,13 +328,15 @@ function choosing.lease(ctx, sid, count, bytes, out)
   if #chosen < count and labels and next(labels) then owe_more(ctx, sid) end
 end
 
--- One that is to go alone may not start, and only one limit is what holds it: nobody takes the room that it waits for under that limit. True when that
--- is the queue's. What lacks two limits holds neither, for it may wait for the one for as long as it likes.
-local function keep_room(queue_date, g, group_date, row, name_date)
-  if group_date == 0 and name_date == 0 then return true end
-  if queue_date == 0 and name_date == 0 then g.yields = true end
-  if queue_date == 0 and group_date == 0 then row.yields = true end
-  return false
+-- One that is to go alone may not start for want of room: nobody takes what it waits for. True when that is the queue's. What lacks several limits is left the
+-- narrowest first and keeps it, and the next when it has that, so that each wait lasts as long as what runs, and the queue waits for nothing but its own limit.
+-- Whose group may not start at all waits for somebody's word, and nobody waits with it.
+local function keep_room(ctx, g, group_date, row, name_date)
+  if g and (g.paused or g.frozen > ctx.now_ms) then return false end
+  if row then row.yields = true end
+  if name_date > 0 then return false end
+  if g then g.yields = true end
+  return group_date == 0
 end
 
 -- The first of those that are to be delivered alone which this session may get now, or nil. Nil and true: nothing may start, for one of them waits for room.
@@ -362,7 +364,7 @@ function choosing.alone(ctx, sid)
     if queue_date > 0 then limits.hold(ctx, queue_date, rules.units) end
     if date > 0 and date < math.huge then limits.hold(ctx, date) end
     if date > 0 and meets then owe(ctx, j, rules.labels) end
-    if date > 0 and owed_ms > 0 and keep_room(queue_date, g, group_date, row, name_date) then return nil, true end
+    if date > 0 and owed_ms > 0 and keep_room(ctx, g, group_date, row, name_date) then return nil, true end
   end
 end
 
