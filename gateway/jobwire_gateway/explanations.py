@@ -25,6 +25,8 @@ def _hold(hold: JobHold) -> dict[str, object]:
         members |= {"jobsBefore": hold.jobs_before, "jobsBeforeByPriority": hold.jobs_before_by_priority}
     if hold.holders:
         members |= {"holders": [_holder(holder) for holder in hold.holders], "holderCount": hold.holder_count}
+    if hold.kept_for:
+        members["keptFor"] = hold.kept_for
     if hold.cancel_stage:
         members["cancelStage"] = _STAGES.get(hold.cancel_stage, hold.cancel_stage)
     lengths: dict[str, Duration | None] = {

@@ -231,7 +231,7 @@ _HOLD = given(
     {
         "reason": text(
             "What holds it. More words may come with later versions.",
-            examples=["none", "queue_paused", "not_due", "no_worker", "jobs_before", "no_credit", "delivered_alone", "active", "final"],
+            examples=["none", "queue_paused", "not_due", "no_worker", "jobs_before", "no_credit", "room_kept", "delivered_alone", "active", "final"],
         ),
         "message": text("One sentence for people."),
         "until": date("When this ends by itself: with `not_due`."),
@@ -240,6 +240,7 @@ _HOLD = given(
         "jobsBeforeByPriority": whole("How many of them go first by their priority.", minimum=0),
         "holders": {"type": "array", "items": ref("Holder"), "description": "The workers that are in the way, or the one that runs it; at most 100."},
         "holderCount": whole("How many there are, where that is more than are listed, too.", minimum=0),
+        "keptFor": text("With `room_kept`: the name of the job for which the room is kept."),
         "cancelStage": text("With `active`: how far its cancel is.", examples=["requested", "delivered"]),
         "cancelLeft": length("When the job is ended by force.", _ANY_LENGTH),
         "leaseLeft": length("How long its lease lasts if the worker says nothing more.", _ANY_LENGTH),

@@ -8,7 +8,8 @@ Nothing is taken from how the store does it: for each choice all that waits is l
 3. When a session asks while only those wait that nothing tells apart (no group, no units, no required labels), and no job name has a limit, nobody pays.
 
 Where the outside cannot tell, more than one choice is right: a rate opens at a moment that depends on the numbers that a call has given out; a job that is
-parked (its line says so) may be passed; and what has no room for a job that only another session may take, or that is to go alone, may wait for it.
+parked (its line says so) may be passed; and what has no room for a job that only another session may take, that is to go alone, or whose name had no room
+when its group had some, may wait for it.
 """
 
 from __future__ import annotations
@@ -243,7 +244,7 @@ class Chooser:
 
     def _heads(self, moment: Moment, line: Iterable[Candidate]) -> Iterator[tuple[Candidate, bool]]:
         """Who may be the first of a group, and whether it is so for sure."""
-        is_held = False
+        is_held, kept = False, 0
         for job in line:
             named = self._name_gate(moment, job.kind)
             grouped = self._group_gate(moment, job.kind)
@@ -255,12 +256,22 @@ class Chooser:
             if not is_first and grouped is not Gate.OPEN:
                 # It may have been the first when its group was looked at.
                 is_held = True
+            if not is_first and not job.kind.labels:
+                # Its group may keep room for it, when many have passed it.
+                kept = max(kept, job.kind.units)
             if named is Gate.CLOSED:
                 continue
             if grouped is not Gate.CLOSED:
-                yield job, is_first and grouped is Gate.OPEN and not is_held
+                yield job, is_first and grouped is Gate.OPEN and not is_held and self._has_room_beside(moment, job.kind, kept)
             if is_first:
                 return
+
+    def _has_room_beside(self, moment: Moment, kind: Kind, kept: int) -> bool:
+        """Whether its group has room for it and for as many units more."""
+        most = moment.rules.limit_of(kind.group).concurrency
+        if not kept or not kind.group or not most:
+            return True
+        return sum(job.units for job in moment.active if job.group == kind.group) + min(kind.units, most) + min(kept, most) <= most
 
     # Limits -------------------------------------------------------------------------------------------------------------------------------------------
 

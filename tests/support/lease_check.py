@@ -114,7 +114,7 @@ def reading(base: str) -> Generator[list[Command], Any, Seen]:
         waiting |= {member[8:]: ((float(score), member), line.decode("latin-1")) for member, score in _pairs(members)}
     by_sid = {sid: frozenset(codec.decode_labels(packed).items()) for sid, packed in _pairs(labels)}
     found = {key: _SESSION.unpack_from(row) for key, row in _pairs(sessions) if len(key) == 16}
-    groups = {name.decode(): GROUP_ROW.unpack(row) for name, row in _pairs(rows)}
+    groups = {name.decode(): GROUP_ROW.unpack_from(row) for name, row in _pairs(rows)}
     return Seen(
         dict(zip(_META, meta, strict=True)),
         waiting,

@@ -137,14 +137,14 @@ def _check_counters(keys: LineKeys) -> None:
                 names[rules.name] += rules.units
                 assert header.flags & codec.FLAG_COUNTED or not is_judged, "a lease of a limited name that is not counted"
             extra += rules.units - 1
-    counted = {name.decode(): GROUP_ROW.unpack(row)[2] for name, row in keys.hashes["G"].items()}
+    counted = {name.decode(): GROUP_ROW.unpack_from(row)[2] for name, row in keys.hashes["G"].items()}
     assert {name: count for name, count in counted.items() if count} == dict(active), "units of groups that are not those of their leases"
     if is_judged:
         rows = {name.decode(): NAME_ROW.unpack(row)[0] for name, row in keys.hashes["N"].items()}
         assert {name: count for name, count in rows.items() if count} == dict(names), "units of job names that are not those of their leases"
     parked = Counter(rules_of(keys.records[member[8:]]).group for line, members in keys.lines.items() if line[0] in "nq" for member, _ in members)
     parked.pop("", None)
-    noted = {name.decode(): GROUP_ROW.unpack(row)[10] for name, row in keys.hashes["G"].items()}
+    noted = {name.decode(): GROUP_ROW.unpack_from(row)[10] for name, row in keys.hashes["G"].items()}
     assert {name: count for name, count in noted.items() if count} == dict(parked), "parked jobs that their groups do not count"
     assert int(float(keys.meta.get(b"extra", 0))) == extra, "units beyond one that are not those of the leases"
 
@@ -160,7 +160,7 @@ def _groups(keys: LineKeys) -> dict[str, GroupView]:
     waiting = {name[1:] for name in keys.lines if name[0] == "l" and name != "l"}
     lost = {name for name in waiting if places.get(name, "v") == "v"}
     assert not lost, f"groups that wait and stand nowhere: {lost}"
-    rows = {name.decode(): GROUP_ROW.unpack(row) for name, row in keys.hashes["G"].items()}
+    rows = {name.decode(): GROUP_ROW.unpack_from(row) for name, row in keys.hashes["G"].items()}
     views: dict[str, GroupView] = {}
     for group in places.keys() | rows.keys() | waiting:
         flags, weight, active, _, _, _, concurrency, count, period, burst, _ = rows.get(group, (0, 1.0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0, 1, 0))

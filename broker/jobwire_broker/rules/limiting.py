@@ -10,8 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
+from jobwire_broker.names import job_path
 from jobwire_broker.rules.hands import Hand
-from jobwire_broker.store.queue_store import Explained, Judged
+from jobwire_broker.store.queue_store import Explained, Judged, KeptRoom
 
 MAX_HOLDERS = 100
 
@@ -30,6 +31,7 @@ def limit_holds(queue: str, job: job_pb2.Job, found: Explained, hands: Sequence[
                 holds.append(_full(what, judged, hands))
         elif date > found.now_us / 1000:
             holds.append(_limited(what, date))
+    holds += [_room_kept(queue, job, judged.group, kept) for kept in judged.kept]
     if not judged.labeled:
         labels = ", ".join(f"{key}={value}" for key, value in sorted(job.required_labels.items()))
         holds.append(pb.JobHold(reason=pb.HOLD_REASON_NO_LABELED_WORKER, message=f"no connected worker of {queue} has the labels that it requires ({labels})"))
@@ -57,6 +59,14 @@ def _full(what: str, judged: Judged, hands: Sequence[Hand]) -> pb.JobHold:
     who = ", ".join(f"{hand.worker or hand.session.hex()} ({hand.active})" for hand in counting[:3])
     message = f"the concurrency limit of {what} is used up" + (f", by {who}{' and others' if len(counting) > 3 else ''}" if who else "")
     return with_holders(pb.HOLD_REASON_CONCURRENCY_LIMITED, message, counting)
+
+
+def _room_kept(queue: str, job: job_pb2.Job, group: str, kept: KeptRoom) -> pb.JobHold:
+    what = {"queue": f"the queue {queue}", "group": f"its group {group}", "name": f"its job name {job.job_name}"}[kept.what]
+    name = job_path(queue, kept.raw_id)
+    why = " and ".join(["goes alone"] * kept.alone + [f"needs {kept.units} units"] * (kept.units > 1)) or "was passed by many"
+    message = f"the room that is left under the limit of {what} is kept for {name}, which {why}"
+    return pb.JobHold(reason=pb.HOLD_REASON_ROOM_KEPT, message=message, kept_for=name)
 
 
 def _limited(what: str, date_ms: float) -> pb.JobHold:

@@ -233,6 +233,15 @@ class Crew(NamedTuple):
     descriptor: bytes
 
 
+class KeptRoom(NamedTuple):
+    """Room is kept for another job, under the limit of `what`: queue, group or name."""
+
+    what: str
+    raw_id: bytes
+    units: int
+    alone: bool
+
+
 class Judged(NamedTuple):
     """What limits say of a job. Each date is in ms from when its queue, group or job name may start it: 0 now, infinite when that takes more than time."""
 
@@ -246,6 +255,8 @@ class Judged(NamedTuple):
     groups_before: int
     labeled: bool
     """Whether some session has the labels that it requires."""
+    kept: tuple[KeptRoom, ...] = ()
+    """That it could use."""
 
 
 class Explained(NamedTuple):
@@ -425,7 +436,7 @@ def _group(row: list[Any]) -> Group:
 def _judged(found: Any) -> Judged | None:
     if not found:
         return None
-    queue_opens, group_opens, name_opens, group, paused, holders, before, labeled = found
+    queue_opens, group_opens, name_opens, group, paused, holders, before, labeled, kept = found
     return Judged(
         float(queue_opens),
         float(group_opens),
@@ -435,6 +446,7 @@ def _judged(found: Any) -> Judged | None:
         dict(zip(holders[::2], holders[1::2], strict=True)),
         before,
         bool(labeled),
+        tuple(KeptRoom(what.decode(), raw_id, units, bool(alone)) for what, raw_id, units, alone in zip(*(kept[i::4] for i in range(4)), strict=True)),
     )
 
 

@@ -27,7 +27,9 @@ def _hold_json(hold: Hold) -> Members:
         **filled(reason=hold.reason, message=hold.message, until=date(hold.until), since=date(hold.since)),
         **before,
         **holders,
-        **filled(cancelStage=hold.cancel_stage or None, cancelLeft=seconds(hold.cancel_left), leaseLeft=seconds(hold.lease_left)),
+        **filled(
+            keptFor=hold.kept_for or None, cancelStage=hold.cancel_stage or None, cancelLeft=seconds(hold.cancel_left), leaseLeft=seconds(hold.lease_left)
+        ),
     }
 
 

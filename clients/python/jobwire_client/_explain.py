@@ -31,7 +31,7 @@ class Hold:
     """One thing that holds a job."""
 
     reason: str
-    """none, queue_paused, not_due, no_worker, jobs_before, no_credit, delivered_alone, active, final. New words may come."""
+    """none, queue_paused, not_due, no_worker, jobs_before, no_credit, room_kept, delivered_alone, active, final. New words may come."""
     message: str
     """One sentence for people."""
     until: datetime | None = None
@@ -46,6 +46,8 @@ class Hold:
     """The workers that are in the way, or the one that runs it; at most 100, those with most jobs first."""
     holder_count: int = 0
     """How many there are, where that is more than are listed, too."""
+    kept_for: str = ""
+    """With `room_kept`: the name of the job for which the room is kept."""
     cancel_stage: str = ""
     """With `active`, when a cancel was asked for: requested or delivered."""
     cancel_left: timedelta | None = None
@@ -84,6 +86,7 @@ def _hold(message: job_service_pb2.JobHold) -> Hold:
         jobs_before_by_priority=message.jobs_before_by_priority,
         holders=tuple(Holder(session=h.session, worker=h.worker, active=h.active, concurrency=h.concurrency, alone=h.alone) for h in message.holders),
         holder_count=message.holder_count,
+        kept_for=message.kept_for,
         cancel_stage=enum_word(job_pb2.CancelStage.items(), message.cancel_stage, "CANCEL_STAGE_"),
         cancel_left=_span(message.cancel_left) if message.HasField("cancel_left") else None,
         lease_left=_span(message.lease_left) if message.HasField("lease_left") else None,

@@ -190,6 +190,15 @@ async def test_a_limit_of_a_group_needs_its_time(api: Api, queue: str) -> None:
         assert error.fields == ("finishes[0].limit_group.delay",)
 
 
+async def test_who_waits_beside_room_is_told_for_which_job_it_is_kept(api: Api, queue: str) -> None:
+    await set_policy(api, queue, limit=policy_pb2.Limit(concurrency=3))
+    await enqueue_all(api, [spec(queue, "a"), spec(queue, "big", units=3), spec(queue, "b")])
+    await lease(api, queue, 3)
+    hold = (await holds_of(api, job_name_of(queue, "b")))["ROOM_KEPT"]
+    big = job_name_of(queue, "big")
+    assert (hold.kept_for, hold.message) == (big, f"the room that is left under the limit of the queue {queue} is kept for {big}, which needs 3 units")
+
+
 # Labels and order -------------------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,10 @@
 """What the store says of why a job does not run: the whole answer for each reason, and the oldest jobs of a queue."""
 
+from typing import Any
+
+import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Crew, Explained
+from jobwire_broker.store.queue_store import Crew, Explained, KeptRoom
 
 from tests.support.queue_lab import SESSION_MS, QueueLab, item, ruled
 from tests.support.queue_state import session_bytes
@@ -158,3 +161,65 @@ async def test_explaining_leaves_no_trace(q: QueueLab) -> None:
     await q.store.explain(b"a")
     await q.store.oldest()
     assert await q.redis.keys(q.base + "*") == []
+
+
+# Room that is kept -------------------------------------------------------------------------------------------------------------------------------------
+
+
+async def kept(q: QueueLab, raw_id: str) -> list[KeptRoom]:
+    """For whom room is kept that a job could use."""
+    judged = (await q.store.explain(raw_id.encode())).judged
+    assert judged is not None
+    return list(judged.kept)
+
+
+_KEPT: dict[str, dict[str, Any]] = {
+    "queue": {"limit": {"concurrency": 3}},
+    "group": {"group_limit": {"concurrency": 3}},
+    "name": {"names": {"work": {"concurrency": 3}}},
+}
+
+
+@pytest.mark.parametrize("what", _KEPT)
+async def test_room_that_is_kept_for_a_job_of_several_units_is_told(q: QueueLab, what: str) -> None:
+    await q.set_policy(**_KEPT[what])
+    await q.make(ruled("a", "g"), ruled("big", "g", units=3), ruled("b", "g"))
+    await q.attach("s")
+    tokens = await q.lease("s", 3)
+    assert list(tokens) == ["a"]
+    assert await kept(q, "b") == [KeptRoom(what, b"big", 3, alone=False)]
+    assert await kept(q, "big") == []
+    await q.complete("a", tokens["a"])
+    tokens = await q.lease("s", 3)
+    assert list(tokens) == ["big"]
+    assert await kept(q, "b") == []
+
+
+@pytest.mark.parametrize("what", _KEPT)
+async def test_room_that_is_kept_for_a_job_that_goes_alone_is_told(q: QueueLab, what: str) -> None:
+    await q.make(ruled("a", "g", units=3))
+    for session in ("x", "y"):
+        await q.attach(session)
+        await q.lease(session, 1)
+        await q.lose(session)
+    await q.make(ruled("runs", "g"))
+    await q.attach("s")
+    assert list(await q.lease("s", 1)) == ["runs"]
+    await q.set_policy(**_KEPT[what])
+    await q.come_due("a")
+    await q.make(ruled("b", "g"))
+    assert await q.lease("s", 1) == {}
+    assert await kept(q, "b") == [KeptRoom(what, b"a", 3, alone=True)]
+    assert await kept(q, "a") == []
+
+
+async def test_room_that_a_group_keeps_for_one_that_was_passed_by_many_is_told(q: QueueLab) -> None:
+    await q.set_policy(names={"export": {"concurrency": 1}}, group_limit={"concurrency": 1})
+    await q.make(ruled("runs", "b", name="export"))
+    await q.attach("s")
+    await q.lease("s", 1)
+    await q.make(ruled("first", "a", name="export"), *(ruled(f"a{number:02}", "a") for number in range(20)))
+    while tokens := await q.lease("s", 1):
+        assert await kept(q, "a19") == []
+        await q.complete(*next(iter(tokens.items())))
+    assert await kept(q, "a19") == [KeptRoom("group", b"first", 1, alone=False)]

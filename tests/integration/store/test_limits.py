@@ -345,6 +345,48 @@ async def test_who_goes_alone_and_whose_group_may_not_start_holds_nobody(q: Queu
     await q.state()
 
 
+# A name and a group -----------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [1, 2])
+async def test_a_job_whose_name_and_whose_group_have_room_in_turn_is_not_passed_for_ever(q: QueueLab, units: int) -> None:
+    """Each is used up without a break: group a by others of the name "work", the name "export" by others of group b."""
+    await q.set_policy(names={"export": {"concurrency": units}}, group_limit={"concurrency": units})
+    await q.make(ruled("b0", "b", name="export", units=units), *(ruled(f"a{i}", "a") for i in range(units)))
+    await q.attach("s")
+    tokens = await q.lease("s", 9)
+    await q.make(ruled("first", "a", name="export", units=units))
+    for number in range(units, 80):
+        await q.make(ruled(f"a{number}", "a"), ruled(f"b{number}", "b", name="export", units=units))
+        for group in "ab":
+            done = next((raw_id for raw_id in tokens if raw_id.startswith(group)), "")
+            if done:
+                await q.complete(done, tokens.pop(done))
+                tokens |= await q.lease("s", 9)
+        if "first" in tokens:
+            break
+    assert "first" in tokens
+    # Of each group, those that may pass it and those that the wait for it takes.
+    assert number <= 24
+    await q.state()
+
+
+async def test_a_group_keeps_no_room_for_a_job_that_is_gone(q: QueueLab) -> None:
+    await q.set_policy(names={"export": {"concurrency": 1}}, group_limit={"concurrency": 1})
+    await q.make(ruled("b0", "b", name="export"))
+    await q.attach("s")
+    await q.lease("s", 9)
+    await q.make(ruled("first", "a", name="export"), *(ruled(f"a{i}", "a") for i in range(30)))
+    passed = 0
+    while tokens := await q.lease("s", 9):
+        await q.complete(*next(iter(tokens.items())))
+        passed += 1
+    assert passed == 16
+    await q.store.cancel(b"first", 0)
+    assert list(await q.lease("s", 9)) == ["a16"]
+    await q.state()
+
+
 # Labels -----------------------------------------------------------------------------------------------------------------------------------------------------
 
 

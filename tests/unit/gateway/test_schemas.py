@@ -140,7 +140,12 @@ def test_queues_workers_and_servers_are_shown_as_their_schemas_say() -> None:
 
 def test_an_explanation_is_shown_as_its_schema_says_with_every_member_that_has_a_value() -> None:
     hold = JobHold(
-        reason=HOLD_REASON_ACTIVE, message="m", jobs_before=2, holders=[JobHolder(session="0" * 32, alone=True)], cancel_stage=CANCEL_STAGE_DELIVERED
+        reason=HOLD_REASON_ACTIVE,
+        message="m",
+        jobs_before=2,
+        holders=[JobHolder(session="0" * 32, alone=True)],
+        cancel_stage=CANCEL_STAGE_DELIVERED,
+        kept_for="queues/q/jobs/a",
     )
     for date in (hold.until, hold.since):
         date.GetCurrentTime()

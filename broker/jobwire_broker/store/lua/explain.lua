@@ -15,7 +15,8 @@ local function look(key)
   local base, time = string.sub(key, 1, -2), redis.call('TIME')
   local now_us = time[1] * 1000000 + time[2]
   local meta = redis.call('HMGET', key, 'policy', 'lw')
-  return { base = base, meta = key, record_key = base .. 'j', n = now_us, now_us = now_us, now_ms = math.floor(now_us / 1000), policy = policy_of(meta[1]),
+  return { base = base, meta = key, record_key = base .. 'j', records = {}, jobs = {}, n = now_us, now_us = now_us, now_ms = math.floor(now_us / 1000),
+    policy = policy_of(meta[1]),
     lw = tonumber(meta[2]) or 0 }
 end
 
@@ -108,8 +109,20 @@ local function name_opens_at(ctx, j, id, limit, name)
   return limits.name_opens_at(ctx, limit, row, units)
 end
 
+-- For which jobs room is kept that one which waits could use, as 'queue', 'group' or 'name', id, units, 1 when it goes alone …
+local function kept_for(ctx, j)
+  local out = {}
+  if j.state ~= STATE.WAITING then return out end
+  local kept = choosing.kept_for(ctx, j)
+  for _, what in ipairs({ 'queue', 'group', 'name' }) do
+    local other, p = kept[what], #out
+    if other then out[p + 1], out[p + 2], out[p + 3], out[p + 4] = what, other.id, lines.rules_of(other).units, has_flag(other, FLAG_ALONE) and 1 or 0 end
+  end
+  return out
+end
+
 -- What limits say of a job that waits or is delayed: from when its queue, its group and its name open (0 now, a date in ms, or inf), its group, whether that is
--- paused, who holds what is used up, how many groups go before, whether a session has the labels.
+-- paused, who holds what is used up, how many groups go before, whether a session has the labels, for whom room is kept.
 local function judged(ctx, j, id)
   local r, name = lines.rules_of(j), lines.job_name(j)
   limits.load(ctx).active = redis.call('ZCARD', ctx.base .. 'a')
@@ -126,7 +139,7 @@ local function judged(ctx, j, id)
     found = holders_where(ctx, limits.name(ctx, name).active, function(other) return lines.job_name(other) == name end)
   end
   return { date_text(queue_date), date_text(group_date), date_text(name_date), r.group, g and g.paused and 1 or 0, found,
-    j.state == STATE.WAITING and groups_before(ctx, g) or 0, has_labeled(ctx, r.labels) and 1 or 0 }
+    j.state == STATE.WAITING and groups_before(ctx, g) or 0, has_labeled(ctx, r.labels) and 1 or 0, kept_for(ctx, j) }
 end
 
 -- What is left on the pulse clock until a deadline; -1 when there is none.
@@ -142,6 +155,7 @@ local function explain(keys, argv)
   local now_us = ctx.now_us
   local record = records_of(ctx, { id })[1]
   local j = decode(record)
+  if j then j.id = id end
   if not j then return { '', ring_get(ctx, id) or 0, now_us, 0, -1, 0, '', -1, -1, {}, {} } end
   local meta = redis.call('HMGET', keys[1], 'paused', 'clock', 'solo')
   local clock = tonumber(meta[2]) or 0

@@ -183,6 +183,7 @@ local function judge(ctx, sid, next_one, ahead)
   if limit then
     local row = limits.name(ctx, name)
     local date = limits.name_opens_at(ctx, limit, row, rules.units, ahead)
+    if date > 0 and g and rules.labels == '' then groups.await(ctx, g, next_one) end
     if date == 0 then date = opens_before(ctx, limit, row, next_one, ahead) end
     if date > 0 then
       lines.park(ctx, next_one.suffix, j, 'n' .. name)
@@ -191,6 +192,7 @@ local function judge(ctx, sid, next_one, ahead)
       return MOVED
     end
   end
+  if g and groups.is_kept(ctx, g, next_one, rules.units) then g.yields = true end
   if g and groups.opens_at(ctx, g, rules.units) > 0 then
     g.next_units = rules.units
     groups.settle_one(ctx, groups.touch(ctx, g.name))
@@ -225,6 +227,7 @@ local function take(ctx, next_one, ahead)
   limits.count(ctx, j, ahead)
   if g then
     if g.express then fair.vx = g.tag else fair.vt = g.tag end
+    groups.note_start(g, next_one)
     g.tag, g.next_units, g.waits = g.tag + units / g.weight, nil, next_one.more
     groups.settle_one(ctx, g)
   else
@@ -339,6 +342,15 @@ local function keep_room(ctx, g, group_date, row, name_date)
   return group_date == 0
 end
 
+-- From when the queue, its group and its name let a job of those that go alone start; and the group, and the name.
+local function dates_of(ctx, j)
+  local rules, name = lines.rules_of(j), lines.job_name(j)
+  local limit = ctx.policy.names and ctx.policy.names[name]
+  local g, row = rules.group ~= '' and groups.get(ctx, rules.group), limit and limits.name(ctx, name)
+  local group_date = g and groups.opens_at(ctx, g, rules.units) or 0
+  return limits.opens_at(ctx, rules.units), group_date, row and limits.name_opens_at(ctx, limit, row, rules.units) or 0, g, row
+end
+
 -- The first of those that are to be delivered alone which this session may get now, or nil. Nil and true: nothing may start, for one of them waits for room.
 function choosing.alone(ctx, sid)
   local members = redis.call('ZRANGE', ctx.base .. 'o', 0, ALONE_MAX - 1)
@@ -346,12 +358,8 @@ function choosing.alone(ctx, sid)
   for i = 1, #members do
     local j = find(ctx, sub(members[i], 9))
     if not j then return members[i] end
-    local rules, name = lines.rules_of(j), lines.job_name(j)
-    local limit = ctx.policy.names and ctx.policy.names[name]
-    local g, row = rules.group ~= '' and groups.get(ctx, rules.group), limit and limits.name(ctx, name)
-    local queue_date = limits.opens_at(ctx, rules.units)
-    local group_date = g and groups.opens_at(ctx, g, rules.units) or 0
-    local name_date = row and limits.name_opens_at(ctx, limit, row, rules.units) or 0
+    local rules = lines.rules_of(j)
+    local queue_date, group_date, name_date, g, row = dates_of(ctx, j)
     local date = math.max(queue_date, group_date, name_date)
     local meets = choosing.meets(ctx, sid, rules.labels)
     if date == 0 and meets then return members[i], j end
@@ -366,6 +374,62 @@ function choosing.alone(ctx, sid)
     if date > 0 and meets then owe(ctx, j, rules.labels) end
     if date > 0 and owed_ms > 0 and keep_room(ctx, g, group_date, row, name_date) then return nil, true end
   end
+end
+
+-- What explain asks, and what only reads: the jobs for which room is kept that this one, which waits too, could use.
+local function kept_for_alone(ctx, g, row)
+  local kept = {}
+  for _, member in ipairs(redis.call('ZRANGE', ctx.base .. 'o', 0, ALONE_MAX - 1)) do
+    local other = find(ctx, sub(member, 9))
+    if other and (lines.rules_of(other).labels == '' or owed_ms_of(ctx, other) > 0) then
+      local queue_date, group_date, name_date, its_group, its_row = dates_of(ctx, other)
+      if math.max(queue_date, group_date, name_date) > 0 then
+        local holds_queue = keep_room(ctx, its_group, group_date, its_row, name_date)
+        if holds_queue then kept.queue = kept.queue or other end
+        if g and g == its_group and g.yields and not holds_queue then kept.group = kept.group or other end
+        if row and row == its_row and row.yields and not holds_queue then kept.name = kept.name or other end
+      end
+    end
+  end
+  return kept
+end
+
+-- The first of a line, where it goes before a job.
+local function first_before(ctx, line, score, member)
+  local first = redis.call('ZRANGE', ctx.base .. line, 0, 0, 'WITHSCORES')
+  local before = tonumber(first[2])
+  if not before or before > score or (before == score and first[1] >= member) then return nil end
+  return find(ctx, sub(first[1], 9))
+end
+
+-- The one whose turn it is, where it waits for room under the queue's limit alone.
+local function kept_for_turn(ctx, j)
+  local turn = ctx.policy.limit and pick(ctx)
+  local other = turn and turn.member and find(ctx, sub(turn.member, 9))
+  if not other or other.id == j.id or not (lines.rules_of(other).labels == '' or owed_ms_of(ctx, other) > 0) then return nil end
+  local queue_date, group_date, name_date = dates_of(ctx, other)
+  return queue_date > 0 and group_date == 0 and name_date == 0 and other or nil
+end
+
+-- Under the queue's limit, its group's, and its name's: nothing where that has no room for it anyhow.
+function choosing.kept_for(ctx, j)
+  local queue_date, group_date, name_date, g, row = dates_of(ctx, j)
+  local score, member, units = lines.score(ctx, j.priority, j.order), place(j, j.id), lines.rules_of(j).units
+  local by_turn, by_group, by_name = kept_for_turn(ctx, j), nil, nil
+  if g and groups.is_kept(ctx, g, { score = score, member = member }, units) then
+    by_group = groups.awaited(ctx, g)
+  elseif g then
+    local first = first_before(ctx, g.line, score, member)
+    if first and groups.opens_at(ctx, g, lines.rules_of(first).units) > 0 then by_group = first end
+  end
+  local first = row and first_before(ctx, 'n' .. row.name, score, member)
+  if first and limits.name_opens_at(ctx, ctx.policy.names[row.name], row, lines.rules_of(first).units) > 0 then by_name = first end
+  local alone = has_flag(j, FLAG_ALONE) and {} or kept_for_alone(ctx, g, row)
+  return {
+    queue = queue_date == 0 and (alone.queue or by_turn) or nil,
+    group = group_date == 0 and (alone.group or by_group) or nil,
+    name = name_date == 0 and (alone.name or by_name) or nil,
+  }
 end
 
 -- Count one that goes alone.

@@ -10,6 +10,9 @@
 -- So who is blocked is in nobody's way, and to choose is to look at the first of `r`, however many groups there are.
 local GROUP_ROW, PARKED = '>BdI4dddI4I4dI4', '>I4'
 local PARKED_AT = 58
+local AWAITED, AWAITED_AT = '>I2d', 62
+-- How many of its group may pass a job that lacks room under the limit of its name, before room in the group is kept for it.
+local PASSES_MAX = 16
 local GROUP_FLAG = { PAUSED = 1, EXPRESS = 2, OWN = 4 }
 local PLACES = { 'r', 'b', 'y', 'v' }
 
@@ -18,13 +21,17 @@ local function bit(flags, flag)
 end
 
 -- The row of a group: its rules (paused, express, weight, a limit of its own) and its counters (units leased, date of its rate in µs, frozen until in ms, tag;
--- behind the limit, how many of its jobs are parked).
+-- behind the limit, how many of its jobs are parked, and the one that is awaited, if there is one: how many have passed it, score and member).
 function groups.decode(name, row)
   local g = { name = name, line = 'l' .. name, had_row = row and true or false, weight = 1, active = 0, tat = 0, frozen = 0, tag = 0, parked = 0 }
   if not row then return g end
   local flags, concurrency, count, period, burst
   flags, g.weight, g.active, g.tat, g.frozen, g.tag, concurrency, count, period, burst = struct.unpack(GROUP_ROW, row)
   if #row >= PARKED_AT + 3 then g.parked = struct.unpack(PARKED, row, PARKED_AT) end
+  if #row > AWAITED_AT then
+    local passes, score = struct.unpack(AWAITED, row, AWAITED_AT)
+    g.awaited = { passes = passes, score = score, member = sub(row, AWAITED_AT + 10) }
+  end
   g.paused, g.express = bit(flags, GROUP_FLAG.PAUSED), bit(flags, GROUP_FLAG.EXPRESS)
   if bit(flags, GROUP_FLAG.OWN) then
     g.own = { concurrency = concurrency > 0 and concurrency or nil, rate = count > 0 and { count = count, period = period, burst = burst } or nil }
@@ -37,7 +44,7 @@ local function encode_row(g)
   local rate = own.rate or { count = 0, period = 0, burst = 1 }
   local flags = (g.paused and GROUP_FLAG.PAUSED or 0) + (g.express and GROUP_FLAG.EXPRESS or 0) + (g.own and GROUP_FLAG.OWN or 0)
   return struct.pack(GROUP_ROW, flags, g.weight, g.active, g.tat, g.frozen, g.tag, own.concurrency or 0, rate.count, rate.period, rate.burst)
-    .. struct.pack(PARKED, g.parked)
+    .. struct.pack(PARKED, g.parked) .. (g.awaited and struct.pack(AWAITED, g.awaited.passes, g.awaited.score) .. g.awaited.member or '')
 end
 
 -- A group as this call knows it.
@@ -99,6 +106,52 @@ function groups.enter(ctx, name)
   end
 end
 
+-- A job that was its group's next lacks room under the limit of its name. It could lack the one or the other for ever: while its group has room its name has
+-- none, and the other way round. So the first of these in a group is awaited: who passes it is counted, and after PASSES_MAX its group keeps room for it.
+function groups.await(ctx, g, next_one)
+  local awaited = g.awaited
+  if awaited and (next_one.member == awaited.member or groups.is_behind(g, next_one)) then return end
+  groups.touch(ctx, g.name).awaited = { passes = 0, score = next_one.score, member = next_one.member }
+end
+
+function groups.is_behind(g, next_one)
+  local awaited = g.awaited
+  return next_one.score > awaited.score or (next_one.score == awaited.score and next_one.member > awaited.member)
+end
+
+-- A job of a group starts.
+function groups.note_start(g, next_one)
+  local awaited = g.awaited
+  if not awaited then return end
+  if next_one.member == awaited.member then
+    g.awaited = nil
+  elseif groups.is_behind(g, next_one) then
+    awaited.passes = math.min(awaited.passes + 1, PASSES_MAX)
+  end
+end
+
+-- The job that is awaited, where it may be kept room: nobody goes before it under its name. Who waits no more, or elsewhere, is not awaited.
+function groups.awaited(ctx, g)
+  local awaited = g.awaited
+  if not awaited or awaited.passes < PASSES_MAX then return nil end
+  local j = find(ctx, sub(awaited.member, 9))
+  if not j or j.state ~= STATE.WAITING or place(j, j.id) ~= awaited.member or lines.score(ctx, j.priority, j.order) ~= awaited.score then
+    g.awaited = nil
+    return nil
+  end
+  local line = ctx.base .. 'n' .. lines.job_name(j)
+  if redis.call('ZSCORE', line, awaited.member) and redis.call('ZRANGE', line, 0, 0)[1] ~= awaited.member then return nil end
+  return j
+end
+
+-- Whether the room that is left in a group is kept for the one that is awaited.
+function groups.is_kept(ctx, g, next_one, units)
+  local limit = groups.limit_of(ctx, g)
+  if not g.awaited or not limit or not limit.concurrency or not groups.is_behind(g, next_one) then return false end
+  local j = groups.awaited(ctx, g)
+  return j ~= nil and g.active + math.min(units, limit.concurrency) + math.min(lines.rules_of(j).units, limit.concurrency) > limit.concurrency
+end
+
 local function put(ctx, g, to, score)
   if g.place == to and g.score == score then return end
   if g.place and g.place ~= to then redis.call('ZREM', ctx.base .. g.place, g.name) end
@@ -153,7 +206,7 @@ end
 -- Write the row of a group, and whether it is listed.
 local function write(ctx, g)
   local listed = g.place == 'r' or g.place == 'y' or g.place == 'b'
-  local has_row = g.paused or g.express or g.own or g.weight ~= 1 or g.active > 0 or g.parked > 0 or g.place == 'b'
+  local has_row = g.paused or g.express or g.own or g.weight ~= 1 or g.active > 0 or g.parked > 0 or (g.awaited and g.waits) or g.place == 'b'
     or limits.remembered(groups.limit_of(ctx, g), g.tat) > ctx.now_us
   if has_row then
     redis.call('HSET', ctx.base .. 'G', g.name, encode_row(g))

@@ -136,6 +136,10 @@ class _HoldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldReason
     """No connected worker has the labels that it requires."""
     HOLD_REASON_GROUPS_BEFORE: _HoldReason.ValueType  # 14
     """Other groups have had less than their share, and go first."""
+    HOLD_REASON_ROOM_KEPT: _HoldReason.ValueType  # 15
+    """There is room under a limit of its queue, its group or its job name, and it is kept for a job that goes first, which goes alone, needs several units, or was
+    passed by many: see `kept_for`.
+    """
 
 class HoldReason(_HoldReason, metaclass=_HoldReasonEnumTypeWrapper):
     """What may hold a job. Growing: later rules add theirs, and an unknown one is to be shown by its message."""
@@ -170,6 +174,10 @@ HOLD_REASON_NO_LABELED_WORKER: HoldReason.ValueType  # 13
 """No connected worker has the labels that it requires."""
 HOLD_REASON_GROUPS_BEFORE: HoldReason.ValueType  # 14
 """Other groups have had less than their share, and go first."""
+HOLD_REASON_ROOM_KEPT: HoldReason.ValueType  # 15
+"""There is room under a limit of its queue, its group or its job name, and it is kept for a job that goes first, which goes alone, needs several units, or was
+passed by many: see `kept_for`.
+"""
 Global___HoldReason: _TypeAlias = HoldReason  # noqa: Y015
 
 class _BulkVerb:
@@ -1174,6 +1182,7 @@ class JobHold(_message.Message):
     CANCEL_STAGE_FIELD_NUMBER: _builtins.int
     CANCEL_LEFT_FIELD_NUMBER: _builtins.int
     LEASE_LEFT_FIELD_NUMBER: _builtins.int
+    KEPT_FOR_FIELD_NUMBER: _builtins.int
     reason: Global___HoldReason.ValueType
     """What it is."""
     message: _builtins.str
@@ -1186,6 +1195,8 @@ class JobHold(_message.Message):
     """How many holders there are, where that is more than are listed, too."""
     cancel_stage: _job_pb2.CancelStage.ValueType
     """With ACTIVE: how far its cancel is."""
+    kept_for: _builtins.str
+    """With ROOM_KEPT: the name of the job for which the room is kept."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
         """When this ends by itself. With NOT_DUE and RATE_LIMITED."""
@@ -1223,10 +1234,11 @@ class JobHold(_message.Message):
         cancel_stage: _job_pb2.CancelStage.ValueType = ...,
         cancel_left: _duration_pb2.Duration | None = ...,
         lease_left: _duration_pb2.Duration | None = ...,
+        kept_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_left", b"cancel_left", "lease_left", b"lease_left", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_left", b"cancel_left", "cancel_stage", b"cancel_stage", "holder_count", b"holder_count", "holders", b"holders", "jobs_before", b"jobs_before", "jobs_before_by_priority", b"jobs_before_by_priority", "lease_left", b"lease_left", "message", b"message", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_left", b"cancel_left", "cancel_stage", b"cancel_stage", "holder_count", b"holder_count", "holders", b"holders", "jobs_before", b"jobs_before", "jobs_before_by_priority", b"jobs_before_by_priority", "kept_for", b"kept_for", "lease_left", b"lease_left", "message", b"message", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
