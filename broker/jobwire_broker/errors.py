@@ -11,6 +11,8 @@ BrokerError
 ├── StoreFull             the store is at its memory limit
 ├── StoreFailed           a function of the store failed
 ├── QueueFull             the queue is at its maximum depth
+├── TooManyBulkRuns       as many bulk runs of the queue are under way as may be
+├── BulkRunStopped        somebody stopped the bulk run
 ├── TooManyTopics         one stream follows as much as it may
 ├── NotServed             the contract names the call, and this version does not serve it
 ├── ShuttingDown          the broker is ending
@@ -115,6 +117,21 @@ class QueueFull(BrokerError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "QUEUE_FULL"
     retry_after_s = 1.0
+
+
+class TooManyBulkRuns(BrokerError):
+    """Raised when as many bulk runs of a queue are under way as may be. Nothing was done."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_BULK_RUNS"
+    retry_after_s = 5.0
+
+
+class BulkRunStopped(BrokerError):
+    """Raised to tell the caller of a bulk run that somebody stopped it. Metadata `by` says who, `done` how many jobs it has acted on."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "BULK_RUN_STOPPED"
 
 
 class TooManyTopics(BrokerError):

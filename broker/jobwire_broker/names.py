@@ -15,6 +15,7 @@ from jobwire_broker.errors import InvalidField
 QUEUE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}")
 JOB_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:/@+=-]{0,127}")
+BULK_RUN_PATTERN = re.compile(r"[0-9a-f]{16}")
 
 _QUEUE_RULE = "1 to 100 of [A-Za-z0-9._~-], the first a letter or digit"
 _ID_RULE = "1 to 128 of [A-Za-z0-9._~:@+=-], the first a letter or digit"
@@ -113,6 +114,19 @@ def parse_group(name: str, field: str = "name") -> tuple[str, str]:
     if len(parts) != 4 or (parts[0], parts[2]) != ("queues", "groups"):
         raise InvalidField(f"{field} must be queues/{{queue}}/groups/{{group}}; it is {_shown(name)}", field=field)
     return check_queue(parts[1], field), check_group(parts[3], field)
+
+
+def parse_bulk_run(name: str, field: str = "name") -> tuple[str, bytes]:
+    """Take queue and number out of `queues/{queue}/bulkRuns/{run}`. Raises InvalidField."""
+    parts = name.split("/")
+    if len(parts) != 4 or (parts[0], parts[2]) != ("queues", "bulkRuns") or not BULK_RUN_PATTERN.fullmatch(parts[3]):
+        raise InvalidField(f"{field} must be queues/{{queue}}/bulkRuns/{{run}}, the run 16 hexadecimal digits; it is {_shown(name)}", field=field)
+    return check_queue(parts[1], field), bytes.fromhex(parts[3])
+
+
+def bulk_run_path(queue: str, number: bytes) -> str:
+    """`queues/{queue}/bulkRuns/{run}`."""
+    return f"queues/{queue}/bulkRuns/{number.hex()}"
 
 
 def job_path(queue: str, raw_id: bytes) -> str:

@@ -1,7 +1,7 @@
 """`POST /v1/queues/{queue}/jobs:bulk`: the dry run is answered with JSON, the run with a line of NDJSON for each of its steps.
 
 Whoever closes the connection stops the run after the step that is under way, and the same token goes on from there. A run that is cut off, by the end of this
-process, of the broker or of the store, has the problem in its last line.
+process, of the broker or of the store, or that somebody stops, has the problem in its last line.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class Bulk:
 
 def bulk_json(answer: BulkJobsResponse) -> dict[str, object]:
     """How far it is."""
-    members: dict[str, object] = {"matched": answer.matched, "done": answer.done, "skipped": answer.skipped, "finished": answer.finished}
+    members: dict[str, object] = {"matched": answer.matched, "done": answer.done, "skipped": answer.skipped, "finished": answer.finished, "run": answer.run}
     return members | ({"token": answer.token} if answer.token else {})
 
 

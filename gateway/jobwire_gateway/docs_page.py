@@ -11,7 +11,7 @@ from jobwire_gateway.operations import Operation, Parameter, Schema
 from jobwire_gateway.requests import JSON
 from jobwire_gateway.schemas import COMPONENTS
 
-_EXAMPLES = {"queue": "thumbnails", "id": "photo-17", "group": "acme", "class": "high"}
+_EXAMPLES = {"queue": "thumbnails", "id": "photo-17", "group": "acme", "class": "high", "run": "0f1e2d3c4b5a6978"}
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>

@@ -15,12 +15,14 @@ JOB_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}"
 JOB_NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~:/@+=-]{0,127}"
 
 GROUP_PATTERN = JOB_ID_PATTERN
+BULK_RUN_PATTERN = "[0-9a-f]{16}"
 LABEL_PATTERN = "[A-Za-z0-9._/-]{1,63}"
 
 _LABEL_KEY = re.compile(LABEL_PATTERN, re.ASCII)
 _MAX_LABEL_BYTES = 128
 _QUEUE = re.compile(QUEUE_PATTERN, re.ASCII)
 _JOB_ID = re.compile(JOB_ID_PATTERN, re.ASCII)
+_BULK_RUN = re.compile(BULK_RUN_PATTERN)
 
 
 def queue_name(queue: str) -> str:
@@ -56,6 +58,18 @@ def group_name(queue: str, group: str) -> str:
     if not _JOB_ID.fullmatch(group):
         raise _bad_name("group", group, "1 to 128 of A-Z a-z 0-9 . _ ~ : @ + = -, the first a letter or digit")
     return f"{parent}/groups/{group}"
+
+
+def bulk_run_name(queue: str, run: str) -> str:
+    """Give `queues/{queue}/bulkRuns/{run}`.
+
+    Raises:
+        Problem: 400, one of the two is out of its bounds.
+    """
+    parent = queue_name(queue)
+    if not _BULK_RUN.fullmatch(run):
+        raise _bad_name("run", run, "16 hexadecimal digits in lower case")
+    return f"{parent}/bulkRuns/{run}"
 
 
 def label_name(queue: str, label: str) -> str:

@@ -9,11 +9,11 @@ from jobwire_gateway.access import COOKIE, is_guarded
 from jobwire_gateway.operations import Operation, Parameter, Reads, Returns, Schema
 from jobwire_gateway.problems import MEDIA_TYPE
 from jobwire_gateway.requests import JSON
-from jobwire_gateway.rule_schemas import CLASS, GROUP
+from jobwire_gateway.rule_schemas import BULK_RUN, CLASS, GROUP
 from jobwire_gateway.schema_parts import ref
 from jobwire_gateway.schemas import COMPONENTS, JOB_ID, QUEUE
 
-_PATH_SCHEMAS = {"queue": QUEUE, "id": JOB_ID, "group": GROUP, "class": CLASS}
+_PATH_SCHEMAS = {"queue": QUEUE, "id": JOB_ID, "group": GROUP, "class": CLASS, "run": BULK_RUN}
 
 _DESCRIPTION = (
     "Jobs, queues and what happens to them, over HTTP. Names are those of proto JSON; state words are in lower case; dates are RFC 3339; lengths of time are "

@@ -181,8 +181,8 @@ def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
 
     endpoint.route_path = path  # type: ignore[attr-defined]  # for who counts requests
     route = Route(path, endpoint, methods=list(methods))
-    if path.endswith(("{queue}", "{class}")):
-        # No name of a queue or class has a colon: what stands behind one is a verb, and that is another path.
+    if path.endswith(("{queue}", "{class}", "{run}")):
+        # No name of a queue, class or bulk run has a colon: what stands behind one is a verb, and that is another path.
         route.path_regex = re.compile(route.path_regex.pattern.replace("[^/]+)$", "[^/:]+)$"))
     return route
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from jobwire.v1.job_pb2 import AttemptEnd
+from jobwire.v1.job_service_pb2 import BulkRunState, BulkVerb
 from jobwire.v1.policy_pb2 import QueueClass
 
 from jobwire_gateway.contract import words_of
-from jobwire_gateway.names import GROUP_PATTERN, LABEL_PATTERN
+from jobwire_gateway.names import BULK_RUN_PATTERN, GROUP_PATTERN, LABEL_PATTERN
 from jobwire_gateway.schema_parts import (
     at_least_1ms,
     at_least_1s,
@@ -42,6 +43,7 @@ PRIORITY: dict[str, object] = {
 CLASSES = words_of(QueueClass.DESCRIPTOR)
 LABEL = text("`KEY=VALUE`.", pattern=rf"^{LABEL_PATTERN}=[\s\S]{{0,128}}$")
 CLASS = text("The class.", enum=CLASSES)
+BULK_RUN = text("The run.", pattern=f"^{BULK_RUN_PATTERN}$", examples=["0f1e2d3c4b5a6978"])
 GROUP = text("The group's name.", pattern=f"^{GROUP_PATTERN}$", examples=["acme"])
 
 
@@ -304,6 +306,38 @@ _CLASS = given(
     },
     required=("queueClass", "queues", "paused", "counts", "started", "startedLate"),
 )
+_BULK_RUN = given(
+    {
+        "name": text("`queues/{queue}/bulkRuns/{run}`."),
+        "verb": text("What is done.", examples=words_of(BulkVerb.DESCRIPTOR)),
+        "filter": ref("JobFilter"),
+        "note": text("With `resolve`: the note."),
+        "grace": length("With `cancel`: how long running handlers may take to give way.", _ANY_LENGTH),
+        "state": text("How it goes. Of one that is abandoned nobody is heard; its token goes on.", examples=words_of(BulkRunState.DESCRIPTOR)),
+        "matched": whole("How many jobs the dry run found.", minimum=0),
+        "done": whole("How many were acted on so far.", minimum=0),
+        "skipped": whole("How many had changed meanwhile, or were gone, so far.", minimum=0),
+        "startedBy": text("Who began it. Not there where nobody is asked who they are."),
+        "stoppedBy": text("Who stopped it."),
+        "startTime": date("When it began."),
+        "finishTime": date("When it ended, or was last heard of. Not there while it runs."),
+    },
+    required=("name", "verb", "state", "matched", "done", "skipped", "startTime"),
+)
+_FILTER_SHOWN = given(
+    {
+        "states": {"type": "array", "items": {"type": "string"}, "description": "Any of these."},
+        "jobName": text("This job name."),
+        "group": text("This group."),
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}, "description": "All of these."},
+        "createdAfter": date("Enqueued at or after this."),
+        "createdBefore": date("Enqueued before this."),
+        "finishedAfter": date("Ended at or after this."),
+        "finishedBefore": date("Ended before this."),
+        "fingerprint": text("Failed with this fingerprint."),
+        "resolved": {"type": "boolean", "description": "Whether a note was left."},
+    }
+)
 _TOTAL = whole("How many there are in all, without a filter.", minimum=0)
 
 
@@ -316,9 +350,12 @@ RULE_COMPONENTS: Mapping[str, Mapping[str, object]] = {
             "done": whole("How many were acted on so far.", minimum=0),
             "skipped": whole("How many had changed meanwhile, or were gone, so far.", minimum=0),
             "finished": {"type": "boolean", "description": "Whether this is the last line."},
+            "run": text("The run, known once it has begun: `queues/{queue}/bulkRuns/{run}`."),
         },
-        required=("matched", "done", "skipped", "finished"),
+        required=("matched", "done", "skipped", "finished", "run"),
     ),
+    "BulkRun": _BULK_RUN,
+    "BulkRuns": listing("runs", ref("BulkRun")),
     "Class": _CLASS,
     "Classes": given({"classes": {"type": "array", "items": ref("Class")}}, required=("classes",)),
     "ClassQueues": given({"queues": {"type": "array", "items": {"type": "string"}, "description": "The queues of the class, by name."}}, required=("queues",)),
@@ -326,6 +363,7 @@ RULE_COMPONENTS: Mapping[str, Mapping[str, object]] = {
     "Failures": listing("groups", ref("FailureGroup"), total=_TOTAL),
     "Group": _GROUP,
     "Groups": listing("groups", ref("Group")),
+    "JobFilter": _FILTER_SHOWN,
     "Limit": _limit(given),
     "LogLine": _LOG_LINE,
     "Logs": given(

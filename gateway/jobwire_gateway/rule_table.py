@@ -1,6 +1,6 @@
 """The calls that deal with rules: of queues, groups and classes; and with what failed."""
 
-from jobwire.v1.job_service_pb2 import ListFailuresResponse, ListLogsResponse
+from jobwire.v1.job_service_pb2 import BulkRun, ListBulkRunsResponse, ListFailuresResponse, ListLogsResponse
 from jobwire.v1.queue_service_pb2 import Group, ListClassesRequest, ListClassesResponse, ListGroupsResponse, PurgeQueueRequest
 
 from jobwire_gateway import rules
@@ -20,6 +20,7 @@ RULES, FAILURES = "Rules", "Failures"
 
 _QUEUE = "/v1/queues/{queue}"
 _JOB = f"{_QUEUE}/jobs/{{id}}"
+_BULK_RUN = f"{_QUEUE}/bulkRuns/{{run}}"
 _GROUP = f"{_QUEUE}/groups/{{group}}"
 _CLASS = "/v1/classes/{class}"
 
@@ -59,6 +60,7 @@ CURSOR = (
 )
 _PATCHES = "A member that is there is changed, null takes it away, what is not there stays."
 _NO_JOB = "There is no such job, or it is gone: `metadata.state` then says how it ended."
+_NO_RUN = "There is no such run, or nothing is known of it any more (`BULK_RUN_NOT_FOUND`)."
 _WRONG_STATE = "The job's state does not allow it (`WRONG_STATE`); `metadata.state` says which it is."
 _NO_QUEUE = {404: "Nothing was ever enqueued there (`QUEUE_NOT_FOUND`)."}
 
@@ -132,7 +134,41 @@ def job_operations(brokers: Brokers, bulk: Bulk, logs: Logs) -> list[Operation]:
             body={JSON: BULK},
             example={"verb": "retry", "filter": {"states": ["failed"], "jobName": "thumbnail"}},
             returns={200: Returns(description="The count, or a line for each step.", schema=ref("Bulk"), others={NDJSON: {"type": "string"}})},
-            fails=_NO_QUEUE,
+            fails={**_NO_QUEUE, 409: "Somebody has stopped the run (`BULK_RUN_STOPPED`)."},
+        ),
+        Operation(
+            method="GET",
+            path=f"{_QUEUE}/bulkRuns",
+            id="listBulkRuns",
+            tag="Jobs",
+            summary="List the bulk runs of a queue, whoever began them",
+            description="The last 100, for a day after their last step.",
+            handler=relay(brokers, lambda broker: broker.jobs.ListBulkRuns, rules.bulk_runs_request, _bulk_runs_page),
+            parameters=PAGE,
+            returns={200: Returns(description="A page, the one that began last first.", schema=ref("BulkRuns"))},
+        ),
+        Operation(
+            method="GET",
+            path=_BULK_RUN,
+            id="getBulkRun",
+            tag="Jobs",
+            summary="Read a bulk run: how far it is, who began it, how it ended",
+            handler=relay(brokers, lambda broker: broker.jobs.GetBulkRun, rules.get_bulk_run, lambda answer: bulk_run_json(answer.run)),
+            returns={200: Returns(description="The run.", schema=ref("BulkRun"))},
+            fails={404: _NO_RUN},
+        ),
+        Operation(
+            method="POST",
+            path=f"{_BULK_RUN}:stop",
+            id="stopBulkRun",
+            tag="Jobs",
+            summary="Stop a bulk run, whoever began it",
+            description="When this is answered, no further job is acted on, and the token of the run does not go on.",
+            handler=relay(brokers, lambda broker: broker.jobs.StopBulkRun, rules.stop_bulk_run, lambda answer: bulk_run_json(answer.run)),
+            reads=Reads.OPTIONAL,
+            body={JSON: NO_MEMBERS},
+            returns={200: Returns(description="The run, stopped.", schema=ref("BulkRun"))},
+            fails={404: _NO_RUN, 409: "It has finished (`WRONG_STATE`)."},
         ),
         Operation(
             method="GET",
@@ -278,6 +314,11 @@ def group_json(group: Group) -> dict[str, object]:
     return {"waiting": 0, "activeUnits": 0, "paused": False, "weight": group.weight or 1, "express": False, **shown(group)}
 
 
+def bulk_run_json(run: BulkRun) -> dict[str, object]:
+    """A bulk run's members, zeros too."""
+    return {"matched": 0, "done": 0, "skipped": 0, **shown(run)}
+
+
 def classes_json(answer: ListClassesResponse) -> dict[str, object]:
     """All classes."""
     return {"classes": [class_json(stats) for stats in answer.classes]}
@@ -285,6 +326,10 @@ def classes_json(answer: ListClassesResponse) -> dict[str, object]:
 
 def _groups_page(answer: ListGroupsResponse) -> object:
     return page_json("groups", [group_json(group) for group in answer.groups], answer.next_page_token)
+
+
+def _bulk_runs_page(answer: ListBulkRunsResponse) -> object:
+    return page_json("runs", [bulk_run_json(run) for run in answer.runs], answer.next_page_token)
 
 
 def _failures_page(answer: ListFailuresResponse) -> object:

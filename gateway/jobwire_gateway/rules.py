@@ -12,11 +12,14 @@ from jobwire.v1.job_pb2 import Job, JobState
 from jobwire.v1.job_service_pb2 import (
     BulkJobsRequest,
     BulkVerb,
+    GetBulkRunRequest,
     JobFilter,
+    ListBulkRunsRequest,
     ListFailuresRequest,
     ListLogsRequest,
     ResolveJobRequest,
     RetryJobRequest,
+    StopBulkRunRequest,
     UpdateJobRequest,
 )
 from jobwire.v1.policy_pb2 import Limit, QueueClass
@@ -35,7 +38,7 @@ from jobwire.v1.queue_service_pb2 import (
 from jobwire_gateway.contract import duration, fields_of, number_of, read_field, string
 from jobwire_gateway.enqueue import payload_of, priority_of
 from jobwire_gateway.jobs import STATES, state_of
-from jobwire_gateway.names import group_name
+from jobwire_gateway.names import bulk_run_name, group_name
 from jobwire_gateway.operations import Asked
 from jobwire_gateway.requests import invalid, page_of, refuse_unknown
 
@@ -177,6 +180,21 @@ def bulk_request(asked: Asked) -> BulkJobsRequest:
     return request
 
 
+def get_bulk_run(asked: Asked) -> GetBulkRunRequest:
+    """Which bulk run to read."""
+    return GetBulkRunRequest(name=bulk_run_of(asked))
+
+
+def stop_bulk_run(asked: Asked) -> StopBulkRunRequest:
+    """Which bulk run to stop."""
+    return StopBulkRunRequest(name=bulk_run_of(asked))
+
+
+def bulk_run_of(asked: Asked) -> str:
+    """`queues/{queue}/bulkRuns/{run}`. Raises Problem: 400."""
+    return bulk_run_name(asked.request.path_params["queue"], asked.request.path_params["run"])
+
+
 def pause_class(asked: Asked) -> PauseClassRequest:
     """Which class to pause."""
     return PauseClassRequest(queue_class=_class_of(asked))
@@ -213,6 +231,12 @@ def groups_request(asked: Asked) -> ListGroupsRequest:
     """Which groups to list."""
     size, token = page_of(asked.query)
     return ListGroupsRequest(parent=asked.queue, page_size=size, page_token=token)
+
+
+def bulk_runs_request(asked: Asked) -> ListBulkRunsRequest:
+    """Whose bulk runs to list."""
+    size, token = page_of(asked.query)
+    return ListBulkRunsRequest(parent=asked.queue, page_size=size, page_token=token)
 
 
 def failures_request(asked: Asked) -> ListFailuresRequest:

@@ -113,8 +113,8 @@ class VerbWatch:
     # Verbs for many -----------------------------------------------------------------------------------------------------------------------------------
 
     def _bulk(self, base: str, arguments: Sequence[bytes], answer: Sequence[Any]) -> None:
-        verb, _, newest, run, *raw_ids = arguments
-        word, total, skipped = answer
+        verb, _, newest, run, _, *raw_ids = arguments
+        word, total, skipped, _ = answer
         if word != b"OK":
             return
         self.done[run] += len(raw_ids) - skipped

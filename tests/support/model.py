@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tests.support.model_identity import Holder, Identities, waits_of
 from tests.support.model_job import FINAL, Change, Content, Job, Removed, Session
 from tests.support.model_policy import Policy
-from tests.support.queue_state import Numbers, QueueState, SessionView, session_bytes
+from tests.support.queue_state import Numbers, QueueState, RunView, SessionView, session_bytes
 
 SESSION_MS = 5_000
 TICK_MS = 1_000
@@ -37,7 +37,7 @@ class Model:
         self.identities = Identities()
         self.aliases: dict[str, str] = {}
         """Ids of calls that were answered with another job, and that answer."""
-        self.runs: dict[str, int] = {}
+        self.runs: dict[str, RunView] = {}
         self.untold: dict[tuple[str, int], tuple[str, Session]] = {}
         """Attempts that were ended at their deadline, by job and token, and whose worker has not been told: its session."""
         self.clock = 0
@@ -707,9 +707,8 @@ class Model:
             job = self.jobs.get(raw_id)
             if job is not None and raw_id not in changed and not (job.state == "ACTIVE" and job.cancel_requested):
                 done += acts[verb](raw_id)[0] == "OK"
-        if done:
-            self.runs[run] = self.runs.get(run, 0) + done
-        return self.runs.get(run, 0), len(ids) - done
+        self.runs[run] = self.runs[run]._replace(done=self.runs[run].done + done, skipped=len(ids) - done)
+        return self.runs[run].done, len(ids) - done
 
     def clean(self, state: str) -> int:
         """How many were forgotten."""

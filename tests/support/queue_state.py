@@ -75,6 +75,16 @@ class SessionView(NamedTuple):
     descriptor: bytes = b""
 
 
+class RunView(NamedTuple):
+    """A bulk run."""
+
+    done: int = 0
+    skipped: int = 0
+    ending: str = ""
+    stopped_by: str = ""
+    head: bytes = b""
+
+
 @dataclass
 class QueueState:
     """All keys of a queue. Lists are in the order of their index; `timers` are ms until the deadline on the pulse clock."""
@@ -97,8 +107,8 @@ class QueueState:
     identities: dict[str, str] = field(default_factory=dict)
     own: dict[str, list[str]] = field(default_factory=dict)
     """Ended jobs with a retention of their own, by state."""
-    runs: dict[str, int] = field(default_factory=dict)
-    """How many jobs each bulk run has acted on."""
+    runs: dict[str, RunView] = field(default_factory=dict)
+    """The bulk runs by their numbers."""
     paused: bool = False
     hungry: bool = False
     expiring: list[str] = field(default_factory=list)
@@ -186,12 +196,26 @@ async def _read_line_keys(redis: Any, base: str, keys: Sequence[str]) -> LineKey
     return LineKeys(sets, dict(zip(HASHES, answers[-len(HASHES) :], strict=True)), members, {}, {})
 
 
-async def _read_runs(redis: Any, base: str) -> dict[str, int]:
-    """The counts of bulk runs; each is forgotten within an hour of its last step."""
-    runs = {}
-    for key in await redis.keys(base + "B*"):
-        assert 0 < await redis.pttl(key) <= 3_600_000
-        runs[key.removeprefix(base.encode() + b"B").decode("latin-1")] = int(await redis.get(key))
+async def _read_runs(redis: Any, base: str) -> dict[str, RunView]:
+    """The bulk runs; each is forgotten within a day of its last step."""
+    runs, index = {}, base.encode() + b"B"
+    pipe = redis.pipeline(transaction=False)
+    pipe.pttl(index)
+    pipe.zrange(index, 0, -1, withscores=True)
+    left_ms, begun = await pipe.execute()
+    assert not begun or 0 < left_ms <= 7 * 86_400_000
+    pipe = redis.pipeline(transaction=False)
+    for number, _ in begun:
+        pipe.pttl(index + number)
+        pipe.hgetall(index + number)
+    answers = await pipe.execute()
+    for (number, score), left_ms, record in zip(begun, answers[::2], answers[1::2], strict=True):
+        if record:
+            assert 0 < left_ms <= 86_400_000
+            assert (int(record[b"begun"]), record[b"ended"] != b"0") == (score, record[b"end"] != b"")
+            counts = (int(record[b"done"]), int(record[b"skipped"]))
+            runs[number.decode("latin-1")] = RunView(*counts, record[b"end"].decode(), record[b"by"].decode(), record[b"head"])
+    assert len(runs) == len(await redis.keys(index + b"?*")), "a bulk run that nobody can find"
     return runs
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
 
-from jobwire_broker.errors import InvalidField, ShuttingDown
-from jobwire_broker.names import parse_queue
+from jobwire_broker.errors import BrokerError, BulkRunStopped, InvalidField, ShuttingDown, StoreFault, StoreUnavailable, TooManyBulkRuns
+from jobwire_broker.names import bulk_run_path, parse_queue
 from jobwire_broker.rules.filters import Filter, filter_of
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.rules.sweeps import Numbers, sweep
 from jobwire_broker.services.answers import queue_not_found, state_word
+from jobwire_broker.services.bulk_runs import caller_name
 from jobwire_broker.store import codec
+from jobwire_broker.store.queue_store import BulkStep, QueueStore, Word
 
 DEFAULT_GRACE_MS = 30_000
 MAX_GRACE_MS = 3_600_000
@@ -41,8 +45,9 @@ _VERBS: dict[int, tuple[str, frozenset[int]]] = {
     ),
     pb.BULK_VERB_RESOLVE: ("resolve", frozenset((_STATE.JOB_STATE_FAILED,))),
 }
-#: After so many steps that found nothing to do, a run says where it is: so whoever reads it knows that it goes on.
-_QUIET_LOOKS = 64
+#: After so long a time in which it found nothing to do, a run says where it is, and looks whether it was stopped. The store takes one that is silent for ten
+#: seconds for ABANDONED (lib/runs.lua).
+_QUIET_S = 1.0
 #: A sum over the request and what follows it; the last number given before the dry run; how many it found; the number of the run.
 _TOKEN = Struct(">8sQQ8s")
 
@@ -130,7 +135,7 @@ def is_as_it_was(record: bytes, newest: int) -> bool:
     return codec.revision_of(record) <= newest
 
 
-async def bulk_jobs(registry: Registry, request: pb.BulkJobsRequest) -> AsyncIterator[pb.BulkJobsResponse]:
+async def bulk_jobs(registry: Registry, request: pb.BulkJobsRequest) -> AsyncGenerator[pb.BulkJobsResponse, None]:
     """Count the jobs, or act on those that were counted. Raises BrokerError."""
     bulk = bulk_of(request)
     if bulk.queue not in await registry.known():
@@ -138,7 +143,7 @@ async def bulk_jobs(registry: Registry, request: pb.BulkJobsRequest) -> AsyncIte
     if not bulk.token:
         yield await _count(registry, bulk)
         return
-    async for response in _act(registry, bulk, bulk.seen()):
+    async for response in _act(registry, bulk, bulk.seen(), request):
         yield response
 
 
@@ -154,36 +159,90 @@ async def _count(registry: Registry, bulk: Bulk) -> pb.BulkJobsResponse:
                 waiting.add(codec.created_of(record))
             else:
                 others += 1
-    matched = others + waiting.count()
-    return pb.BulkJobsResponse(matched=matched, token=bulk.token_of(Seen(newest, matched, os.urandom(8))), finished=True)
+    seen = Seen(newest, others + waiting.count(), os.urandom(8))
+    return pb.BulkJobsResponse(matched=seen.matched, token=bulk.token_of(seen), finished=True, run=bulk_run_path(bulk.queue, seen.run))
 
 
-async def _act(registry: Registry, bulk: Bulk, seen: Seen) -> AsyncIterator[pb.BulkJobsResponse]:
+async def _act(registry: Registry, bulk: Bulk, seen: Seen, request: pb.BulkJobsRequest) -> AsyncIterator[pb.BulkJobsResponse]:
     store = registry.store(bulk.queue)
-    begun = await store.bulk(bulk.verb, bulk.argument, seen.newest, seen.run)
-    if begun is None:
-        raise _invalid("token is older than an hour")
-    done, skipped, looks = begun.done, 0, 0
+    run = _Run(store, bulk, seen)
+    await run.begin(request)
+    try:
+        async for entries in sweep(store, bulk.wanted, lambda: run.done):
+            if registry.is_ending:
+                raise ShuttingDown
+            raw_ids = [raw_id for raw_id, record in entries if is_as_it_was(record, seen.newest)]
+            if raw_ids or run.is_quiet:
+                await run.step(raw_ids)
+                _tell(registry, bulk)
+                yield run.answer()
+        await run.finish()
+    except (ShuttingDown, asyncio.CancelledError, GeneratorExit):
+        await run.leave()
+        raise
+    yield run.answer(finished=True)
 
-    def done_so_far() -> int:
-        return done
 
-    async for entries in sweep(store, bulk.wanted, done_so_far):
-        if registry.is_ending:
-            raise ShuttingDown
-        raw_ids = [raw_id for raw_id, record in entries if is_as_it_was(record, seen.newest)]
-        if not raw_ids:
-            looks += 1
-            if looks % _QUIET_LOOKS == 0:
-                yield pb.BulkJobsResponse(matched=seen.matched, done=done, skipped=skipped)
-            continue
-        step = await store.bulk(bulk.verb, bulk.argument, seen.newest, seen.run, raw_ids)
-        assert step is not None, "only the beginning of a run can come too late"
-        done, skipped = step.done, skipped + step.skipped
-        _tell(registry, bulk)
-        yield pb.BulkJobsResponse(matched=seen.matched, done=done, skipped=skipped)
-    # What has changed so much that the filter finds it no more was never looked at.
-    yield pb.BulkJobsResponse(matched=seen.matched, done=done, skipped=max(0, seen.matched - done), finished=True)
+class _Run:
+    """A run as the broker that it runs at carries it on. Its record in the store is for all (lua/lib/runs.lua)."""
+
+    def __init__(self, store: QueueStore, bulk: Bulk, seen: Seen) -> None:
+        self._store, self._bulk, self._seen = store, bulk, seen
+        self._name = bulk_run_path(bulk.queue, seen.run)
+        self._clock = asyncio.get_running_loop().time
+        self._heard = self._clock()
+        self.done = 0
+        self._skipped = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the store has not heard of it for a while."""
+        return self._clock() - self._heard >= _QUIET_S
+
+    async def begin(self, request: pb.BulkJobsRequest) -> None:
+        """Let it be known. Raises InvalidField, TooManyBulkRuns and BulkRunStopped."""
+        head = pb.BulkRun(verb=request.verb, filter=request.filter, note=request.note, matched=self._seen.matched, started_by=caller_name())
+        if request.HasField("grace"):
+            head.grace.CopyFrom(request.grace)
+        begun = await self._store.begin_run(self._seen.run, self._seen.newest, head.SerializeToString())
+        if begun.word == Word.TOO_OLD:
+            raise _invalid("token is older than an hour")
+        if begun.word == Word.TOO_MANY:
+            queue = f"queues/{self._bulk.queue}"
+            raise TooManyBulkRuns(f"as many bulk runs of {queue} are under way as may be", quota=queue)
+        self._note(begun)
+
+    async def step(self, raw_ids: Sequence[bytes]) -> None:
+        """Act on jobs. Raises BulkRunStopped."""
+        step = await self._store.bulk(self._bulk.verb, self._bulk.argument, self._seen.newest, self._seen.run, self._skipped, raw_ids)
+        if step.word == Word.NOT_FOUND:
+            # A store that has lost its last writes. Nothing was done, and the caller's next try begins the run again.
+            raise StoreUnavailable(f"the store has lost {self._name}", accepted="no")
+        self._note(step)
+
+    async def finish(self) -> None:
+        """Say that nothing is left. Raises BulkRunStopped."""
+        # What has changed so much that the filter finds it no more was never looked at.
+        self._skipped = max(0, self._seen.matched - self.done)
+        word, found = await self._store.end_run(self._seen.run, Word.FINISHED, skipped=self._skipped)
+        if found is not None and word == Word.STOPPED:
+            self._note(BulkStep(word, found.done, 0, found.stopped_by))
+
+    async def leave(self) -> None:
+        """Say that nobody carries it on here. Without the store it is taken for so after a while."""
+        with contextlib.suppress(BrokerError, StoreFault):
+            await self._store.end_run(self._seen.run, Word.ABANDONED)
+
+    def answer(self, *, finished: bool = False) -> pb.BulkJobsResponse:
+        """How far it is."""
+        return pb.BulkJobsResponse(matched=self._seen.matched, done=self.done, skipped=self._skipped, finished=finished, run=self._name)
+
+    def _note(self, step: BulkStep) -> None:
+        self._heard, self.done, self._skipped = self._clock(), step.done, self._skipped + step.skipped
+        if step.word == Word.STOPPED:
+            by = f" by {step.stopped_by}" if step.stopped_by else ""
+            done = f"{step.done} of {self._seen.matched} jobs were done"
+            raise BulkRunStopped(f"{self._name} was stopped{by}; {done}", metadata={"name": self._name, "by": step.stopped_by, "done": str(step.done)})
 
 
 def _tell(registry: Registry, bulk: Bulk) -> None:

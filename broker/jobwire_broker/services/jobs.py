@@ -25,6 +25,7 @@ from jobwire_broker.rules.watching import gone_job
 from jobwire_broker.services.answers import job_without_payload, state_word, streaming, total_of, unary
 from jobwire_broker.services.batches import VERDICTS, Maker, batch_of, payload_too_large, refusal_of, say_verdict
 from jobwire_broker.services.bulk import DEFAULT_GRACE_MS, MAX_GRACE_MS, bulk_jobs, check_note
+from jobwire_broker.services.bulk_runs import get_bulk_run, list_bulk_runs, stop_bulk_run
 from jobwire_broker.services.dead_letters import list_failures
 from jobwire_broker.services.enqueue_stream import EnqueueStreams
 from jobwire_broker.services.pages import make_token, page_size, read_token
@@ -228,6 +229,21 @@ class JobService(JobServiceServicer):
         """Act on all jobs that a filter finds."""
         async for response in bulk_jobs(self._registry, request):
             yield response
+
+    @unary
+    async def ListBulkRuns(self, request: pb.ListBulkRunsRequest, context: Context) -> pb.ListBulkRunsResponse:
+        """List the bulk runs of a queue."""
+        return await list_bulk_runs(self._registry, request)
+
+    @unary
+    async def GetBulkRun(self, request: pb.GetBulkRunRequest, context: Context) -> pb.GetBulkRunResponse:
+        """Read one bulk run."""
+        return pb.GetBulkRunResponse(run=await get_bulk_run(self._registry, request.name))
+
+    @unary
+    async def StopBulkRun(self, request: pb.StopBulkRunRequest, context: Context) -> pb.StopBulkRunResponse:
+        """Stop a bulk run."""
+        return pb.StopBulkRunResponse(run=await stop_bulk_run(self._registry, request.name))
 
     # Follow -------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from jobwire_broker.names import id_to_text, parse_job, parse_queue
+from jobwire_broker.names import id_to_text, parse_bulk_run, parse_job, parse_queue
 from jobwire_broker.topics import parse_topic
 
 
@@ -65,6 +65,10 @@ def _group_of(request: Any) -> Iterator[Target]:
     yield Target(parse_queue("/".join(request.name.split("/")[:2])))
 
 
+def _bulk_run_of(request: Any) -> Iterator[Target]:
+    yield Target(parse_bulk_run(request.name)[0])
+
+
 def _topic(name: str, field: str) -> Target:
     topic = parse_topic(name, field)
     return Target(topic.queue, topic.part)
@@ -102,6 +106,9 @@ RULES: dict[str, Rule] = {
     _OURS + "JobService/UpdateJob": _named("control", lambda request: (_job(request.job.name, "job.name"),)),
     _OURS + "JobService/DeleteJob": _named("control", _job_of),
     _OURS + "JobService/BulkJobs": _named("control", _parent_of),
+    _OURS + "JobService/ListBulkRuns": _named("read", _parent_of),
+    _OURS + "JobService/GetBulkRun": _named("read", _bulk_run_of),
+    _OURS + "JobService/StopBulkRun": _named("control", _bulk_run_of),
     _OURS + "JobService/ListFailures": _named("read", _parent_of),
     _OURS + "JobService/ResolveJob": _named("control", _job_of),
     _OURS + "JobService/ListLogs": _named("read", _job_of),

@@ -14,7 +14,7 @@ from importlib.resources import files
 #: In the order in which each may use those before it.
 LIB_FILES = (
     *("codec", "context", "rules", "failures", "times", "ring", "retention", "completed", "jobs", "history", "kept", "contents", "identity", "moves"),
-    *("lines", "groups", "limits", "leases", "choosing", "finishes"),
+    *("lines", "groups", "limits", "leases", "choosing", "finishes", "runs"),
 )
 #: Those of them whose local names are their own, but for these: Lua allows 200 in one block.
 CLOSED_FILES: Mapping[str, tuple[str, ...]] = {
@@ -24,9 +24,10 @@ CLOSED_FILES: Mapping[str, tuple[str, ...]] = {
     "limits": (),
     "choosing": (),
     "finishes": ("item_ids", "settle_all", "fail"),
+    "runs": ("runs",),
 }
 VERB_FILES = (
-    *("enqueue", "turn", "attach", "detach", "pulse", "verbs", "clean", "purge", "pause", "policy"),
+    *("enqueue", "turn", "attach", "detach", "pulse", "verbs", "bulk_runs", "clean", "purge", "pause", "policy"),
     *("group_rules", "reads", "logs", "dead_letters", "explain"),
 )
 

@@ -49,6 +49,11 @@ class Word(StrEnum):
     TOO_OLD = "TOO_OLD"
     CHANGED = "CHANGED"
     MORE = "MORE"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    STOPPED = "STOPPED"
+    ABANDONED = "ABANDONED"
+    TOO_MANY = "TOO_MANY"
 
 
 class PolicyChanged(StoreFault):
@@ -319,10 +324,25 @@ class Changed(NamedTuple):
 
 
 class BulkStep(NamedTuple):
-    """What a bulk verb did: how many jobs all steps of its run acted on, and how many of this step it did not."""
+    """What a bulk verb did: how many jobs all steps of its run acted on, and how many of this step it did not. STOPPED, by whom, and NOT_FOUND: nothing."""
 
+    word: str
+    done: int
+    skipped: int = 0
+    stopped_by: str = ""
+
+
+class Run(NamedTuple):
+    """A bulk run. `state` is RUNNING, FINISHED, STOPPED or ABANDONED; `ended_ms` is 0 while it runs, and when it was last heard of where it is ABANDONED."""
+
+    number: bytes
+    state: str
+    begun_ms: int
+    ended_ms: int
     done: int
     skipped: int
+    stopped_by: str
+    head: bytes
 
 
 class FailedAlike(NamedTuple):
@@ -454,6 +474,14 @@ def _crew(flat: list[Any]) -> list[Crew]:
     return [Crew(flat[i], flat[i + 1], bool(flat[i + 2]), flat[i + 3]) for i in range(0, len(flat), 4)]
 
 
+def _step(word: bytes, done: int, skipped: int, stopped_by: bytes) -> BulkStep:
+    return BulkStep(word.decode(), done, skipped, stopped_by.decode())
+
+
+def _run(number: bytes, state: bytes, begun_ms: int, ended_ms: int, done: int, skipped: int, stopped_by: bytes, head: bytes) -> Run:
+    return Run(number, state.decode(), begun_ms, ended_ms, done, skipped, stopped_by.decode(), head)
+
+
 async def _enqueued(answer: Awaitable[Any], count: int) -> TurnReport:
     answered = await answer
     if len(answered) == 1:
@@ -577,10 +605,25 @@ class QueueStore:
         """The last number given: whatever changes later gets a greater revision."""
         return int(await self._call("moment", self._meta, ()))
 
-    async def bulk(self, verb: str, argument: str | int, newest: int, run: bytes, raw_ids: Sequence[bytes] = ()) -> BulkStep | None:
-        """Act on those of at most MAX_ITEMS jobs that have not changed since `newest`. Without ids the run begins; None: its dry run is too old."""
-        word, done, skipped = await self._call("bulk", self._meta, (verb, argument, newest, run, *raw_ids))
-        return BulkStep(done, skipped) if word == b"OK" else None
+    async def bulk(self, verb: str, argument: str | int, newest: int, run: bytes, skipped: int, raw_ids: Sequence[bytes] = ()) -> BulkStep:
+        """Act on those of at most MAX_ITEMS jobs that have not changed since `newest`; without ids, only say that the run goes on. `skipped` is how many its
+        steps before have left alone.
+        """
+        return _step(*await self._call("bulk", self._meta, (verb, argument, newest, run, skipped, *raw_ids)))
+
+    async def begin_run(self, run: bytes, newest: int, head: bytes) -> BulkStep:
+        """Begin a bulk run, or go on with it: OK, TOO_OLD, TOO_MANY or STOPPED. `head` is kept with it."""
+        word, done, stopped_by = await self._call("begin_run", self._meta, (run, newest, head))
+        return _step(word, done, 0, stopped_by)
+
+    async def end_run(self, run: bytes, state: str, *, skipped: int | None = None, stopped_by: str = "") -> tuple[str, Run | None]:
+        """Say how a run ends. OK; or NOT_FOUND; or FINISHED or STOPPED when it had ended so before, which it then stays."""
+        word, found = await self._call("end_run", self._meta, (run, state, "" if skipped is None else skipped, stopped_by))
+        return word.decode(), _run(*found) if found else None
+
+    async def runs(self, numbers: Sequence[bytes] = ()) -> list[Run]:
+        """Those of these bulk runs that are known; without numbers all, the one that began last first."""
+        return [_run(*found) for found in await self._call("runs", self._meta, numbers)]
 
     @staticmethod
     def _changed(answers: list[list[Any]]) -> Changed:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from jobwire_client import (
+    BulkRunStopped,
     Client,
     IdempotencyConflict,
     InvalidRequest,
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[JobwireError], Exit], ...] = (
     (StoreFull, Exit.UNAVAILABLE),
     (QueueFull, Exit.UNAVAILABLE),
     (WaitTimeout, Exit.TIMEOUT),
+    (BulkRunStopped, Exit.NOT_COMPLETED),
     (WrongState, Exit.CONFLICT),
     (JobExists, Exit.CONFLICT),
     (IdempotencyConflict, Exit.CONFLICT),

@@ -79,7 +79,7 @@ def _plan(target: str, queue: str, verb: BulkVerb, wanted: JobFilter, note: str,
 
 def _say_plan(plan: BulkPlan, as_json: bool) -> None:
     if as_json:
-        output.write_json([{"matched": plan.matched, "token": plan.token}])
+        output.write_json([{"matched": plan.matched, "token": plan.token, "run": plan.run}])
     else:
         output.write_line(f"{_jobs(plan.matched)} would be {_PAST[plan.verb]}")
 
@@ -97,7 +97,7 @@ def _run(target: str, plan: BulkPlan, as_json: bool) -> None:
             async with aclosing(client.run_bulk(plan)) as steps:
                 async for last in steps:
                     if as_json:
-                        output.write_json([{"matched": last.matched, "done": last.done, "skipped": last.skipped, "finished": last.finished}])
+                        output.write_json([_step(last, plan)])
                     else:
                         bar.show(last)
         if last is not None and not as_json:
@@ -105,6 +105,10 @@ def _run(target: str, plan: BulkPlan, as_json: bool) -> None:
             output.write_line(f"{_jobs(last.done)} {_PAST[plan.verb]}{skipped}")
 
     ask(target, question)
+
+
+def _step(step: BulkProgress, plan: BulkPlan) -> output.Members:
+    return {"matched": step.matched, "done": step.done, "skipped": step.skipped, "finished": step.finished, "run": plan.run}
 
 
 class _Bar:

@@ -6,7 +6,7 @@ import typer
 from jobwire_client import Attempt, Client, Job
 from rich.text import Text
 
-from jobwire_cli import bulk, dead_letters, filtering, output, watching
+from jobwire_cli import bulk, bulk_runs, dead_letters, filtering, output, watching
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
 from jobwire_cli.durations import short
 from jobwire_cli.exits import CommandFailed, Exit
@@ -20,6 +20,7 @@ def register(parent: typer.Typer) -> None:
     """Add the commands."""
     dead_letters.register(app)
     bulk.register(app)
+    bulk_runs.register(app)
     parent.add_typer(app, name="jobs")
 
 

@@ -6,6 +6,7 @@ async with Client("localhost:7410") as client:
 """
 
 from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
+from jobwire_client._bulk_runs import BulkRun, BulkRunState
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation, Hold, Holder
@@ -36,6 +37,8 @@ from jobwire_client._sync import SyncClient
 from jobwire_client.errors import (
     Accepted,
     BatchTooLarge,
+    BulkRunNotFound,
+    BulkRunStopped,
     BulkTokenInvalid,
     ClientClosed,
     DurabilityUnsupported,
@@ -68,6 +71,10 @@ __all__ = [
     "BatchTooLarge",
     "BulkPlan",
     "BulkProgress",
+    "BulkRun",
+    "BulkRunNotFound",
+    "BulkRunState",
+    "BulkRunStopped",
     "BulkTokenInvalid",
     "BulkVerb",
     "Change",

@@ -40,6 +40,8 @@ class BulkPlan:
     """What binds the run to them; good for an hour."""
     request: bytes = field(repr=False)
     """The request, as it travels."""
+    run: str = ""
+    """The name of the run, `queues/{queue}/bulkRuns/{run}`: for `bulk_run` and `stop_bulk_run`, once it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ async def plan_bulk(connections: Connections, queue: str, verb: BulkVerb, reques
             async with contextlib.aclosing(_one_stream(connections, request.SerializeToString(), _DRY_RUN_S)) as answers:
                 answer = await anext(answers)
             request.token = answer.token
-            return BulkPlan(queue, verb, answer.matched, answer.token, request.SerializeToString())
+            return BulkPlan(queue, verb, answer.matched, answer.token, request.SerializeToString(), answer.run)
         except QueueUnavailable:
             if clock() + wait_s - began > patience_s:
                 raise

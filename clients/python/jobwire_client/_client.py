@@ -15,6 +15,7 @@ from jobwire.v1 import admin_service_pb2, job_service_pb2, queue_service_pb2
 from jobwire_client import _watch
 from jobwire_client._batches import Lane
 from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb, bulk_request, plan_bulk, run_bulk
+from jobwire_client._bulk_runs import BulkRun, bulk_run_from
 from jobwire_client._connections import Answer, Connections, Method
 from jobwire_client._credentials import Credentials
 from jobwire_client._enqueue_stream import Verdicts
@@ -74,6 +75,9 @@ _PROMOTE = Method(_JOBS + "PromoteJob", job_service_pb2.PromoteJobResponse.FromS
 _DELETE = Method(_JOBS + "DeleteJob", job_service_pb2.DeleteJobResponse.FromString)
 _RESOLVE = Method(_JOBS + "ResolveJob", job_service_pb2.ResolveJobResponse.FromString)
 _FAILURES = Method(_JOBS + "ListFailures", job_service_pb2.ListFailuresResponse.FromString)
+_BULK_RUNS = Method(_JOBS + "ListBulkRuns", job_service_pb2.ListBulkRunsResponse.FromString)
+_BULK_RUN = Method(_JOBS + "GetBulkRun", job_service_pb2.GetBulkRunResponse.FromString)
+_STOP_BULK_RUN = Method(_JOBS + "StopBulkRun", job_service_pb2.StopBulkRunResponse.FromString)
 _WAIT = Method(_JOBS + "WaitJob", job_service_pb2.WaitJobResponse.FromString)
 _LIST_QUEUES = Method(_QUEUES + "ListQueues", queue_service_pb2.ListQueuesResponse.FromString)
 _GET_QUEUE = Method(_QUEUES + "GetQueue", queue_service_pb2.GetQueueResponse.FromString)
@@ -489,14 +493,52 @@ class Client:
     def run_bulk(self, plan: BulkPlan) -> AsyncGenerator[BulkProgress, None]:
         """Act on those jobs that a dry run saw and that have not changed since, in steps of at most 128; says after each how far it is.
 
-        To leave the iteration stops the run after the step that is under way; the same plan goes on from there, for an hour. A broken connection does not
-        stop it: it goes on elsewhere.
+        To leave the iteration stops the run after the step that is under way; the same plan goes on from there. A broken connection does not stop it: it goes
+        on elsewhere.
 
         Raises:
-            BulkTokenInvalid: the plan is older than an hour.
+            BulkTokenInvalid: the plan is older than an hour, and its run has not begun.
+            BulkRunStopped: somebody has stopped the run.
             QueueUnavailable: nobody answered, at first within the client's timeout, later for a minute.
         """
         return run_bulk(self._open(), plan, patience_s=_OUTAGE_S, first_patience_s=self._timeout_s)
+
+    async def bulk_runs(self, queue: str, *, limit: int | None = None) -> AsyncGenerator[BulkRun, None]:
+        """The bulk runs of a queue, whoever began them; the one that began last comes first.
+
+        Args:
+            queue: the queue's name.
+            limit: how many at most. None: all.
+        """
+        token, left = "", limit
+        while left is None or left > 0:
+            size = _MAX_PAGE if left is None else min(left, _MAX_PAGE)
+            page = await self._call(_BULK_RUNS, job_service_pb2.ListBulkRunsRequest(parent=f"queues/{queue}", page_size=size, page_token=token))
+            for run in page.runs:
+                yield bulk_run_from(run)
+            token, left = page.next_page_token, None if left is None else left - len(page.runs)
+            if not token:
+                return
+
+    async def bulk_run(self, run: str | Named) -> BulkRun:
+        """Read a bulk run.
+
+        Args:
+            run: its name (`BulkPlan.run`), or a BulkRun.
+
+        Raises:
+            BulkRunNotFound: it has not begun, or nothing is known of it any more.
+        """
+        return bulk_run_from((await self._call(_BULK_RUN, job_service_pb2.GetBulkRunRequest(name=_run_name(run)))).run)
+
+    async def stop_bulk_run(self, run: str | Named) -> BulkRun:
+        """Stop a bulk run, whoever began it: when this returns, no further job is acted on. Whoever began it is told with BulkRunStopped.
+
+        Raises:
+            BulkRunNotFound: as in `bulk_run`.
+            WrongState: it has finished.
+        """
+        return bulk_run_from((await self._call(_STOP_BULK_RUN, job_service_pb2.StopBulkRunRequest(name=_run_name(run)))).run)
 
     # ------------------------------------------------------------------ queues
 
@@ -693,3 +735,7 @@ class Client:
 
     def _send_disk_batch(self, frames: bytes) -> "asyncio.Future[Verdicts]":
         return self._send_batch(frames + _DISK)
+
+
+def _run_name(run: str | Named) -> str:
+    return run if isinstance(run, str) else run.name

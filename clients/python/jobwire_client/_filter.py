@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_service_pb2
 
-from jobwire_client._job import state_number
+from jobwire_client._job import state_number, state_word
 from jobwire_client.errors import InvalidRequest
 
 
@@ -58,6 +58,22 @@ class JobFilter:
             raise InvalidRequest(f"the filter can't be sent: {error}") from error
         message.states.extend(state_number(word) for word in self.states)
         return message
+
+
+def filter_from(message: job_service_pb2.JobFilter) -> JobFilter:
+    """A JobFilter from its message."""
+    return JobFilter(
+        states=tuple(state_word(state) for state in message.states),
+        job_name=message.job_name or None,
+        group=message.group or None,
+        labels=dict(message.labels),
+        created_after=message.created_after.ToDatetime(UTC) if message.HasField("created_after") else None,
+        created_before=message.created_before.ToDatetime(UTC) if message.HasField("created_before") else None,
+        finished_after=message.finished_after.ToDatetime(UTC) if message.HasField("finished_after") else None,
+        finished_before=message.finished_before.ToDatetime(UTC) if message.HasField("finished_before") else None,
+        fingerprint=message.fingerprint or None,
+        resolved=message.resolved if message.HasField("resolved") else None,
+    )
 
 
 def _date(moment: datetime | None) -> Timestamp | None:

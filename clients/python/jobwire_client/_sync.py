@@ -12,6 +12,7 @@ from types import EllipsisType, TracebackType
 from typing import Any, Literal, TypeVar
 
 from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb
+from jobwire_client._bulk_runs import BulkRun
 from jobwire_client._client import Client
 from jobwire_client._credentials import Credentials
 from jobwire_client._explain import Explanation
@@ -186,6 +187,18 @@ class SyncClient:
     def run_bulk(self, plan: BulkPlan) -> Iterator[BulkProgress]:
         """Act on those that a dry run saw."""
         return self._iterate(lambda client: client.run_bulk(plan))
+
+    def bulk_runs(self, queue: str, *, limit: int | None = None) -> Iterator[BulkRun]:
+        """The bulk runs of a queue."""
+        return self._iterate(lambda client: client.bulk_runs(queue, limit=limit))
+
+    def bulk_run(self, run: str | Named) -> BulkRun:
+        """Read a bulk run."""
+        return self._run(lambda client: client.bulk_run(run))
+
+    def stop_bulk_run(self, run: str | Named) -> BulkRun:
+        """Stop a bulk run, whoever began it."""
+        return self._run(lambda client: client.stop_bulk_run(run))
 
     def queues(self) -> list[Queue]:
         """All queues."""

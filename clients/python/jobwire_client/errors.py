@@ -9,10 +9,12 @@
     │   └── PageTokenInvalid
     ├── NotFound
     │   ├── JobNotFound
+    │   ├── BulkRunNotFound     it has not begun, or is no longer known
     │   └── QueueNotFound
     ├── JobExists               the id is taken by a job with other content
     ├── IdempotencyConflict     the key is that of a job with other content
     ├── WrongState              the verb does not fit the job's state
+    ├── BulkRunStopped          somebody stopped the bulk run
     ├── StaleLease              the token is not that of the current lease
     ├── DurabilityUnsupported   the store has no append-only file that is synced
     ├── QueueUnavailable        the broker or its store is away
@@ -148,6 +150,10 @@ class QueueNotFound(NotFound):
     """Raised when nothing was ever enqueued in that queue."""
 
 
+class BulkRunNotFound(NotFound):
+    """Raised when a bulk run has not begun, or nothing is known of it any more."""
+
+
 class JobExists(JobwireError):
     """Raised when the id is taken by a job with other content."""
 
@@ -169,6 +175,20 @@ class WrongState(JobwireError):
         """The job's state, in lower case, when the server says it."""
         state = self.metadata.get("state", "")
         return state.removeprefix("JOB_STATE_").lower() or None
+
+
+class BulkRunStopped(JobwireError):
+    """Raised in the iteration of `run_bulk` when somebody has stopped the run. Its plan does not go on; plan again for what is left."""
+
+    @property
+    def by(self) -> str:
+        """Who stopped it; empty at a broker that asks nobody who they are."""
+        return self.metadata.get("by", "")
+
+    @property
+    def done(self) -> int:
+        """How many jobs it has acted on."""
+        return int(self.metadata.get("done", "0"))
 
 
 class StaleLease(JobwireError):
@@ -240,6 +260,9 @@ BY_REASON: Mapping[str, type[JobwireError]] = {
     "STORE_FAULT": ServerError,
     "IDEMPOTENCY_CONFLICT": IdempotencyConflict,
     "BULK_TOKEN_INVALID": BulkTokenInvalid,
+    "BULK_RUN_NOT_FOUND": BulkRunNotFound,
+    "BULK_RUN_STOPPED": BulkRunStopped,
+    "TOO_MANY_BULK_RUNS": ServerError,
     "QUEUE_FULL": QueueFull,
     "STORE_FULL": StoreFull,
     "TOO_MANY_TOPICS": ServerError,

@@ -69,6 +69,10 @@ def job(queue: str) -> str:
     return f"queues/{queue}/jobs/{NO_JOB}"
 
 
+def bulk_run(queue: str) -> str:
+    return f"queues/{queue}/bulkRuns/{'0' * 16}"
+
+
 def whole(queue: str) -> str:
     return f"queues/{queue}"
 
@@ -98,6 +102,9 @@ RPCS: dict[str, Rpc] = {
     "UpdateJob": Rpc(unary(lambda api: api.jobs.UpdateJob, lambda q: jobs.UpdateJobRequest(job=job_pb2.Job(name=job(q)))), "control"),
     "DeleteJob": Rpc(unary(lambda api: api.jobs.DeleteJob, lambda q: jobs.DeleteJobRequest(name=job(q))), "control"),
     "BulkJobs": Rpc(stream(lambda api: api.jobs.BulkJobs, lambda q: jobs.BulkJobsRequest(parent=whole(q)), reads=False), "control"),
+    "ListBulkRuns": Rpc(unary(lambda api: api.jobs.ListBulkRuns, lambda q: jobs.ListBulkRunsRequest(parent=whole(q))), "read"),
+    "GetBulkRun": Rpc(unary(lambda api: api.jobs.GetBulkRun, lambda q: jobs.GetBulkRunRequest(name=bulk_run(q))), "read"),
+    "StopBulkRun": Rpc(unary(lambda api: api.jobs.StopBulkRun, lambda q: jobs.StopBulkRunRequest(name=bulk_run(q))), "control"),
     "ListFailures": Rpc(unary(lambda api: api.jobs.ListFailures, lambda q: jobs.ListFailuresRequest(parent=whole(q))), "read"),
     "ResolveJob": Rpc(unary(lambda api: api.jobs.ResolveJob, lambda q: jobs.ResolveJobRequest(name=job(q))), "control"),
     "ListLogs": Rpc(unary(lambda api: api.jobs.ListLogs, lambda q: jobs.ListLogsRequest(name=job(q))), "read"),

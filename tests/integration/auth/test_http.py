@@ -27,6 +27,7 @@ from tests.support.process import ProcessEnded
 from .test_table import QUEUES, allows, everywhere, somewhere
 
 GONE = "no-such-job"
+NO_RUN = "0" * 16
 
 # Method, path with {q} for the queue, body, verb. `lists`: it shows what the caller may see; `all`: it needs all queues.
 CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
@@ -41,6 +42,9 @@ CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
     "update": ("PATCH", f"/v1/queues/{{q}}/jobs/{GONE}", {"priority": 3}, "control", ""),
     "resolve": ("POST", f"/v1/queues/{{q}}/jobs/{GONE}:resolve", {"note": "done"}, "control", ""),
     "bulk": ("POST", "/v1/queues/{q}/jobs:bulk", {"verb": "cancel", "filter": {"labels": {"no": "such"}}}, "control", ""),
+    "bulk runs": ("GET", "/v1/queues/{q}/bulkRuns", None, "read", ""),
+    "bulk run": ("GET", f"/v1/queues/{{q}}/bulkRuns/{NO_RUN}", None, "read", ""),
+    "stop bulk run": ("POST", f"/v1/queues/{{q}}/bulkRuns/{NO_RUN}:stop", {}, "control", ""),
     "failures": ("GET", "/v1/queues/{q}/failures", None, "read", ""),
     "logs": ("GET", f"/v1/queues/{{q}}/jobs/{GONE}/logs", None, "read", ""),
     "queue": ("GET", "/v1/queues/{q}", None, "read", ""),
@@ -144,7 +148,7 @@ async def test_the_table_has_every_call_of_the_description(strict_gateway: Gatew
     async with client(strict_gateway) as http:
         described = (await http.get("/openapi.json")).json()["paths"]
     described_calls = {(method.upper(), path) for path, methods in described.items() for method, call in methods.items() if call.get("security") != []}
-    shown = {"{q}": "{queue}", GONE: "{id}", "/groups/acme": "/groups/{group}", "/classes/batch": "/classes/{class}"}
+    shown = {"{q}": "{queue}", GONE: "{id}", NO_RUN: "{run}", "/groups/acme": "/groups/{group}", "/classes/batch": "/classes/{class}"}
     calls = set()
     for method, path, *_ in CALLS.values():
         for text, parameter in shown.items():

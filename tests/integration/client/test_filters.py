@@ -1,12 +1,18 @@
 """Filters, failures, notes and bulk verbs through the client, on real Valkey."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from jobwire.v1.job_service_pb2 import BulkRun as BulkRunMessage
+from jobwire.v1.job_service_pb2 import BulkVerb
 from jobwire_client import (
+    BulkPlan,
     BulkProgress,
+    BulkRunNotFound,
+    BulkRunStopped,
     BulkTokenInvalid,
     Client,
     InvalidRequest,
@@ -21,6 +27,7 @@ from jobwire_worker import Job as RunningJob
 from jobwire_worker import Permanent, Worker
 
 from tests.support import Broker, Store
+from tests.support.queue_lab import open_lab
 
 
 @pytest.fixture
@@ -127,6 +134,59 @@ async def test_a_run_goes_on_at_another_broker(shared_store: Store, shared_broke
                 await other.kill()
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert steps[-1] == BulkProgress(3_000, 3_000, 0, True)
+
+
+async def begin_elsewhere(store: Store, plan: BulkPlan) -> None:
+    """Begin the run of a plan as a broker does, and take no step."""
+    async with open_lab(store, plan.queue) as lab:
+        head = BulkRunMessage(verb=BulkVerb.BULK_VERB_DELETE, filter=JobFilter(group="acme").message(), matched=plan.matched).SerializeToString()
+        await lab.store.begin_run(bytes.fromhex(plan.run.rpartition("/")[2]), await lab.store.moment(), head)
+
+
+async def test_a_bulk_run_is_seen_and_stopped_by_whoever_did_not_begin_it(client: Client, shared_store: Store, queue: str) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    await client.enqueue_many(JobSpec(queue, "h", group="acme", labels={"n": "1"}) for _ in range(3))
+    wanted = JobFilter(states=("active", "waiting"), job_name="h", group="acme", labels={"n": "1"}, created_after=began, finished_before=began)
+    every = [await client.plan_bulk(queue, "cancel", wanted, grace=1.5), await client.plan_bulk(queue, "resolve", JobFilter(resolved=False), note="known")]
+    with pytest.raises(BulkRunNotFound):
+        await client.bulk_run(every[0].run)
+    for plan in every:
+        assert [step.finished async for step in client.run_bulk(plan)] == [True]
+    known = [await client.bulk_run(plan.run) for plan in every]
+    assert [(run.verb, run.filter, run.note, run.grace) for run in known] == [
+        ("cancel", wanted, "", timedelta(seconds=1.5)),
+        ("resolve", JobFilter(resolved=False), "known", None),
+    ]
+    assert {(run.state, run.matched, run.started_by) for run in known} == {("finished", 0, "")}
+    with pytest.raises(WrongState):
+        await client.stop_bulk_run(known[0])
+
+    plan = await client.plan_bulk(queue, "delete")
+    await begin_elsewhere(shared_store, plan)
+    run = await client.bulk_run(plan.run)
+    assert (run.state, run.finish_time, run.matched) == ("running", None, 3)
+    stopped = await client.stop_bulk_run(run)
+    assert (stopped.state, stopped.name, stopped.done) == ("stopped", plan.run, 0)
+    with pytest.raises(BulkRunStopped, match=plan.run) as told:
+        await anext(client.run_bulk(plan))
+    assert (told.value.by, told.value.done) == ("", 0)
+    runs = [run async for run in client.bulk_runs(queue)]
+    assert (runs[0], {run.name for run in runs[1:]}) == (stopped, {plan.run for plan in every})
+    assert [run async for run in client.bulk_runs(queue, limit=1)] == [stopped]
+
+
+async def test_a_program_without_asyncio_sees_and_stops_bulk_runs(shared_broker: Broker, shared_store: Store, client: Client, queue: str) -> None:
+    await client.enqueue(queue, "h")
+    plan = await client.plan_bulk(queue, "delete")
+    await begin_elsewhere(shared_store, plan)
+
+    def work() -> None:
+        with SyncClient(shared_broker.address) as sync:
+            (run,) = sync.bulk_runs(queue)
+            assert run == sync.bulk_run(plan.run)
+            assert (sync.stop_bulk_run(run).state, sync.bulk_run(run).state) == ("stopped", "stopped")
+
+    await asyncio.to_thread(work)
 
 
 async def test_what_a_bulk_verb_is_refused_for(client: Client, queue: str) -> None:

@@ -5,8 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+from jobwire.v1.job_service_pb2 import BulkRun, BulkVerb
 
+from tests.support import Store
 from tests.support.api import Api
+from tests.support.queue_lab import open_lab
 
 from .reading import enqueue, fail, lease
 
@@ -16,6 +19,7 @@ CALLS = [
     ("POST", "/v1/queues/{queue}/jobs/{id}:resolve", {"note": "done"}),
     ("GET", "/v1/queues/{queue}/jobs/{id}/logs", None),
     ("POST", "/v1/queues/{queue}/jobs:bulk", {"verb": "promote"}),
+    ("GET", "/v1/queues/{queue}/bulkRuns", None),
     ("GET", "/v1/queues/{queue}/failures", None),
     ("POST", "/v1/queues/{queue}:purge", None),
     ("GET", "/v1/queues/{queue}/groups", None),
@@ -42,6 +46,10 @@ async def test_every_call_of_the_rules_reaches_the_broker(http: httpx.AsyncClien
         ("PATCH", "/v1/queues/{queue}?updateMask=nope", {"paused": True}, "updateMask"),
         ("PATCH", "/v1/queues/{queue}/jobs/a", {}, "body"),
         ("POST", "/v1/queues/{queue}/jobs:bulk", {"verb": "burn"}, "verb"),
+        ("GET", "/v1/queues/{queue}/bulkRuns/xyz", None, "run"),
+        ("POST", "/v1/queues/{queue}/bulkRuns/0123456789abcdeF:stop", None, "run"),
+        ("GET", "/v1/queues/{queue}/bulkRuns?pageSize=1001", None, "pageSize"),
+        ("POST", "/v1/queues/{queue}/bulkRuns/0123456789abcdef:stop", {"by": "me"}, "by"),
         ("POST", "/v1/classes/urgent:pause", {}, "class"),
         ("POST", "/v1/queues/{queue}/groups/.a:pause", {}, "group"),
         ("GET", "/v1/queues/{queue}/jobs?state=failed&label=x", None, "label"),
@@ -129,6 +137,36 @@ async def test_many_jobs_are_counted_first_and_then_acted_on_line_by_line(http: 
     other = await http.post(path, json={"verb": "delete", "token": dry["token"]})
     assert (other.status_code, other.json()["reason"]) == (400, "BULK_TOKEN_INVALID")
     assert (await http.post(f"/v1/queues/{queue}:purge")).json() == {"deleted": 3}
+
+
+async def test_a_bulk_run_is_listed_read_and_stopped_by_whoever_did_not_begin_it(http: httpx.AsyncClient, shared_store: Store, queue: str) -> None:
+    await enqueue(http, queue, group="acme")
+    jobs, body = f"/v1/queues/{queue}/jobs:bulk", {"verb": "cancel", "filter": {"states": ["waiting"], "group": "acme"}, "grace": "1.500s"}
+    plans = [(await http.post(jobs, json=body)).json() for _ in range(2)]
+    paths = [f"/v1/{plan['run']}" for plan in plans]
+    missing = await http.get(paths[0])
+    assert (missing.status_code, missing.json()["reason"]) == (404, "BULK_RUN_NOT_FOUND")
+    steps = [json.loads(line) for line in (await http.post(jobs, json={**body, "token": plans[0]["token"]})).text.splitlines()]
+    assert {step["run"] for step in steps} == {plans[0]["run"]}
+    run = (await http.get(paths[0])).json()
+    assert run.pop("startTime") <= run.pop("finishTime")
+    assert run == {"name": plans[0]["run"], **body, "state": "finished", "matched": 1, "done": 1, "skipped": 0}
+    finished = await http.post(f"{paths[0]}:stop")
+    assert (finished.status_code, finished.json()["reason"]) == (409, "WRONG_STATE")
+
+    async with open_lab(shared_store, queue) as lab:
+        head = BulkRun(verb=BulkVerb.BULK_VERB_CANCEL, matched=1).SerializeToString()
+        await lab.store.begin_run(bytes.fromhex(paths[1].rpartition("/")[2]), await lab.store.moment(), head)
+    page = (await http.get(f"/v1/queues/{queue}/bulkRuns", params={"pageSize": "1"})).json()
+    assert [(run["name"], run["state"]) for run in page["runs"]] == [(plans[1]["run"], "running")]
+    page = (await http.get(f"/v1/queues/{queue}/bulkRuns", params={"pageToken": page["nextPageToken"]})).json()
+    assert ([run["name"] for run in page["runs"]], "nextPageToken" in page) == ([plans[0]["run"]], False)
+    stopped = await http.post(f"{paths[1]}:stop")
+    assert (stopped.status_code, stopped.json()["state"], stopped.json()["done"]) == (200, "stopped", 0)
+    assert (await http.get(paths[1])).json() == stopped.json()
+    told = await http.post(jobs, json={**body, "token": plans[1]["token"]})
+    assert (told.status_code, told.json()["reason"], told.json()["metadata"]["done"]) == (409, "BULK_RUN_STOPPED", "0")
+    assert (await http.get(f"{paths[1]}:stop")).status_code == 405
 
 
 async def test_a_job_that_has_not_started_is_changed(http: httpx.AsyncClient, queue: str) -> None:

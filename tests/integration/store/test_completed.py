@@ -24,8 +24,9 @@ async def complete(q: QueueLab, *ids: str, retention_ms: int | None = None) -> N
 
 async def delete(q: QueueLab, *ids: str) -> None:
     """In one step of a bulk verb."""
-    step = await q.store.bulk("delete", "", await q.store.moment(), b"run-----", [raw_id.encode() for raw_id in ids])
-    assert step is not None
+    newest = await q.store.moment()
+    await q.store.begin_run(b"run-----", newest, b"")
+    step = await q.store.bulk("delete", "", newest, b"run-----", 0, [raw_id.encode() for raw_id in ids])
     assert step.skipped == 0
 
 

@@ -25,7 +25,7 @@ from tests.support.model import FAILURES, FUTURE, PAST, SESSION_MS, TICK_MS, Ans
 from tests.support.model_job import FINAL, Change, Content
 from tests.support.model_policy import SHORT_MS, Policy
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, debounced, idempotent, item, throttled, unique
-from tests.support.queue_state import Numbers, QueueState, session_bytes, state_name
+from tests.support.queue_state import Numbers, QueueState, RunView, session_bytes, state_name
 
 JOBS = ("a", "b", "c", "d")
 SESSIONS = ("s", "t")
@@ -380,8 +380,12 @@ class StoreMachine(RuleBasedStateMachine):
     def bulk(self, verb: str, picked: list[str], run: int) -> None:
         changed = {raw_id for raw_id, numbers in self.numbers.items() if self.has_changed(raw_id, numbers)}
         arguments: dict[str, str | int] = {"cancel": 1500, "resolve": "all"}
-        step = self.call(self.q.store.bulk(verb, arguments.get(verb, ""), self.newest, b"run%5d" % run, [raw_id.encode() for raw_id in picked]))
-        assert step == self.model.bulk(verb, f"run{run:5}", changed, picked)
+        name = f"run{run:5}"
+        known = self.model.runs.setdefault(name, RunView())
+        begun = self.shop.run(self.q.store.begin_run(name.encode(), self.shop.run(self.q.store.moment()), b""))
+        assert begun == ("OK", known.done, 0, "")
+        step = self.call(self.q.store.bulk(verb, arguments.get(verb, ""), self.newest, name.encode(), 0, [raw_id.encode() for raw_id in picked]))
+        assert (step.done, step.skipped) == self.model.bulk(verb, name, changed, picked)
 
     def has_changed(self, raw_id: str, numbers: Numbers) -> bool:
         revision, token = self.seen.get(raw_id, (0, 0))

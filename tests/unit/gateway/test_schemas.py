@@ -20,7 +20,17 @@ from jobwire.v1.job_pb2 import (
     Progress,
     Resolution,
 )
-from jobwire.v1.job_service_pb2 import HOLD_REASON_ACTIVE, BulkJobsResponse, ExplainJobResponse, FailureGroup, JobHold, JobHolder, ListLogsResponse
+from jobwire.v1.job_service_pb2 import (
+    HOLD_REASON_ACTIVE,
+    BulkJobsResponse,
+    BulkRun,
+    ExplainJobResponse,
+    FailureGroup,
+    JobFilter,
+    JobHold,
+    JobHolder,
+    ListLogsResponse,
+)
 from jobwire.v1.policy_pb2 import QUEUE_CLASS_HIGH, Limit, QueuePolicy
 from jobwire.v1.queue_service_pb2 import ClassStats, Group, Queue
 from jobwire_gateway.explanations import explanation_json
@@ -89,6 +99,8 @@ def test_a_job_is_shown_as_its_schema_says(job: Job) -> None:
         ("Logs", ListLogsResponse, set()),
         ("FailureGroup", FailureGroup, set()),
         ("Bulk", BulkJobsResponse, set()),
+        ("BulkRun", BulkRun, set()),
+        ("JobFilter", JobFilter, set()),
         ("Group", Group, set()),
         ("Class", ClassStats, set()),
         ("Worker", Worker, set()),

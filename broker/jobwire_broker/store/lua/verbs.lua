@@ -146,26 +146,27 @@ local function is_as_it_was(j, newest)
   return j.revision <= newest
 end
 
--- How long a dry run is good for, and how long the count of its run is kept after its last step.
-local RUN_MS = 3600000
-
--- A step of a bulk verb. ARGV: verb, its argument ('' when it has none), the last number given when the dry run began, number of the run (8 bytes), ids: none
--- when the run begins. Returns { OK | TOO_OLD (only when it begins), how many the run has acted on in all its steps, how many of these ids it has not }.
--- The count stands in key B<number>, since a run may be broken off and go on elsewhere.
+-- A step of a bulk verb. ARGV: verb, its argument ('' when it has none), the last number given when the dry run began, number of the run (8 bytes), how many
+-- jobs it has skipped so far, ids: none when it only says that it goes on. Returns { OK | STOPPED | NOT_FOUND, how many the run has acted on in all its steps, how
+-- many of these ids it has not, who stopped it }. One that was stopped acts on nothing any more: so a stop holds from its answer on, whichever broker runs it.
 local function bulk(keys, argv)
   local ctx = open(keys[1])
-  local verb, newest, done, count_key = VERBS[argv[1]], tonumber(argv[3]), 0, ctx.base .. 'B' .. argv[4]
-  if #argv == 4 and ctx.now_us - newest > RUN_MS * 1000 then return { 'TOO_OLD', 0, 0 } end
-  fetch(ctx, { unpack(argv, 5) })
-  for i = 5, #argv do
+  local verb, newest, done = VERBS[argv[1]], tonumber(argv[3]), 0
+  local run = runs.find(ctx.base, argv[4])
+  if not run then return { 'NOT_FOUND', 0, 0, '' } end
+  if run.ending == 'STOPPED' then return { 'STOPPED', run.done, 0, run.by } end
+  fetch(ctx, { unpack(argv, 6) })
+  for i = 6, #argv do
     local j = find(ctx, argv[i])
     if j and not j.dirty and is_as_it_was(j, newest) and verb(ctx, j, argv[2]) == 'OK' then done = done + 1 end
   end
   flush(ctx)
   trim(ctx)
   close(ctx)
-  if done > 0 then redis.call('SET', count_key, (tonumber(redis.call('GET', count_key)) or 0) + done, 'PX', RUN_MS) end
-  return { 'OK', tonumber(redis.call('GET', count_key)) or 0, #argv - 4 - done }
+  local skipped = #argv - 5 - done
+  run.ending, run.ended, run.done, run.skipped = '', 0, run.done + done, tonumber(argv[5]) + skipped
+  runs.write(ctx.base, run, ctx.now_ms)
+  return { 'OK', run.done, skipped, '' }
 end
 
 -- Returns the last number given: what has a greater one has changed since.

@@ -35,6 +35,7 @@
 --   h<id>       string, attempts before the last one (history.lua)
 --   L<id>       list, the job's log (lib/kept.lua)
 --   y<id>       string, the job's checkpoint and its number
+--   B           zset, bulk runs by when they began; B<number>: hash, one of them (lib/runs.lua)
 -- Channels: E (events) and W (wake-ups).
 -- The policy of the queue, from field `policy` of the meta hash: JSON, as store/policy.py writes it. Decoded once for each text, for it changes seldom.
 local NO_POLICY = { mark = '' }

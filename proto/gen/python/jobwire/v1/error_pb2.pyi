@@ -24,6 +24,9 @@ Reasons, with domain "jobwire". The status code comes first, what to do last.
   STORE_FAULT            INTERNAL             a function of the store failed; the broker's log says how → report it.
   IDEMPOTENCY_CONFLICT   ALREADY_EXISTS       the key is that of a job with other content; metadata `differs` → choose another key.
   BULK_TOKEN_INVALID     INVALID_ARGUMENT     the token is of another request, or too old → dry run again.
+  BULK_RUN_NOT_FOUND     NOT_FOUND            the bulk run has not begun, or is no longer known → list the runs of the queue.
+  BULK_RUN_STOPPED       ABORTED              somebody stopped the bulk run; metadata `by` and `done` → dry run again for what is left.
+  TOO_MANY_BULK_RUNS     RESOURCE_EXHAUSTED   100 bulk runs of the queue are under way → repeat after RetryInfo.
   QUEUE_FULL             RESOURCE_EXHAUSTED   the queue is at its maximum depth → repeat after RetryInfo.
   STORE_FULL             RESOURCE_EXHAUSTED   the store is at its memory limit → repeat after RetryInfo.
   TOO_MANY_TOPICS        RESOURCE_EXHAUSTED   a Subscribe stream follows 100,000 topics → open another, or repeat after RetryInfo.
@@ -212,7 +215,7 @@ Global___RetryInfo: _TypeAlias = RetryInfo  # noqa: Y015
 
 @_typing.final
 class QuotaFailure(_message.Message):
-    """Equal on the wire to google.rpc.QuotaFailure. With QUEUE_FULL, STORE_FULL and TOO_MANY_TOPICS."""
+    """Equal on the wire to google.rpc.QuotaFailure. With QUEUE_FULL, STORE_FULL, TOO_MANY_TOPICS and TOO_MANY_BULK_RUNS."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

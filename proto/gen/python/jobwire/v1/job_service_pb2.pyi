@@ -216,6 +216,38 @@ BULK_VERB_RESOLVE: BulkVerb.ValueType  # 5
 """As ResolveJob does, with `note`."""
 Global___BulkVerb: _TypeAlias = BulkVerb  # noqa: Y015
 
+class _BulkRunState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BulkRunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BulkRunState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BULK_RUN_STATE_UNSPECIFIED: _BulkRunState.ValueType  # 0
+    """Never sent."""
+    BULK_RUN_STATE_RUNNING: _BulkRunState.ValueType  # 1
+    """It acts on jobs, or looks for them."""
+    BULK_RUN_STATE_FINISHED: _BulkRunState.ValueType  # 2
+    """It came to its end."""
+    BULK_RUN_STATE_STOPPED: _BulkRunState.ValueType  # 3
+    """StopBulkRun ended it."""
+    BULK_RUN_STATE_ABANDONED: _BulkRunState.ValueType  # 4
+    """Its caller left, or nothing was heard of it for 10 seconds: its broker is gone, or its caller reads no more. Its token goes on."""
+
+class BulkRunState(_BulkRunState, metaclass=_BulkRunStateEnumTypeWrapper):
+    """How a bulk run goes."""
+
+BULK_RUN_STATE_UNSPECIFIED: BulkRunState.ValueType  # 0
+"""Never sent."""
+BULK_RUN_STATE_RUNNING: BulkRunState.ValueType  # 1
+"""It acts on jobs, or looks for them."""
+BULK_RUN_STATE_FINISHED: BulkRunState.ValueType  # 2
+"""It came to its end."""
+BULK_RUN_STATE_STOPPED: BulkRunState.ValueType  # 3
+"""StopBulkRun ended it."""
+BULK_RUN_STATE_ABANDONED: BulkRunState.ValueType  # 4
+"""Its caller left, or nothing was heard of it for 10 seconds: its broker is gone, or its caller reads no more. Its token goes on."""
+Global___BulkRunState: _TypeAlias = BulkRunState  # noqa: Y015
+
 @_typing.final
 class EnqueueRequest(_message.Message):
     """One job to be made."""
@@ -1339,6 +1371,7 @@ class BulkJobsResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many jobs the dry run found."""
     token: _builtins.str
@@ -1349,6 +1382,8 @@ class BulkJobsResponse(_message.Message):
     """How many had changed meanwhile, or were gone, so far. At the end `done` and `skipped` make `matched`."""
     finished: _builtins.bool
     """Whether this is the last message."""
+    run: _builtins.str
+    """The run, for GetBulkRun and StopBulkRun: `queues/{queue}/bulkRuns/{run}`. A dry run says it beforehand: the run is known when it has begun."""
     def __init__(
         self,
         *,
@@ -1357,14 +1392,243 @@ class BulkJobsResponse(_message.Message):
         done: _builtins.int = ...,
         skipped: _builtins.int = ...,
         finished: _builtins.bool = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "matched", b"matched", "skipped", b"skipped", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "matched", b"matched", "run", b"run", "skipped", b"skipped", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BulkJobsResponse: _TypeAlias = BulkJobsResponse  # noqa: Y015
+
+@_typing.final
+class BulkRun(_message.Message):
+    """A verb for all jobs that a filter finds, under way or past."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    STARTED_BY_FIELD_NUMBER: _builtins.int
+    STOPPED_BY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/bulkRuns/{run}`."""
+    verb: Global___BulkVerb.ValueType
+    """What is done."""
+    note: _builtins.str
+    """With RESOLVE: the note."""
+    state: Global___BulkRunState.ValueType
+    """How it goes."""
+    matched: _builtins.int
+    """How many jobs the dry run found."""
+    done: _builtins.int
+    """How many were acted on so far."""
+    skipped: _builtins.int
+    """How many had changed meanwhile, or were gone, so far. In FINISHED `done` and `skipped` make `matched`."""
+    started_by: _builtins.str
+    """Who began it: the name of the key, the subject of the token, or the name in the certificate. Empty at a broker that asks nobody."""
+    stopped_by: _builtins.str
+    """Who stopped it, in the same words."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """To which jobs."""
+
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """With CANCEL: how long running handlers may take to give way. Not set: the default."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; in ABANDONED, when it was last heard of. Not set while it runs."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        verb: Global___BulkVerb.ValueType = ...,
+        filter: Global___JobFilter | None = ...,
+        note: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        state: Global___BulkRunState.ValueType = ...,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        started_by: _builtins.str = ...,
+        stopped_by: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "finish_time", b"finish_time", "grace", b"grace", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "filter", b"filter", "finish_time", b"finish_time", "grace", b"grace", "matched", b"matched", "name", b"name", "note", b"note", "skipped", b"skipped", "start_time", b"start_time", "started_by", b"started_by", "state", b"state", "stopped_by", b"stopped_by", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkRun: _TypeAlias = BulkRun  # noqa: Y015
+
+@_typing.final
+class ListBulkRunsRequest(_message.Message):
+    """Which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`queues/{queue}`. Required."""
+    page_size: _builtins.int
+    """How many at most: 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, of the same list. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBulkRunsRequest: _TypeAlias = ListBulkRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListBulkRunsResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BulkRun]:
+        """The one that began last comes first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___BulkRun] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBulkRunsResponse: _TypeAlias = ListBulkRunsResponse  # noqa: Y015
+
+@_typing.final
+class GetBulkRunRequest(_message.Message):
+    """Which run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/bulkRuns/{run}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBulkRunRequest: _TypeAlias = GetBulkRunRequest  # noqa: Y015
+
+@_typing.final
+class GetBulkRunResponse(_message.Message):
+    """The run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___BulkRun:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___BulkRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBulkRunResponse: _TypeAlias = GetBulkRunResponse  # noqa: Y015
+
+@_typing.final
+class StopBulkRunRequest(_message.Message):
+    """Which run to stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`queues/{queue}/bulkRuns/{run}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopBulkRunRequest: _TypeAlias = StopBulkRunRequest  # noqa: Y015
+
+@_typing.final
+class StopBulkRunResponse(_message.Message):
+    """The run after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___BulkRun:
+        """STOPPED."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___BulkRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopBulkRunResponse: _TypeAlias = StopBulkRunResponse  # noqa: Y015
 
 @_typing.final
 class ListFailuresRequest(_message.Message):

@@ -106,6 +106,21 @@ class JobServiceStub(object):
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.SerializeToString,
                 response_deserializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.FromString,
                 _registered_method=True)
+        self.ListBulkRuns = channel.unary_unary(
+                '/jobwire.v1.JobService/ListBulkRuns',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsResponse.FromString,
+                _registered_method=True)
+        self.GetBulkRun = channel.unary_unary(
+                '/jobwire.v1.JobService/GetBulkRun',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.GetBulkRunRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.GetBulkRunResponse.FromString,
+                _registered_method=True)
+        self.StopBulkRun = channel.unary_unary(
+                '/jobwire.v1.JobService/StopBulkRun',
+                request_serializer=jobwire_dot_v1_dot_job__service__pb2.StopBulkRunRequest.SerializeToString,
+                response_deserializer=jobwire_dot_v1_dot_job__service__pb2.StopBulkRunResponse.FromString,
+                _registered_method=True)
         self.ListFailures = channel.unary_unary(
                 '/jobwire.v1.JobService/ListFailures',
                 request_serializer=jobwire_dot_v1_dot_job__service__pb2.ListFailuresRequest.SerializeToString,
@@ -292,12 +307,48 @@ class JobServiceServicer(object):
     def BulkJobs(self, request, context):
         """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
         back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
-        Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
+        Closing the call stops it after the step that is under way; the same token goes on from there. A token is good for an hour until its run begins. Everybody
+        who may read the queue sees the run with GetBulkRun; StopBulkRun ends it for good.
 
         Errors:
         INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
         INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
         NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+        ABORTED / BULK_RUN_STOPPED: somebody stopped the run; metadata `by` says who, `done` how far it had come → dry run again for what is left.
+        RESOURCE_EXHAUSTED / TOO_MANY_BULK_RUNS: 100 runs of the queue are under way → repeat after RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBulkRuns(self, request, context):
+        """Lists the bulk runs of a queue, whoever began them, the latest first: the last 100, for a day after their last step.
+
+        Errors:
+        INVALID_ARGUMENT: page_size out of bounds → correct it.
+        INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBulkRun(self, request, context):
+        """Reads one bulk run.
+
+        Errors:
+        NOT_FOUND / BULK_RUN_NOT_FOUND: it has not begun, or is no longer known → list the runs of the queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopBulkRun(self, request, context):
+        """Stops a bulk run, whoever began it, at whichever broker: when this is answered, no further job is acted on. Its caller is told with BULK_RUN_STOPPED, and
+        its token does not go on. To stop what is already stopped is no error.
+
+        Errors:
+        NOT_FOUND / BULK_RUN_NOT_FOUND: as in GetBulkRun → list the runs of the queue.
+        FAILED_PRECONDITION / WRONG_STATE: it has finished; metadata `state` says so → let it be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,6 +459,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.BulkJobs,
                     request_deserializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.FromString,
                     response_serializer=jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.SerializeToString,
+            ),
+            'ListBulkRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBulkRuns,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsResponse.SerializeToString,
+            ),
+            'GetBulkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBulkRun,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.GetBulkRunRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.GetBulkRunResponse.SerializeToString,
+            ),
+            'StopBulkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopBulkRun,
+                    request_deserializer=jobwire_dot_v1_dot_job__service__pb2.StopBulkRunRequest.FromString,
+                    response_serializer=jobwire_dot_v1_dot_job__service__pb2.StopBulkRunResponse.SerializeToString,
             ),
             'ListFailures': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFailures,
@@ -805,6 +871,87 @@ class JobService(object):
             '/jobwire.v1.JobService/BulkJobs',
             jobwire_dot_v1_dot_job__service__pb2.BulkJobsRequest.SerializeToString,
             jobwire_dot_v1_dot_job__service__pb2.BulkJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBulkRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/ListBulkRuns',
+            jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.ListBulkRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBulkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/GetBulkRun',
+            jobwire_dot_v1_dot_job__service__pb2.GetBulkRunRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.GetBulkRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopBulkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobwire.v1.JobService/StopBulkRun',
+            jobwire_dot_v1_dot_job__service__pb2.StopBulkRunRequest.SerializeToString,
+            jobwire_dot_v1_dot_job__service__pb2.StopBulkRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -147,12 +147,36 @@ class JobServiceStub:
     BulkJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
     back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
-    Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
+    Closing the call stops it after the step that is under way; the same token goes on from there. A token is good for an hour until its run begins. Everybody
+    who may read the queue sees the run with GetBulkRun; StopBulkRun ends it for good.
 
     Errors:
       INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
       INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+      ABORTED / BULK_RUN_STOPPED: somebody stopped the run; metadata `by` says who, `done` how far it had come → dry run again for what is left.
+      RESOURCE_EXHAUSTED / TOO_MANY_BULK_RUNS: 100 runs of the queue are under way → repeat after RetryInfo.
+    """
+    ListBulkRuns: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListBulkRunsRequest, _job_service_pb2.ListBulkRunsResponse]
+    """Lists the bulk runs of a queue, whoever began them, the latest first: the last 100, for a day after their last step.
+
+    Errors:
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+    """
+    GetBulkRun: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetBulkRunRequest, _job_service_pb2.GetBulkRunResponse]
+    """Reads one bulk run.
+
+    Errors:
+      NOT_FOUND / BULK_RUN_NOT_FOUND: it has not begun, or is no longer known → list the runs of the queue.
+    """
+    StopBulkRun: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.StopBulkRunRequest, _job_service_pb2.StopBulkRunResponse]
+    """Stops a bulk run, whoever began it, at whichever broker: when this is answered, no further job is acted on. Its caller is told with BULK_RUN_STOPPED, and
+    its token does not go on. To stop what is already stopped is no error.
+
+    Errors:
+      NOT_FOUND / BULK_RUN_NOT_FOUND: as in GetBulkRun → list the runs of the queue.
+      FAILED_PRECONDITION / WRONG_STATE: it has finished; metadata `state` says so → let it be.
     """
     ListFailures: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]
     """Groups the failed jobs of a queue by what failed, the latest first.
@@ -295,12 +319,36 @@ class JobServiceAsyncStub(JobServiceStub):
     BulkJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.BulkJobsRequest, _job_service_pb2.BulkJobsResponse]  # type: ignore[assignment]
     """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
     back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
-    Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
+    Closing the call stops it after the step that is under way; the same token goes on from there. A token is good for an hour until its run begins. Everybody
+    who may read the queue sees the run with GetBulkRun; StopBulkRun ends it for good.
 
     Errors:
       INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
       INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
       NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+      ABORTED / BULK_RUN_STOPPED: somebody stopped the run; metadata `by` says who, `done` how far it had come → dry run again for what is left.
+      RESOURCE_EXHAUSTED / TOO_MANY_BULK_RUNS: 100 runs of the queue are under way → repeat after RetryInfo.
+    """
+    ListBulkRuns: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListBulkRunsRequest, _job_service_pb2.ListBulkRunsResponse]  # type: ignore[assignment]
+    """Lists the bulk runs of a queue, whoever began them, the latest first: the last 100, for a day after their last step.
+
+    Errors:
+      INVALID_ARGUMENT: page_size out of bounds → correct it.
+      INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+    """
+    GetBulkRun: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetBulkRunRequest, _job_service_pb2.GetBulkRunResponse]  # type: ignore[assignment]
+    """Reads one bulk run.
+
+    Errors:
+      NOT_FOUND / BULK_RUN_NOT_FOUND: it has not begun, or is no longer known → list the runs of the queue.
+    """
+    StopBulkRun: _aio.UnaryUnaryMultiCallable[_job_service_pb2.StopBulkRunRequest, _job_service_pb2.StopBulkRunResponse]  # type: ignore[assignment]
+    """Stops a bulk run, whoever began it, at whichever broker: when this is answered, no further job is acted on. Its caller is told with BULK_RUN_STOPPED, and
+    its token does not go on. To stop what is already stopped is no error.
+
+    Errors:
+      NOT_FOUND / BULK_RUN_NOT_FOUND: as in GetBulkRun → list the runs of the queue.
+      FAILED_PRECONDITION / WRONG_STATE: it has finished; metadata `state` says so → let it be.
     """
     ListFailures: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListFailuresRequest, _job_service_pb2.ListFailuresResponse]  # type: ignore[assignment]
     """Groups the failed jobs of a queue by what failed, the latest first.
@@ -524,12 +572,54 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.BulkJobsResponse], _abc.AsyncIterator[_job_service_pb2.BulkJobsResponse]]:
         """Acts on all jobs of one queue that a filter finds, in two calls. The first, a dry run, counts them exactly and answers with a token. The second gives that token
         back and acts on those that the dry run saw and that have not changed since (progress is no change), in steps of at most 128, with a message after each.
-        Closing the call stops it after the step that is under way; the same token goes on from there. It is good for an hour.
+        Closing the call stops it after the step that is under way; the same token goes on from there. A token is good for an hour until its run begins. Everybody
+        who may read the queue sees the run with GetBulkRun; StopBulkRun ends it for good.
 
         Errors:
           INVALID_ARGUMENT: no verb, a filter out of its bounds, or a verb that does not fit the states → correct it.
           INVALID_ARGUMENT / BULK_TOKEN_INVALID: the token is of another request, or too old → dry run again.
           NOT_FOUND / QUEUE_NOT_FOUND: nothing was ever enqueued there → check the name.
+          ABORTED / BULK_RUN_STOPPED: somebody stopped the run; metadata `by` says who, `done` how far it had come → dry run again for what is left.
+          RESOURCE_EXHAUSTED / TOO_MANY_BULK_RUNS: 100 runs of the queue are under way → repeat after RetryInfo.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBulkRuns(
+        self,
+        request: _job_service_pb2.ListBulkRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListBulkRunsResponse, _abc.Awaitable[_job_service_pb2.ListBulkRunsResponse]]:
+        """Lists the bulk runs of a queue, whoever began them, the latest first: the last 100, for a day after their last step.
+
+        Errors:
+          INVALID_ARGUMENT: page_size out of bounds → correct it.
+          INVALID_ARGUMENT / PAGE_TOKEN_INVALID: the token is of another list → start at the first page.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBulkRun(
+        self,
+        request: _job_service_pb2.GetBulkRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.GetBulkRunResponse, _abc.Awaitable[_job_service_pb2.GetBulkRunResponse]]:
+        """Reads one bulk run.
+
+        Errors:
+          NOT_FOUND / BULK_RUN_NOT_FOUND: it has not begun, or is no longer known → list the runs of the queue.
+        """
+
+    @_abc_1.abstractmethod
+    def StopBulkRun(
+        self,
+        request: _job_service_pb2.StopBulkRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.StopBulkRunResponse, _abc.Awaitable[_job_service_pb2.StopBulkRunResponse]]:
+        """Stops a bulk run, whoever began it, at whichever broker: when this is answered, no further job is acted on. Its caller is told with BULK_RUN_STOPPED, and
+        its token does not go on. To stop what is already stopped is no error.
+
+        Errors:
+          NOT_FOUND / BULK_RUN_NOT_FOUND: as in GetBulkRun → list the runs of the queue.
+          FAILED_PRECONDITION / WRONG_STATE: it has finished; metadata `state` says so → let it be.
         """
 
     @_abc_1.abstractmethod
