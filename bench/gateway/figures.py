@@ -14,6 +14,7 @@ _IN_FLIGHT = 4
 _TIMEOUT_S = 120.0
 
 _SETTLE_S = 1.0
+_LEAD_S = 1.0
 
 _FIRST = 100
 """Streams that are there before any is counted."""
@@ -91,18 +92,23 @@ def saturation(side: Side, readers: Readers, seconds: float, first: int) -> tupl
 
 
 def delays(side: Side, readers: Readers, frames_per_s: float, seconds: float, first: int) -> tuple[dict[str, float], int]:
-    """Milliseconds from a change to its arrival, at a fixed rate of frames. Gives the number of the next change, too."""
+    """Milliseconds from a change to its arrival, at a fixed rate of frames. Gives the number of the next change, too.
+
+    The first second is not counted: a machine that had a rest is slow for a third of one, and at this rate what is late then makes more late.
+    """
     count, number = len(readers), first
     readers.forget()
-    pause_s = count / frames_per_s
+    pause_s, uncounted = count / frames_per_s, 0
     due_s = time.monotonic()
-    for _ in range(round(seconds / pause_s)):
+    for change in range(round((_LEAD_S + seconds) / pause_s)):
         due_s += pause_s
         readers.read(lambda due_s=due_s: time.monotonic() >= due_s, _TIMEOUT_S)  # type: ignore[misc]
+        if change * pause_s < _LEAD_S:
+            uncounted = len(readers.delays_ns)
         side.publish(number)
         number += 1
     readers.read(lambda: readers.frames >= count * (number - first), _TIMEOUT_S)
-    ordered = [delay / 1e6 for delay in sorted(readers.delays_ns)]
+    ordered = [delay / 1e6 for delay in sorted(readers.delays_ns[uncounted:])]
     cuts = quantiles(ordered, n=100)
     return {"p50": cuts[49], "p99": cuts[98]}, number
 

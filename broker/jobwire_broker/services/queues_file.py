@@ -238,7 +238,7 @@ def _set_field(message: Any, json_name: str, key: yaml.ScalarNode, node: yaml.No
 
 def _fill(message: Any, node: yaml.Node, path: str, places: dict[str, yaml.Node]) -> None:
     names = ", ".join(field.json_name for field in message.DESCRIPTOR.fields)
-    for key, value in _pairs(node, f"it must hold some of {names}"):
+    for key, value in _pairs(node, f"{path.rpartition('.')[2]} must hold some of {names}, each with its value, for example in braces"):
         _set_field(message, key.value, key, value, f"{path}.", places)
 
 
