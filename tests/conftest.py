@@ -9,10 +9,15 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import Broker, Gateway, Process, Store, StoreKind, needs, outcomes
 from tests.support.meanwhile import Background
 from tests.support.seeds import SEED
+
+# How long an example takes says something of the machine, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 Part = TypeVar("Part", bound=Process)
 
