@@ -535,7 +535,9 @@ class ItemError(_message.Message):
     """One sentence for people."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the sentence names, for programs."""
+        """What the sentence names, for programs. `quota` is what is used up, where the reason is that there is no room: `queues/{queue}` or `store`, as the subject of
+        QuotaFailure is with a single call; each reason of error.proto says what else it names.
+        """
 
     def __init__(
         self,
