@@ -228,12 +228,12 @@ class LeaseCheck:
 
 
 def _park_labelled(left: dict[bytes, Candidate], to_come: dict[bytes, Candidate], count: int) -> None:
-    """Of the jobs with the same required labels a session that asks for `count` may see the first `count` alone."""
-    kept: Counter[frozenset[tuple[str, str]]] = Counter()
+    """Of the jobs of a group with the same required labels a session that asks for `count` may see the first `count` alone."""
+    kept: Counter[tuple[frozenset[tuple[str, str]], str]] = Counter()
     labelled = [(job, raw_id, jobs) for jobs in (left, to_come) for raw_id, job in jobs.items() if job.kind.labels]
     for job, raw_id, jobs in sorted(labelled, key=lambda found: found[0].place):
-        kept[job.kind.labels] += 1
-        jobs[raw_id] = replace(job, parked=job.parked or kept[job.kind.labels] > count)
+        kept[job.kind.labels, job.kind.group] += 1
+        jobs[raw_id] = replace(job, parked=job.parked or kept[job.kind.labels, job.kind.group] > count)
 
 
 def _named(option: Candidate | None) -> str:

@@ -62,6 +62,11 @@ def rules_of(record: bytes) -> Rules:
     return Rules(record[codec.HEADER_SIZE + 1 : start].decode(), found.get(codec.TAG_GROUP, b"").decode(), units, found.get(codec.TAG_REQUIRED_LABELS, b""))
 
 
+def label_line(rules: Rules) -> str:
+    """The line in which a job waits for a session with its labels."""
+    return "q" + (len(rules.labels).to_bytes(2, "big") + rules.labels + rules.group.encode()).decode("latin-1")
+
+
 @dataclass
 class LineKeys:
     """The keys of this part, as they were read."""
@@ -69,6 +74,8 @@ class LineKeys:
     sets: Mapping[str, Mapping[bytes, float]]
     hashes: Mapping[str, Mapping[bytes, bytes]]
     lines: Mapping[str, Sequence[tuple[bytes, float]]]
+    turns: Mapping[bytes, Sequence[bytes]]
+    """By labels: the groups that have jobs which wait for them."""
     meta: Mapping[bytes, bytes]
     records: Mapping[bytes, bytes]
 
@@ -96,7 +103,7 @@ def check_place(keys: LineKeys, line: str, record: bytes, score: float) -> None:
         assert header.flags & codec.FLAG_ALONE
     else:
         assert not header.flags & codec.FLAG_ALONE
-        assert line in (rules.line, "n" + rules.name, "q" + rules.labels.decode("latin-1"))
+        assert line in (rules.line, "n" + rules.name, label_line(rules))
     ruled = bool(rules.group or rules.units > 1 or rules.labels)
     assert header.flags & codec.FLAG_COUNTED or not ruled, "a job with rules that is not marked"
     ageing = _policy(keys).get("ageing")
@@ -114,7 +121,9 @@ def _check_lists(keys: LineKeys) -> None:
     rows = {"l" + name.decode() for name in keys.hashes["G"]}
     listed = {name.decode("latin-1") for name in keys.sets["U"]}
     assert listed == keys.lines.keys() | rows, f"lines {keys.lines.keys()}, groups with a row {rows}, and listed are {listed}"
-    assert {"q" + name.decode("latin-1") for name in keys.sets["q"]} == {name for name in keys.lines if name[0] == "q"}
+    labelled = {line[1:].encode("latin-1") for line in keys.lines if line[0] == "q"}
+    assert keys.sets["q"].keys() == {line[2 : 2 + int.from_bytes(line[:2], "big")] for line in labelled}
+    assert labelled == {len(labels).to_bytes(2, "big") + labels + group for labels, turns in keys.turns.items() for group in turns}
     assert int(keys.meta.get(b"lw", 0)) == sum(map(len, keys.lines.values())), "jobs in lines that are not counted"
     names = {name[1:].decode() for name in keys.sets["b"] if name[:1] == b"\1"}
     assert {name[1:] for name in keys.lines if name[0] == "n"} <= names, "a line of a job name that nothing will open"

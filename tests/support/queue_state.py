@@ -174,7 +174,7 @@ async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> Que
     logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L?*")}
     checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y?*")}
     known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
-    unknown = [key for key in keys if key[0] not in "jphiBlnqLyO" and key not in known]
+    unknown = [key for key in keys if key[0] not in "jphiBlnqLyOQ" and key not in known]
     assert unknown == [], unknown
     state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved, lines).decode()
     _add_kept(state, logs, checkpoints, {key[1:]: record for key, record in by_key.items() if key[:1] == b"j"})
@@ -193,7 +193,8 @@ async def _read_line_keys(redis: Any, base: str, keys: Sequence[str]) -> LineKey
     answers = await pipe.execute()
     sets = {key: dict(answer) for key, answer in zip(SORTED_SETS, answers, strict=False)}
     members = dict(zip(lines, answers[len(SORTED_SETS) :], strict=False))
-    return LineKeys(sets, dict(zip(HASHES, answers[-len(HASHES) :], strict=True)), members, {}, {})
+    turns = {key[1:].encode("latin-1"): await redis.zrange((base + key).encode("latin-1"), 0, -1) for key in keys if key[0] == "Q"}
+    return LineKeys(sets, dict(zip(HASHES, answers[-len(HASHES) :], strict=True)), members, turns, {}, {})
 
 
 async def _read_runs(redis: Any, base: str) -> dict[str, RunView]:

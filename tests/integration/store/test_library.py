@@ -99,7 +99,7 @@ def test_only_what_can_make_a_job_larger_is_refused_by_a_full_store() -> None:
 def test_both_sides_use_the_same_words() -> None:
     code = "\n".join(line.split("--")[0] for name, text in SOURCES.items() for line in text.splitlines() if name != "codec.lua")
     code = re.sub(r"redis\.call\('[A-Z]+'|gather\(ctx, '[A-Z]+'|batch_for\(ctx, '[A-Z]+'", "", code)
-    arguments_and_reasons = {"NUMSUB", "ZREM", "HDEL", "ZCARD", "ZADD", "GT", "LIMIT", "COUNT", "WITHSCORES", "PX", "LLEN"}
+    arguments_and_reasons = {"NUMSUB", "ZREM", "HDEL", "ZCARD", "ZADD", "GT", "LIMIT", "COUNT", "WITHSCORES", "PX", "LLEN", "NX", "XX"}
     arguments_and_reasons |= {"NO_HANDLER", "POISON", "TIMEOUT", "TOTAL_TIMEOUT"}
     assert set(re.findall(r"'([A-Z]{2,}(?:_[A-Z]+)*) ?'", code)) - arguments_and_reasons == {word.value for word in Word}
 

@@ -397,7 +397,7 @@ async def test_only_a_session_with_the_labels_gets_the_job(q: QueueLab) -> None:
     async with q.heard() as heard:
         assert list(await q.lease("s", 5)) == ["b"]
     assert heard.wakes == ["work"]
-    assert list((await q.state()).lines) == ["q\x03gpu\x04a100"]
+    assert list((await q.state()).lines) == ["q\0\x09\x03gpu\x04a100"]
     assert list(await q.lease("t", 5)) == ["a"]
     assert (await q.state()).lines == {}
 
@@ -410,6 +410,36 @@ async def test_all_of_the_labels_are_needed(q: QueueLab) -> None:
     assert await q.lease("s", 5) == {}
     assert list(await q.lease("t", 5)) == ["b"]
     assert list(await q.lease("u", 5)) == ["a"]
+
+
+async def test_groups_have_their_turns_also_among_jobs_that_sessions_without_their_labels_have_met(q: QueueLab) -> None:
+    await q.make(*(ruled(f"{group}{i:02}", group, labels=GPU) for group in ("a", "", "b", "c") for i in range(30)))
+    await q.store.set_group("a", weight=2.0)
+    await q.store.set_group("c", express=True)
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    started = []
+    for _ in range(27):
+        # Whoever lacks the labels meets all of them, and puts them aside.
+        assert await q.lease("n", 9) == {}
+        assert {line[0] for line in (await q.state()).lines} == {"q"}
+        for raw_id, token in (await q.lease("l", 2)).items():
+            started.append(raw_id[:-2])
+            await q.complete(raw_id, token)
+    assert started[:30] == ["c"] * 30
+    assert {group: started[30:].count(group) for group in ("a", "", "b")} == {"a": 12, "": 6, "b": 6}
+
+
+async def test_a_lone_labelled_job_of_a_group_does_not_wait_for_those_of_many_others(q: QueueLab) -> None:
+    await q.make(*(ruled(f"{number:02}{i}", f"g{number:02}", labels=GPU) for number in range(20) for i in range(9)), ruled("lone", "z", labels=GPU))
+    await q.attach("n")
+    await q.attach("l", labels=GPU)
+    started: list[str] = []
+    while "lone" not in started:
+        assert await q.lease("n", 9) == {}
+        started += await q.lease("l", 1)
+    assert len(started) <= 21, "it comes when each of the twenty groups has had its turn"
+    await q.state()
 
 
 async def test_a_goodbye_forgets_the_labels(q: QueueLab) -> None:

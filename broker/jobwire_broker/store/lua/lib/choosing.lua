@@ -9,6 +9,8 @@
 local STEPS_MAX = 384
 local ALONE_MAX = 16
 local OWED_MS, OWED_MAX = 3000, 64
+-- Of how many groups a call brings back jobs with the same labels. The score of one that goes before all others is lower by EXPRESS_FIRST.
+local BROUGHT_MAX, EXPRESS_FIRST = 8, 1e12
 -- What becomes of a choice that is not taken: it is out of the way, and the next may be made; or nothing may be taken.
 local MOVED, STOP = 1, 2
 
@@ -47,12 +49,35 @@ function choosing.meets(ctx, sid, required)
   return true
 end
 
+-- Where a group has its turn among those that have jobs with the same labels, by the tag that it would start with now.
+local function labelled_turn(ctx, group)
+  local fair = limits.load(ctx)
+  if group == '' then return math.max(fair.vt, fair.fw), 1 end
+  local g = groups.get(ctx, group)
+  groups.locate(ctx, g)
+  if g.express then return math.max(g.tag, fair.vx) - EXPRESS_FIRST, g.weight end
+  return math.max(g.tag, fair.vt), g.weight
+end
+
+-- Bring back jobs with these labels, of the groups that have their turn: each moves on as if one of them had started, whether it may start now or not.
+local function bring_back_labelled(ctx, labels, count)
+  local key = ctx.base .. 'Q' .. labels
+  local turns = redis.call('ZRANGE', key, 0, BROUGHT_MAX - 1, 'WITHSCORES')
+  for i = 1, #turns, 2 do
+    local group = turns[i]
+    local turn, weight = labelled_turn(ctx, group)
+    if not groups.get(ctx, group).express then turn = math.max(turn, tonumber(turns[i + 1])) end
+    redis.call('ZADD', key, 'XX', string.format('%.17g', turn + 1 / weight), group)
+    lines.unpark(ctx, lines.labelled({ labels = labels, group = group }), count, ctx.brought)
+  end
+end
+
 -- Let jobs that were parked for the labels of this session go back to their lines. Requirements are kept in order, so those that begin with a label stand together.
 local function bring_back(ctx, sid, count)
   for pair in pairs(labels_of(ctx, sid)) do
     local found = redis.call('ZRANGEBYLEX', ctx.base .. 'q', '[' .. pair, '(' .. pair .. '\255', 'LIMIT', 0, 64)
     for i = 1, #found do
-      if choosing.meets(ctx, sid, found[i]) then lines.unpark(ctx, 'q' .. found[i], count, ctx.brought) end
+      if choosing.meets(ctx, sid, found[i]) then bring_back_labelled(ctx, found[i], count) end
     end
   end
   if ctx.touched then groups.settle(ctx) end
@@ -60,9 +85,11 @@ end
 
 -- Park a job for a session that has its labels.
 local function park_for_labels(ctx, j)
-  local labels = lines.rules_of(j).labels
-  lines.park(ctx, lines.suffix(j), j, 'q' .. labels)
-  redis.call('ZADD', ctx.base .. 'q', 0, labels)
+  local rules = lines.rules_of(j)
+  local turn = string.format('%.17g', (labelled_turn(ctx, rules.group)))
+  lines.park(ctx, lines.suffix(j), j, lines.labelled(rules))
+  redis.call('ZADD', ctx.base .. 'q', 0, rules.labels)
+  redis.call('ZADD', ctx.base .. 'Q' .. rules.labels, 'NX', turn, rules.group)
 end
 
 -- The session has no room for the payload of what is next. What it alone may take is in nobody's way meanwhile: what was brought back for it is parked again.

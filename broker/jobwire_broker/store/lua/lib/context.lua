@@ -20,9 +20,11 @@
 --   f x e       zsets of FAILED, CANCELLED, EXPIRED, score = revision at the end, member = id
 --   g0 … g4     hashes, the ends of removed jobs by time: id -> revision (8) token (8) ended (1) state (1) young (1)
 --   l<group>    zset, waiting jobs of a group, form of w; `l` alone: those of no group that have units or required labels
---   n<name> q<labels>  zsets, form of w: jobs taken out of their line because their name's limit is used up, or for a worker with these labels (lib/lines.lua)
+--   n<name> q<length><labels><group>  zsets, form of w: jobs taken out of their line because their name's limit is used up, or for a worker with these labels
+--               (lib/lines.lua)
 --   U           zset, score 0: all lines l, n and q by name, and l<group> of each group that has a row
 --   q           zset, score 0: the required labels that have a line q
+--   Q<labels>   zset: the groups that have a line q with these labels, by their turn (lib/choosing.lua)
 --   r y b v     zsets of groups (lib/groups.lua): ready, ready and express, blocked (score = date in ms; \1<job name>: a name with a line n), idle with a memory
 --   O           zset with a short life, score = date in ms: waiting jobs for which a session with their labels found no room under a limit (lib/choosing.lua)
 --   G           hash: group -> its rules and counters

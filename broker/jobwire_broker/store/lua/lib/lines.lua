@@ -2,7 +2,8 @@
 --
 -- A plain job waits in `w`. One that has a group, units or required labels is flagged COUNTED when it is made, and waits in the line of its group, `l<group>`,
 -- or in `l`. A job may be parked: taken out of its line because the limit of its job name is used up (`n<name>`), or because the session that it was offered to
--- lacks a label (`q<labels>`). It keeps its place there, and goes back to it when the name opens, or when a session comes that has the labels.
+-- lacks a label (`q`, labels behind their length, group). It keeps its place there, and goes back to it when the name opens, or when a session comes that has
+-- the labels. The index `q` has all labels that have a line, and `Q<labels>` the groups that have one, by their turn (lib/choosing.lua).
 -- `lw` of the meta hash counts who stands in lines l, n and q; while it is 0, and the queue has no limit, nothing here costs a plain job anything.
 lines.UNPARK_MAX = 128
 local RESCORE_MAX = 128
@@ -102,6 +103,19 @@ local function is_counted(suffix)
   return suffix ~= 'w' and suffix ~= 'o'
 end
 
+-- The line of those of a group that wait for a session with these labels.
+function lines.labelled(rules)
+  return 'q' .. pack('>I2', #rules.labels) .. rules.labels .. rules.group
+end
+
+-- Such a line is empty.
+local function left_labelled(ctx, suffix)
+  local last = 3 + struct.unpack('>I2', suffix, 2)
+  local labels = sub(suffix, 4, last)
+  redis.call('ZREM', ctx.base .. 'Q' .. labels, sub(suffix, last + 1))
+  if redis.call('EXISTS', ctx.base .. 'Q' .. labels) == 0 then redis.call('ZREM', ctx.base .. 'q', labels) end
+end
+
 -- A job has left a line l, n or q.
 local function left(ctx, suffix)
   ctx.lw = ctx.lw - 1
@@ -109,7 +123,7 @@ local function left(ctx, suffix)
   if kind == 'l' and suffix ~= 'l' then return groups.touch(ctx, sub(suffix, 2)) end
   if redis.call('EXISTS', ctx.base .. suffix) == 1 then return end
   redis.call('ZREM', ctx.base .. 'U', suffix)
-  if kind == 'q' then redis.call('ZREM', ctx.base .. 'q', sub(suffix, 2)) end
+  if kind == 'q' then left_labelled(ctx, suffix) end
   if kind == 'n' then limits.touch(ctx, sub(suffix, 2)) end
 end
 
@@ -135,9 +149,9 @@ function lines.depart(ctx, j)
     if suffix == 'o' then leave_room(ctx, j) end
     return
   end
-  local labels = lines.rules_of(j).labels
-  local is_parked = labels ~= '' and lines.remove(ctx, 'q' .. labels, member) or lines.remove(ctx, 'n' .. lines.job_name(j), member)
-  if is_parked then groups.park(ctx, lines.rules_of(j).group, -1) end
+  local its = lines.rules_of(j)
+  local is_parked = its.labels ~= '' and lines.remove(ctx, lines.labelled(its), member) or lines.remove(ctx, 'n' .. lines.job_name(j), member)
+  if is_parked then groups.park(ctx, its.group, -1) end
 end
 
 -- Count a job that enters its line: whoever waits for work hears of it, unless its group is blocked.
