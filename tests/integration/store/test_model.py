@@ -21,8 +21,11 @@ from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, PolicyChanged, Renewal, TurnItem
 
 from tests.support import Store
-from tests.support.model import FAILURES, FUTURE, PAST, SESSION_MS, TICK_MS, Answer, Model
+from tests.support.model import Model
+from tests.support.model_clock import SESSION_MS, TICK_MS
+from tests.support.model_finishes import FAILURES
 from tests.support.model_job import FINAL, Change, Content
+from tests.support.model_moves import FUTURE, PAST, Answer
 from tests.support.model_policy import SHORT_MS, Policy
 from tests.support.queue_lab import FAR_FUTURE_MS, QueueLab, debounced, idempotent, item, throttled, unique
 from tests.support.queue_state import Numbers, QueueState, RunView, session_bytes, state_name
