@@ -96,7 +96,7 @@ class Model(Clock, Verbs):
             if job.state in FINAL and job.content.retention_ms == 0:
                 self._forget(raw_id)
         for state in self._grown:
-            for raw_id in self.ended[state][: -self.policy.kept or None] if self.policy.kept is not None else ():
+            for raw_id in self.policy.over(self.ended[state], set(self._kept(state, own=True))):
                 self._forget(raw_id)
         if self._added and self.hungry and any(job.state == "WAITING" for job in self.jobs.values()):
             self.hungry = False

@@ -15,7 +15,7 @@ SHORT_MS = 1
 
 
 class Policy(NamedTuple):
-    """A policy. 0 and empty say nothing, but for `kept`: None does."""
+    """A policy. 0 and empty say nothing, but for `kept` and `age_ms`: None does."""
 
     attempts: int = 0
     delays_ms: tuple[int, ...] = ()
@@ -27,7 +27,7 @@ class Policy(NamedTuple):
     max_payload: int = 0
     kept: int | None = None
     """How many jobs of each final state are kept."""
-    age_ms: int = 0
+    age_ms: int | None = None
     """And for how long."""
     priority: int | None = None
     """Of jobs that name none."""
@@ -56,13 +56,20 @@ class Policy(NamedTuple):
         for state in ("completed", "failed", "cancelled", "expired"):
             if self.kept is not None:
                 getattr(rules.retention, state).count = self.kept
-            if self.age_ms:
+            if self.age_ms is not None:
                 getattr(rules.retention, state).age.CopyFrom(_duration(self.age_ms))
         return policy_to_text(rules, version)
 
     def named(self, content: Content) -> Content:
         """What a call says of a job, with the priority that it gets when it names none."""
         return content if content.priority is not None else content._replace(priority=5 if self.priority is None else self.priority)
+
+    def over(self, ended: list[str], own: set[str]) -> list[str]:
+        """Which of the ended jobs of a state, the oldest first, are not kept; `own` say for themselves how long they are."""
+        if self.age_ms == 0:
+            others = [raw_id for raw_id in ended if raw_id not in own]
+            return others + _all_but([raw_id for raw_id in ended if raw_id in own], self.kept)
+        return _all_but(ended, self.kept)
 
     def is_short(self, content: Content) -> bool:
         """Whether a job is kept for SHORT_MS."""
@@ -96,6 +103,10 @@ class Policy(NamedTuple):
     def is_too_large(self, payload: bytes) -> bool:
         """Whether the queue takes no such payload."""
         return bool(self.max_payload) and len(job_pb2.Payload.FromString(payload).data) > self.max_payload
+
+
+def _all_but(ended: list[str], kept: int | None) -> list[str]:
+    return [] if kept is None else ended[: max(0, len(ended) - kept)]
 
 
 def _duration(ms: int) -> Duration:

@@ -61,8 +61,9 @@ contents = st.sampled_from([PLAIN] * 4 + [Content(priority=None)] * 3 + TIMES + 
 POLICIES = [Policy(attempts=1, max_payload=100), Policy(attempts=4, delays_ms=(50_000, 200_000)), Policy(permanent=("Boom",), kept=1)]
 POLICIES += [Policy(permanent=("TIMEOUT",), timeout_ms=1500, max_payload=100), Policy(timeout_ms=2500, total_ms=1500, kept=0)]
 POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1), Policy(expires_ms=2 * HOUR_MS, attempts=2)]
-GROWING = Policy(base_ms=20_000, factor=3, most_ms=50_000, priority=2)
+GROWING = Policy(base_ms=20_000, factor=1.5, most_ms=40_000, priority=2, attempts=5)
 POLICIES += [GROWING] * 2 + [GROWING._replace(age_ms=SHORT_MS)] * 2 + [Policy(age_ms=SHORT_MS), Policy(age_ms=SHORT_MS, kept=1, priority=7)]
+POLICIES += [Policy(age_ms=0)] * 2 + [Policy(age_ms=0, kept=1)] * 2
 policies = st.sampled_from([Policy()] * 3 + POLICIES)
 CHANGES = [Change(priority=1), Change(priority=5), Change(payload=b""), Change(payload=SHORT), Change(payload=LONG), Change(labels=LABELS), Change(labels=b"")]
 CHANGES += [Change(due_ms=0), Change(due_ms=FUTURE), Change(1, SHORT, LABELS, FUTURE), Change(5, LONG, b"", 0)]
@@ -221,6 +222,25 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, finish=finishes)
     def finish_late(self, pick: int, finish: tuple[str, int]) -> None:
         self.turn([(finish, self.pick(pick, "WAITING", "DELAYED"), "last")], [])
+
+    @rule(session=sessions, pick=picks, times=st.sampled_from([2, 3, 3]), is_new=st.booleans())
+    def a_job_fails_again_and_again(self, session: str, pick: int, times: int, is_new: bool) -> None:
+        """A new one waits longer each time, as its queue says."""
+        raw_id = self.pick(pick, "WAITING", "DELAYED")
+        free = [other for other in JOBS if other not in self.model.jobs.keys() | self.model.removed.keys() | self.model.aliases.keys()]
+        if is_new and free:
+            raw_id = free[0]
+            self.set_policy(GROWING)
+            self.both_have_the_same_state()
+            self.enqueue([(raw_id, Content(attempts=0))])
+            self.both_have_the_same_state()
+        for _ in range(times):
+            self.work(session, len(JOBS))
+            self.both_have_the_same_state()
+            self.turn([(("F", -1), raw_id, "last")], [])
+            self.both_have_the_same_state()
+            self.beat(0, [], {raw_id})
+            self.both_have_the_same_state()
 
     @rule(pick=picks, report=reports)
     def report(self, pick: int, report: tuple[str, int]) -> None:
