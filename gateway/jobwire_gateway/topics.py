@@ -10,13 +10,13 @@ before that one is of an earlier adding and ignored.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job
-from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire.v1.job_service_pb2 import ChangeAudience, ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
 
 from jobwire_gateway import frames
@@ -87,6 +87,10 @@ class JobTopic:
                     yield from _spread(self.watches, partial(JobWatch.log, frame=frame))
             case _:
                 yield from self._change(seen)
+
+    def is_at(self, revision: int) -> bool:
+        """Whether this is the revision that was heard last."""
+        return self.live and self.latest is not None and self.latest.revision == revision
 
     def fill(self, job: Job) -> None:
         """Put in what a change leaves out because its reader has it already."""
@@ -159,9 +163,9 @@ class QueueTopic:
         self._ended.clear()
 
     @property
-    def doubted(self) -> Collection[str]:
-        """The jobs that are to be looked at: they were shown before the last gap, and had not ended."""
-        return self._doubted.keys()
+    def doubted(self) -> Mapping[str, int]:
+        """The jobs that are to be looked at, with the revisions that were shown: before the last gap, and they had not ended."""
+        return self._doubted
 
     def overlook(self, name: str) -> None:
         """Let a job be that cannot be looked at."""
@@ -192,9 +196,12 @@ class QueueTopic:
 
     def apply(self, seen: Seen) -> Iterator[None]:
         """Show a change of one job to all, once."""
-        if seen.revision <= self._recent.get(seen.job.name, 0):
+        name = seen.job.name
+        if seen.revision <= self._recent.get(name, 0):
             return
         self._note(seen)
+        if self._doubted and self._doubted.pop(name, 0) == seen.revision:
+            return
         yield from _spread(self.watches, lambda watch: watch.change(seen))
 
     def _note(self, seen: Seen) -> None:
@@ -376,7 +383,7 @@ class Topics:
 
     def _say_not_shown(self, change: JobChange) -> Iterator[None]:
         job = change.job
-        names = [job.name, *self._many_names(job.queue or queue_of(job.name), job)]
+        names = [job.name, *self._many_names(job.queue or queue_of(job.name), change)]
         topics = [topic for name in names if isinstance(topic := self._listening(name), JobTopic | QueueTopic)]
         watches = [watch for topic in topics for watch in topic.watches]
         yield from _spread(watches, lambda watch: watch.not_shown(ended=change.type == ChangeType.CHANGE_TYPE_FINAL))
@@ -387,25 +394,28 @@ class Topics:
         if change.type == ChangeType.CHANGE_TYPE_GAP:
             for of_many in self._of_many(f"queues/{queue}"):
                 yield from of_many.gap()
-                self._look_at(of_many)
+                self._look_at(of_many, in_doubt=True)
             return
         job_topic = self._listening(job.name)
         if isinstance(job_topic, JobTopic):
             job_topic.fill(job)
         seen = Seen(job)
-        if change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL):
+        if change.type in (ChangeType.CHANGE_TYPE_UPDATE, ChangeType.CHANGE_TYPE_FINAL) and change.audience != ChangeAudience.CHANGE_AUDIENCE_JOB:
             if not job.revision:
                 for of_many in self._of_many(f"queues/{queue}"):
                     yield from of_many.gone(job.name)
-            for name in self._many_names(queue, job):
+            for name in self._many_names(queue, change):
                 if isinstance(topic := self._listening(name), QueueTopic):
                     yield from topic.apply(seen)
-        if isinstance(job_topic, JobTopic):
+        if isinstance(job_topic, JobTopic) and change.audience != ChangeAudience.CHANGE_AUDIENCE_MANY:
             yield from job_topic.apply(change, seen)
 
-    def _look_at(self, topic: QueueTopic) -> None:
-        """Ask how the jobs are that were shown of a topic of many before a gap: whoever saw them must not miss their end."""
-        for name in list(topic.doubted):
+    def _look_at(self, topic: QueueTopic, *, in_doubt: bool = False) -> None:
+        """Ask how the jobs are that were shown of a topic of many before a gap: whoever saw them must not miss their end.
+
+        `in_doubt`: of those that are followed by name, what is known may be as old. They are being read again, and what is no news is not told.
+        """
+        for name, revision in list(topic.doubted.items()):
             if name in self._looks:
                 self._looks[name].topics.add(topic)
                 continue
@@ -414,7 +424,11 @@ class Topics:
                 continue
             watch = JobWatch(name, None, _NOWHERE, self.heartbeat_ms, partial(self._heard_of, name))
             self._looks[name] = _Look(watch, {topic})
-            self.join(watch)
+            followed = self._listening(name)
+            if in_doubt and isinstance(followed, JobTopic) and followed.is_at(revision):
+                followed.watches.add(watch)
+            else:
+                self.join(watch)
 
     def _heard_of(self, name: str) -> None:
         if (look := self._looks.pop(name, None)) is not None:
@@ -432,10 +446,12 @@ class Topics:
                     _log.exception("gateway.change_not_shown job=%s", watch.topic)
                     yield from _spread(topic.watches, lambda reader: reader.not_shown(ended=False))
 
-    def _many_names(self, queue: str, job: Job) -> Iterator[str]:
+    def _many_names(self, queue: str, change: JobChange) -> Iterator[str]:
         """The topics of many jobs that a change of a job belongs to. Those that nobody in this process watches are not looked for."""
+        job = change.job
         yield f"queues/{queue}"
         if self._parts:
+            yield from change.left
             if job.group:
                 yield f"queues/{queue}/groups/{job.group}"
             for key, value in job.labels.items():

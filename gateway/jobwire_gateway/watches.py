@@ -107,8 +107,8 @@ class JobWatch:
     def change(self, seen: Seen) -> None:
         """Show a change that has just happened."""
         if not self.started:
-            if self.heard:
-                self.newest = seen
+            if self._on_heard is not None:
+                self._hear(seen, self._on_heard)
         elif seen.revision > self._cursor:
             self._cursor = seen.revision
             self.outlet.put(self.topic, seen.newest)

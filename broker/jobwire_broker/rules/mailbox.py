@@ -2,14 +2,16 @@
 
 Progress of a job takes the place of the progress before it. Changes of state are kept, up to MAX_PER_JOB for one job (then log lines go, and after them the
 oldest in between), and the last change of state of each job is always kept. Nothing older than what was put before for the same job gets in, unless the store
-may have lost what was told (`doubt`). A reader of whole queues that falls behind by MAX_JOBS jobs, or MAX_BYTES, is told of a gap; what it follows by name it
-still hears of, down to the last change of each. What is too much even so is dropped, and read again when the reader has made room.
+may have lost what was told (`doubt`). Where the mailbox is shared, an answer takes nothing from those who follow the whole queue, whenever their event comes.
+A reader of whole queues that falls behind by MAX_JOBS jobs, or MAX_BYTES, is told of a gap; what it follows by name it still hears of, down to the last change
+of each. What is too much even so is dropped, and read again when the reader has made room.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from jobwire.v1 import job_service_pb2 as pb
@@ -32,9 +34,13 @@ class _Kept(NamedTuple):
 
 
 class Mailbox:
-    """Changes on their way to one reader."""
+    """Changes on their way to one reader. `is_shared`: it reads for others, of whom some follow queues and some jobs in them by name; each is to get all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
+        # Of jobs whose answer has gone ahead of their events: the revision up to which the events themselves were told.
+        self._told: dict[str, int] = {}
+        self._queues: Counter[str] = Counter()
         self._chains: dict[str, list[_Kept]] = {}
         self._bytes = 0
         self._seen: dict[str, int] = {}
@@ -50,19 +56,31 @@ class Mailbox:
         self._opening[name] = self._opening.get(name, 0) + 1
         self._followed[name] = read_again
 
+    def follow_queue(self, queue: str, by: int = 1) -> None:
+        """The reader follows all jobs of a queue, or some by what they have in common; -1: not any more."""
+        self._queues[queue] += by
+
     def put_snapshot(self, change: pb.JobChange) -> None:
         """The job as it was read after `open`: it goes before what is newer, and in place of what is not."""
         name = change.job.name
+        before = self._seen.get(name, 0)
         self._opened(name)
         # Who asks twice is answered twice, also when the first answer has not been taken yet.
         snapshots = self._snapshots.setdefault(name, [])
         others = [kept for kept in self._pop(name) if all(kept is not snapshot for snapshot in snapshots)]
         is_doubted = name in self._doubted
         newer = [kept for kept in others if kept.change.type in _ALWAYS or (kept.change.job.revision > change.job.revision and not is_doubted)]
+        late: list[_Kept] = []
+        if self._is_shared:
+            change.audience = pb.CHANGE_AUDIENCE_JOB
+            if self._queues[change.job.queue] and not is_doubted:
+                late = [_for_many(kept) for kept in others if kept.change.type not in _ALWAYS and kept.change.job.revision <= change.job.revision]
+                if before < change.job.revision:
+                    self._told.setdefault(name, before)
         if is_doubted:
             self._seen.pop(name, None)
         snapshots.append(_Kept(change, change.ByteSize()))
-        self._set(name, [*snapshots, *newer])
+        self._set(name, [*snapshots, *late, *newer])
         self._note(name, change.job.revision)
         self._bound()
         self._ready.set()
@@ -85,7 +103,14 @@ class Mailbox:
         if change.type not in _ALWAYS:
             revision = change.job.revision
             seen = self._seen.get(name, 0)
-            if revision and revision <= seen:
+            told = self._told.pop(name, None) if self._told else None
+            if told is not None and told < revision <= seen:
+                if revision < seen:
+                    self._told[name] = revision
+                change = _only_for_many(change)
+            elif revision and revision <= seen:
+                if told is not None:
+                    self._told[name] = told
                 if revision == seen or name not in self._doubted:
                     return
                 del self._seen[name]
@@ -127,6 +152,7 @@ class Mailbox:
         """
         jobs = f"queues/{queue}/jobs/"
         told = [name for name in self._seen if name.startswith(jobs)]
+        self._told = {name: revision for name, revision in self._told.items() if not name.startswith(jobs)}
         self._doubted = {name for name in self._doubted if name in self._seen} | {name for name in told if name in self._followed}
         for name in told:
             if name not in self._followed:
@@ -137,6 +163,7 @@ class Mailbox:
         self._pop(name)
         self._snapshots.pop(name, None)
         self._seen.pop(name, None)
+        self._told.pop(name, None)
         self._doubted.discard(name)
         self._followed.pop(name, None)
         self._lost.pop(name, None)
@@ -195,11 +222,18 @@ class Mailbox:
         for name in dropped:
             self._seen.pop(name, None)
         for name in list(self._chains):
-            self._set(name, [self._last_of(name, self._pop(name))])
+            chain = self._pop(name)
+            for_many = [kept for kept in chain if kept.change.audience == pb.CHANGE_AUDIENCE_MANY]
+            for_job = [kept for kept in chain if kept.change.audience != pb.CHANGE_AUDIENCE_MANY]
+            self._set(name, [*([self._last_of(name, for_job)] if for_job else []), *for_many[-1:]])
         self._snapshots.clear()
+        self._tell_gaps(queues)
+
+    def _tell_gaps(self, queues: Iterable[str]) -> None:
         for queue in queues:
             gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
             gap.job.queue, gap.job.name = queue, f"queues/{queue}"
+            self._pop(gap.job.name)
             self._set(gap.job.name, [_Kept(gap, gap.ByteSize())])
 
     def _last_of(self, name: str, chain: list[_Kept]) -> _Kept:
@@ -211,13 +245,18 @@ class Mailbox:
 
     def _lose(self, most: int) -> None:
         """Drop what is followed, the latest first, until so much is left."""
+        queues = set()
         for name in reversed(list(self._chains)):
             if self._bytes <= most:
-                return
+                break
             if name in self._followed:
-                self._pop(name)
+                queues |= {kept.change.job.queue for kept in self._pop(name)}
                 self._seen.pop(name, None)
+                self._told.pop(name, None)
                 self._lost[name] = None
+        if self._is_shared:
+            # What is read again is for those who follow the jobs by name.
+            self._tell_gaps(queue for queue in queues if self._queues[queue])
 
     def _read_lost(self) -> None:
         for name in list(self._lost)[:_READ_AGAIN]:
@@ -225,9 +264,22 @@ class Mailbox:
             self._followed[name]()
 
 
+def _only_for_many(change: pb.JobChange) -> pb.JobChange:
+    copy = pb.JobChange()
+    copy.CopyFrom(change)
+    copy.audience = pb.CHANGE_AUDIENCE_MANY
+    return copy
+
+
+def _for_many(kept: _Kept) -> _Kept:
+    return _Kept(_only_for_many(kept.change), kept.size)
+
+
 def _as_snapshot(change: pb.JobChange) -> pb.JobChange:
     return pb.JobChange(type=pb.CHANGE_TYPE_SNAPSHOT, job=change.job) if change.type == pb.CHANGE_TYPE_UPDATE else change
 
 
 def _is_progress(before: pb.JobChange, after: pb.JobChange) -> bool:
-    return before.type == after.type == pb.CHANGE_TYPE_UPDATE and before.job.state == after.job.state and before.job.attempt == after.job.attempt
+    if before.left or not before.type == after.type == pb.CHANGE_TYPE_UPDATE:
+        return False
+    return before.job.state == after.job.state and before.job.attempt == after.job.attempt

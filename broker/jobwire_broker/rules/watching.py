@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jobwire.v1 import job_pb2
@@ -21,7 +21,7 @@ from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.store import codec
 from jobwire_broker.store.listener import Listener
 from jobwire_broker.store.queue_store import MAX_ITEMS, Found, QueueStore
-from jobwire_broker.topics import Topic
+from jobwire_broker.topics import Topic, parse_topic
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,14 @@ ALL = Part()
 def part_of(topic: Topic) -> Part:
     """The jobs of a queue that a topic is about, when it is not one job."""
     return Part(topic.group, topic.label)
+
+
+def _parts_of(group: str, labels: Mapping[str, str]) -> Iterator[Part]:
+    """The parts of its queue, but for all of it, to which a job belongs."""
+    if group:
+        yield Part(group=group)
+    for pair in labels.items():
+        yield Part(label=pair)
 
 
 def decode_events(message: bytes) -> tuple[int, int, list[tuple[bytes, bytes]]]:
@@ -108,14 +116,19 @@ class Feed:
 
     async def watch_many(self, part: Part, mailbox: Mailbox) -> None:
         """Follow all changes of the jobs in the queue, in one of its groups, or with one label."""
-        self._many.setdefault(part, set()).add(mailbox)
+        watchers = self._many.setdefault(part, set())
+        if mailbox not in watchers:
+            watchers.add(mailbox)
+            mailbox.follow_queue(self._store.queue)
         await self._listen()
 
     async def leave_many(self, part: Part, mailbox: Mailbox) -> None:
         """Follow them no more."""
         watchers = self._many.get(part)
         if watchers is not None:
-            watchers.discard(mailbox)
+            if mailbox in watchers:
+                watchers.remove(mailbox)
+                mailbox.follow_queue(self._store.queue, -1)
             if not watchers:
                 del self._many[part]
         await self._unlisten()
@@ -177,14 +190,14 @@ class Feed:
         if change is None:
             self._want([raw_id])
             return
-        for mailbox in self._watchers_of(raw_id, change.job):
+        for mailbox in self._watchers_of(raw_id, change):
             mailbox.put(change, len(record))
 
-    def _watchers_of(self, raw_id: bytes, job: job_pb2.Job) -> set[Mailbox]:
+    def _watchers_of(self, raw_id: bytes, change: pb.JobChange) -> set[Mailbox]:
         """Whom a change of a job is told."""
         told = set(self._jobs.get(raw_id, ()))
         if self._many:
-            for part in (ALL, *([Part(group=job.group)] if job.group else []), *(Part(label=pair) for pair in job.labels.items())):
+            for part in (ALL, *_parts_of(change.job.group, change.job.labels), *(part_of(parse_topic(name, "left")) for name in change.left)):
                 told |= self._many.get(part, set())
         return told
 
@@ -244,7 +257,7 @@ class Feed:
             # It was there when the watch began.
             change.type = pb.CHANGE_TYPE_FINAL
             change.job.state = job_pb2.JOB_STATE_REMOVED
-        for mailbox in self._watchers_of(raw_id, change.job):
+        for mailbox in self._watchers_of(raw_id, change):
             mailbox.put(change, len(found.record))
 
     def _read_for(self, raw_id: bytes, mailbox: Mailbox) -> None:
@@ -281,7 +294,18 @@ def change_of(queue: str, raw_id: bytes, record: bytes) -> pb.JobChange | None:
         change.type = pb.CHANGE_TYPE_LOG
     else:
         change.type = pb.CHANGE_TYPE_FINAL if change.job.state in codec.FINAL_STATES else pb.CHANGE_TYPE_UPDATE
+    if codec.TAG_WAS in found:
+        change.left.extend(_left(change.job, codec.sections(found[codec.TAG_WAS], 0)))
     return change
+
+
+def _left(job: job_pb2.Job, was: Mapping[int, bytes]) -> Iterator[str]:
+    """The topics that a job belonged to by these sections, and does no longer."""
+    now = set(_parts_of(job.group, job.labels))
+    before = _parts_of(was.get(codec.TAG_GROUP, b"").decode(), codec.decode_labels(was.get(codec.TAG_LABELS, b"")))
+    for part in before:
+        if part not in now:
+            yield f"queues/{job.queue}/{f'labels/{part.label[0]}={part.label[1]}' if part.label else f'groups/{part.group}'}"
 
 
 def snapshot_of(queue: str, raw_id: bytes, found: Found) -> pb.JobChange:

@@ -76,7 +76,7 @@ class Subscription:
     """The topics of one stream and what is ready for it."""
 
     def __init__(self, registry: Registry) -> None:
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(is_shared=True)
         self.is_ending = False
         self._registry = registry
         self._topics: Counter[str] = Counter()

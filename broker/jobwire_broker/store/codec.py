@@ -30,7 +30,7 @@ TAG_GROUP, TAG_LABELS, TAG_REQUIRED_LABELS, TAG_UNITS = 4, 5, 6, 7
 TAG_EXPIRY, TAG_TIMEOUT, TAG_TOTAL_TIMEOUT, TAG_DELAYS, TAG_PERMANENT = 8, 9, 10, 13, 14
 #: What lua/lib/identity.lua says; milliseconds (8 bytes); a digest of what the job carried before it was changed.
 TAG_IDENTITY, TAG_RETENTION, TAG_ORIGINAL = 11, 12, 73
-TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 126, 127
+TAG_PROGRESS, TAG_RESULT, TAG_FAILURE, TAG_WAS, TAG_TRUNCATED, TAG_LOG = 64, 65, 66, 125, 126, 127
 #: Only in FAILED: when it ended and when it was resolved (8 bytes each), and the note; what its failure has in common with others (8 bytes).
 TAG_RESOLUTION, TAG_FINGERPRINT = 69, 72
 #: When it was asked for and when the worker heard of it (8 bytes each, µs, 0: it did not), and how it went (1 byte, CANCEL_DONE or CANCEL_FORCED).

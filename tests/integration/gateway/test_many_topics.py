@@ -85,3 +85,35 @@ async def test_s12_what_is_wrong_is_said_before_the_stream_begins(http: httpx.As
     answer = await http.get(path, headers=EVENT_SOURCE)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json()["violations"]
+
+
+async def test_a_job_that_leaves_a_label_or_a_group_is_shown_there_once_more(http: httpx.AsyncClient, queue: str) -> None:
+    label, group = f"queues/{queue}/labels/order%3D17", f"queues/{queue}/groups/acme"
+    debounce = {"key": "k", "delay": "60s"}
+    async with reading(http, path_of(label)) as of_label, reading(http, path_of(group)) as of_group:
+        for reader in (of_label, of_group):
+            await reader.until("connected")
+        job = await enqueue(http, queue, labels={"order": "17", "kept": "1"})
+        other = await enqueue(http, queue, labels={"order": "17"}, group="acme", debounce=debounce)
+        for name in (job["name"], other["name"]):
+            assert (await of_label.next())["name"] == name
+        assert (await of_group.next())["name"] == other["name"]
+        assert (await http.patch(f"/v1/{job['name']}", json={"labels": {"order": "18", "kept": "1"}})).status_code == 200
+        assert (await of_label.next())["labels"] == {"order": "18", "kept": "1"}
+        # Nothing more of it, but of others.
+        await http.patch(f"/v1/{job['name']}", json={"priority": 1})
+        assert (await enqueue(http, queue, labels={"order": "19"}, group="other", debounce=debounce))["verdict"] == "replaced"
+        left = await of_label.next()
+        assert (left["name"], left["labels"], left["group"]) == (other["name"], {"order": "19"}, "other")
+        assert (await of_group.next())["group"] == "other"
+
+
+async def test_an_end_of_long_ago_that_somebody_asks_for_is_told_to_nobody_else(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    job = await enqueue(http, queue)
+    await complete(worker, await lease(worker, queue))
+    async with reading(http, f"/v1/queues/{queue}/events") as everything:
+        await everything.until("connected")
+        async with reading(http, job["eventsUrl"]) as reader:
+            assert (await reader.rest())[-1]["type"] == "final"
+        later = await enqueue(http, queue)
+        assert (await everything.next())["name"] == later["name"]

@@ -378,3 +378,84 @@ def test_after_a_doubt_jobs_that_are_not_followed_by_name_begin_anew() -> None:
     box.doubt("q")
     box.put(change("q/a", 4, WAITING))
     assert revisions(box) == [5, 4]
+
+
+def shared() -> Mailbox:
+    box = Mailbox(is_shared=True)
+    box.follow_queue("q")
+    return box
+
+
+def told(box: Mailbox) -> list[tuple[int, int]]:
+    return [(x.job.revision, x.audience) for x in box.take()]
+
+
+ALL, OF_JOB, OF_MANY = pb.CHANGE_AUDIENCE_UNSPECIFIED, pb.CHANGE_AUDIENCE_JOB, pb.CHANGE_AUDIENCE_MANY
+
+
+def test_an_answer_takes_nothing_from_those_who_follow_the_whole_queue() -> None:
+    box = shared()
+    box.put(change("q/a", 3, WAITING))
+    assert told(box) == [(3, ALL)]
+    box.open(name_of("q/a"), unasked)
+    box.put(change("q/a", 4, ACTIVE))
+    box.put_snapshot(snapshot("q/a", 6, COMPLETED))
+    # These events come after what was read when they had happened.
+    box.put(change("q/a", 5, WAITING))
+    box.put(change("q/a", 6, COMPLETED))
+    box.put(change("q/a", 6, COMPLETED))
+    box.put(change("q/a", 7, WAITING))
+    assert told(box) == [(6, OF_JOB), (4, OF_MANY), (5, OF_MANY), (6, OF_MANY), (7, ALL)]
+
+
+def test_an_answer_that_says_nothing_new_is_the_only_word() -> None:
+    box = shared()
+    box.put(change("q/a", 3, COMPLETED))
+    box.take()
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 3, COMPLETED))
+    box.put(change("q/a", 3, COMPLETED))
+    assert told(box) == [(3, OF_JOB)]
+
+
+def test_a_change_of_labels_is_not_taken_for_progress() -> None:
+    box = Mailbox()
+    moved = change("q/a", 2, WAITING)
+    moved.left.append("queues/q/labels/a=b")
+    for each in (change("q/a", 1, WAITING), moved, change("q/a", 3, WAITING)):
+        box.put(each)
+    assert revisions(box) == [2, 3]
+
+
+def test_a_shared_reader_that_falls_behind_has_the_answer_and_the_last_change_of_what_it_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = shared()
+    box.open(name_of("q/a"), unasked)
+    box.put_snapshot(snapshot("q/a", 6, COMPLETED))
+    box.put(change("q/a", 5, ACTIVE))
+    box.put(change("q/a", 6, COMPLETED))
+    monkeypatch.setattr(module, "MAX_JOBS", 0)
+    box.put(change("q/b", 1))
+    taken = box.take()
+    assert [(x.job.revision, x.audience) for x in taken if x.type != pb.CHANGE_TYPE_GAP] == [(6, OF_JOB), (6, OF_MANY)]
+    assert pb.CHANGE_TYPE_GAP in [x.type for x in taken]
+
+
+def test_a_shared_reader_of_jobs_alone_is_told_of_no_queue() -> None:
+    box = Mailbox(is_shared=True)
+    box.open(name_of("q/a"), unasked)
+    box.put(change("q/a", 4, ACTIVE))
+    box.put_snapshot(snapshot("q/a", 6, COMPLETED))
+    box.put(change("q/a", 5, WAITING))
+    assert told(box) == [(6, OF_JOB)]
+
+
+def test_what_is_dropped_of_followed_jobs_is_a_gap_to_those_who_follow_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BYTES_PER_FOLLOWED", 0)
+    box, asked = shared(), []
+    for job in ("q/a", "other/b"):
+        box.open(name_of(job), lambda: asked.append(1))
+        box.put_snapshot(snapshot(job, 5))
+        box.put(change(job, 6, COMPLETED), 200)
+    assert [x.job.name for x in box.take() if x.type == pb.CHANGE_TYPE_GAP] == ["queues/q"]
+    assert asked

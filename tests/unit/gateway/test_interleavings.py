@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job, JobState
-from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire.v1.job_service_pb2 import ChangeAudience, ChangeType, JobChange
 from jobwire_gateway import frames
 from jobwire_gateway.cursors import cursor_of
 from jobwire_gateway.jobs import FINAL_STATES
@@ -53,7 +53,9 @@ class Stage:
             self.asked.add(name)
             self.wire.append(SubscribeResponse(added=[name]))
             if name in NAMES:
-                self.opening.append(SubscribeResponse(changes=[self._read(name, ChangeType.CHANGE_TYPE_SNAPSHOT)]))
+                read = self._read(name, ChangeType.CHANGE_TYPE_SNAPSHOT)
+                read.audience = ChangeAudience.CHANGE_AUDIENCE_JOB
+                self.opening.append(SubscribeResponse(changes=[read]))
         self.asked -= set(remove)
 
     def become(self, name: str, state: JobState.ValueType, percent: int, *, is_heard: bool) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_pb2 import Job, JobState, LogLine
-from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire.v1.job_service_pb2 import ChangeAudience, ChangeType, JobChange
 from jobwire.v1.queue_service_pb2 import Queue
 from jobwire_gateway import frames
 from jobwire_gateway.cursors import Cursor
@@ -555,3 +555,71 @@ def test_after_a_gap_only_so_many_jobs_are_looked_at(monkeypatch: pytest.MonkeyP
     say(topics, *(change(UPDATE, job(1, job_id=name)) for name in "abc"))
     say(topics, JobChange(type=GAP, job=Job(queue="q", name="queues/q")))
     assert len(topics.demand()[0]) == 2
+
+
+def test_an_answer_to_who_asks_for_a_job_is_for_nobody_else_and_what_came_late_for_all_but_them() -> None:
+    topics = topics_on_a_feed()
+    reader, of_queue = watch(topics), watch_queue(topics)
+    topics.demand()
+    say(topics, JobChange(type=FINAL, job=job(7, COMPLETED), audience=ChangeAudience.CHANGE_AUDIENCE_JOB), added=(NAME, "queues/q"))
+    assert types(reader.take()) == ["connected", "update", "final"]
+    assert types(of_queue.take()) == ["connected"]
+    say(topics, JobChange(type=UPDATE, job=job(6), audience=ChangeAudience.CHANGE_AUDIENCE_MANY))
+    say(topics, JobChange(type=FINAL, job=job(7, COMPLETED), audience=ChangeAudience.CHANGE_AUDIENCE_MANY))
+    assert [(event.type, event.data["revision"]) for event in events(of_queue.take())] == [("update", 6), ("final", 7)]
+
+
+LABEL_A, LABEL_B = "queues/q/labels/order=17", "queues/q/labels/order=18"
+
+
+def labelled(revision: int, order: str) -> Job:
+    # Of two states in turn, so that no update is taken for the progress of the one before.
+    made = job(revision, DELAYED if revision % 2 else ACTIVE)
+    made.labels["order"] = order
+    return made
+
+
+def test_a_job_that_has_left_a_label_is_shown_there_once_more() -> None:
+    topics = topics_on_a_feed()
+    of_a, of_b = (OneReader.of_queue(topics, name, None, lambda: None) for name in (LABEL_A, LABEL_B))
+    topics.demand()
+    say(topics, change(UPDATE, labelled(1, "17")), added=(LABEL_A, LABEL_B))
+    say(topics, JobChange(type=UPDATE, job=labelled(2, "18"), left=[LABEL_A]), change(UPDATE, labelled(3, "18")))
+    assert [event.data.get("revision") for event in events(of_a.take())] == [None, 1, 2]
+    assert [event.data.get("revision") for event in events(of_b.take())] == [None, 2, 3]
+
+
+def test_a_label_that_changed_while_the_feed_was_broken_is_shown_to_who_follows_the_one_before() -> None:
+    topics = topics_on_a_feed()
+    reader = OneReader.of_queue(topics, LABEL_A, None, lambda: None)
+    topics.demand()
+    say(topics, change(UPDATE, labelled(1, "17")), added=(LABEL_A,))
+    reader.take()
+    drive(topics.unplug("broker_unavailable"))
+    drive(topics.plug())
+    topics.demand()
+    say(topics, added=(LABEL_A,))
+    assert topics.demand()[0] == [NAME]
+    say(topics, JobChange(type=SNAPSHOT, job=labelled(2, "18"), audience=ChangeAudience.CHANGE_AUDIENCE_JOB), added=(NAME,))
+    assert [event.data.get("labels") for event in events(reader.take()) if event.type != "degraded"] == [None, {"order": "18"}]
+
+
+def test_a_job_that_is_followed_by_name_is_looked_at_after_a_gap_once_it_was_read_again() -> None:
+    topics = topics_on_a_feed()
+    follower, reader = watch(topics), OneReader.of_queue(topics, LABEL_A, None, lambda: None)
+    topics.demand()
+    say(topics, change(SNAPSHOT, labelled(5, "17")), change(UPDATE, labelled(6, "17")), added=(NAME, LABEL_A))
+    for each in (follower, reader):
+        each.take()
+    gap = JobChange(type=GAP, job=Job(queue="q", name="queues/q"))
+    # The event that told of the other label was lost.
+    say(topics, gap)
+    say(topics, change(UPDATE, labelled(7, "18")))
+    assert [event.data.get("revision") for event in events(reader.take())] == [None, 7]
+    # And so was the change itself.
+    say(topics, gap)
+    say(topics, change(SNAPSHOT, labelled(6, "17")))
+    assert [event.data.get("revision") for event in events(reader.take())] == [None, 6]
+    assert [event.data.get("revision") for event in events(follower.take())] == [7, None, 6]
+    follower.leave()
+    assert topics.demand() == ([], [NAME])

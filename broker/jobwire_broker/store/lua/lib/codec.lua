@@ -29,8 +29,8 @@ local TAG = {
   GROUP = 4, LABELS = 5, REQUIRED_LABELS = 6, UNITS = 7, EXPIRY = 8, TIMEOUT = 9, TOTAL_TIMEOUT = 10, IDENTITY = 11, RETENTION = 12, DELAYS = 13, PERMANENT = 14,
   ATTEMPTS = 67, CHECKPOINT = 68, RESOLUTION = 69, CANCEL = 70, FIRST_START = 71, FINGERPRINT = 72, ORIGINAL = 73,
 }
--- Only in events: what the event had no room for is to be read; log lines.
-local TAG_TRUNCATED, TAG_LOG = 126, 127
+-- Only in events: the sections of group and labels that were changed, as they were; what the event had no room for is to be read; log lines.
+local TAG_WAS, TAG_TRUNCATED, TAG_LOG = 125, 126, 127
 local EVENT_BYTES = 32768
 -- How the last finished lease ended. 0: the last lease has not finished.
 local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5, TIMEOUT = 6 }

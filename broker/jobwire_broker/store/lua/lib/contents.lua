@@ -48,13 +48,22 @@ function contents.is_same(ctx, j, tail)
   return contents.tail(ctx, j) == tail
 end
 
+-- The sections by which a job belongs to a part of its queue that people follow.
+function contents.parts(j)
+  local body = filtered(j.body, function(tag) return tag == TAG.GROUP or tag == TAG.LABELS end)
+  return string.sub(body, sections_start(body))
+end
+
 -- Give a job another tail. Whoever calls it has seen to its place, and touches it. The payload's key is written at once: one job may change twice in a call.
 function contents.set(ctx, j, tail)
   local original = section(j.body, TAG.ORIGINAL) or contents.digest(contents.tail(ctx, j))
+  local parts = contents.parts(j)
   local happened, payload = filtered(j.body, function(tag) return tag >= TAG_STATE_FIRST end), nil
   tail, payload = contents.part(tail)
   j.attempts, j.priority = struct.unpack('>I2i4', tail)
   j.body = string.sub(tail, contents.TAIL_HEAD + 1) .. string.sub(with_section(happened, TAG.ORIGINAL, original), sections_start(happened))
+  -- For who follows a part that it leaves by this.
+  if parts ~= contents.parts(j) then j.was = j.was or parts end
   times.mark(j)
   lines.mark(j)
   if payload then

@@ -143,7 +143,7 @@ local function flush(ctx)
         times.place(ctx, j)
       end
     end
-    if is_watched(ctx) then tell(ctx, j.id, brief(record)) end
+    if is_watched(ctx) then tell(ctx, j.id, j.was and brief(record) .. struct.pack('>BI4', TAG_WAS, #j.was) .. j.was or brief(record)) end
   end
   ctx.dirty, ctx.jobs, ctx.records = {}, {}, {}
   send_gathered(ctx)

@@ -74,7 +74,9 @@ class SubscribeResponse(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.JobChange]:
-        """Changes of jobs, each sent once however many topics it belongs to. A SNAPSHOT, FINAL or NOT_FOUND that answers an `add` is sent for that topic alone."""
+        """Changes of jobs, each sent once however many topics it belongs to. A SNAPSHOT, FINAL or NOT_FOUND that answers an `add` is for that topic
+        alone, and says so (`audience`).
+        """
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[_queue_service_pb2.Queue]:

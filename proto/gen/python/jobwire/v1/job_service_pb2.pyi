@@ -56,6 +56,30 @@ ENQUEUE_VERDICT_REFUSED: EnqueueVerdict.ValueType  # 4
 """It was not made; `error` says why."""
 Global___EnqueueVerdict: _TypeAlias = EnqueueVerdict  # noqa: Y015
 
+class _ChangeAudience:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeAudienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeAudience.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_AUDIENCE_UNSPECIFIED: _ChangeAudience.ValueType  # 0
+    """For all topics that the job belongs to."""
+    CHANGE_AUDIENCE_JOB: _ChangeAudience.ValueType  # 1
+    """For the topic of the job alone: it answers the adding of that topic, and may have happened long ago."""
+    CHANGE_AUDIENCE_MANY: _ChangeAudience.ValueType  # 2
+    """For the topics of queues, groups and labels alone: it happened before the answer that the topic of the job has had already."""
+
+class ChangeAudience(_ChangeAudience, metaclass=_ChangeAudienceEnumTypeWrapper):
+    """For whom a change is that EventService tells."""
+
+CHANGE_AUDIENCE_UNSPECIFIED: ChangeAudience.ValueType  # 0
+"""For all topics that the job belongs to."""
+CHANGE_AUDIENCE_JOB: ChangeAudience.ValueType  # 1
+"""For the topic of the job alone: it answers the adding of that topic, and may have happened long ago."""
+CHANGE_AUDIENCE_MANY: ChangeAudience.ValueType  # 2
+"""For the topics of queues, groups and labels alone: it happened before the answer that the topic of the job has had already."""
+Global___ChangeAudience: _TypeAlias = ChangeAudience  # noqa: Y015
+
 class _ChangeType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1120,8 +1144,12 @@ class JobChange(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
     type: Global___ChangeType.ValueType
     """What it is to the watcher."""
+    audience: Global___ChangeAudience.ValueType
+    """For which topics of EventService it is."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job without payload. With NOT_FOUND: its address alone. With GAP: the queue alone."""
@@ -1130,16 +1158,22 @@ class JobChange(_message.Message):
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.LogLine]:
         """Only with LOG."""
 
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Topics of EventService, each of a group or a label, to which the job belonged before this change and belongs no longer. It is told there this last time."""
+
     def __init__(
         self,
         *,
         type: Global___ChangeType.ValueType = ...,
         job: _job_pb2.Job | None = ...,
         lines: _abc.Iterable[_job_pb2.LogLine] | None = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
+        audience: Global___ChangeAudience.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lines", b"lines", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "job", b"job", "left", b"left", "lines", b"lines", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
