@@ -147,8 +147,9 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         body = f'{{"type":"about:blank","title":"{status.phrase}","status":{status.value},"detail":"{sentence}"}}'.encode()
+        ours = "".join(f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n" for name, value in self.server_state.default_headers)
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\n{ours}content-type: application/problem+json\r\n"
             f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

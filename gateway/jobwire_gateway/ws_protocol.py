@@ -5,6 +5,7 @@ our own, every 20 s, find a peer that is gone.
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent
@@ -13,6 +14,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 from websockets.protocol import State
 
 from jobwire_gateway.allowance import Allowance
@@ -48,6 +50,19 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.resume_writing()
         super().connection_lost(exc)
 
+    def handle_connect(self, event: Request) -> None:
+        """Begin a connection, or refuse what is no handshake, with the headers that every answer of the server has."""
+        response = self.conn.accept(event)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            super().handle_connect(event)
+            return
+        for name, value in self.default_headers:
+            response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.conn.send_response(response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
     async def send(self, message: ASGISendEvent) -> None:
         """Write what the application says; `messages`, which are as they go over the wire, in one write."""
         if messages := cast("dict[str, bytes]", message).get("messages"):
@@ -56,6 +71,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 raise ClientDisconnected
             self.transport.write(messages)
             return
+        if message["type"] == "websocket.http.response.start":
+            # The server puts them on every other answer.
+            message["headers"] = [*self.default_headers, *message.get("headers", ())]
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             # Refused by an HTTP answer, which is as complete as a handshake; uvicorn would log it as a fault.

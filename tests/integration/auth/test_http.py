@@ -29,6 +29,8 @@ from .test_table import QUEUES, allows, everywhere, somewhere
 GONE = "no-such-job"
 NO_RUN = "0" * 16
 
+HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="}
+
 # Method, path with {q} for the queue, body, verb. `lists`: it shows what the caller may see; `all`: it needs all queues.
 CALLS: dict[str, tuple[str, str, Any, str | None, str]] = {
     "enqueue": ("POST", "/v1/queues/{q}/jobs", {"jobName": "work"}, "enqueue", ""),
@@ -430,15 +432,45 @@ async def test_x04_a_name_that_was_pointed_here_is_not_served(strict_gateway: Ga
             assert answer.status_code == 421, host
 
 
-async def test_x08_every_answer_carries_the_headers_that_keep_pages_apart(strict_gateway: Gateway) -> None:
+async def test_x08_every_answer_carries_the_headers_that_keep_pages_apart(strict_gateway: Gateway, keys: Keys) -> None:
+    known, long = said(keys.of["all"]), {"X-Long": "x" * 40_000}
     async with client(strict_gateway) as http:
-        for path in ("/", "/v1/stats", "/nothing", "/livez"):
-            headers = (await http.get(path)).headers
-            policy = headers["content-security-policy"]
-            assert "default-src 'none'" in policy
-            assert "frame-ancestors 'none'" in policy
-            assert "unsafe" not in policy
-            assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        answers = {path: await http.get(path) for path in ("/", "/docs", "/page/icon.svg", "/v1/stats", "/nothing", "/livez")}
+        answers["stream"] = await http.head("/v1/queues/q/events", headers={**EVENT_SOURCE, **known})
+        answers["method"] = await http.put("/livez", headers=known)
+        answers["media type"] = await http.post("/v1/queues/mail/jobs", content=b"x", headers=known)
+        answers["host"] = await http.get("/v1/stats", headers={"Host": "evil.example"})
+        answers["origin"] = await http.get("/v1/stats", headers={"Origin": "https://evil.example"})
+        answers["preflight"] = await http.request(
+            "OPTIONS", "/v1/stats", headers={"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site", "Access-Control-Request-Method": "GET"}
+        )
+        answers["long head"] = await http.get("/v1/stats", headers=long)
+        answers["socket"] = await http.get("/v1/ws", headers=HANDSHAKE)
+        answers["no socket"] = await http.get("/v1/ws", headers={**HANDSHAKE, "Sec-WebSocket-Version": "8"})
+    malformed = (await asyncio.to_thread(_raw, strict_gateway.address, b"\x16\x03\x01\r\n\r\n")).decode().lower()
+    assert malformed.startswith("http/1.1 400")
+    assert "\r\nx-content-type-options: nosniff\r\n" in malformed
+    statuses = {name: answer.status_code for name, answer in answers.items()}
+    assert statuses == {
+        **dict.fromkeys(("/", "/docs", "/page/icon.svg", "/livez", "stream"), 200),
+        "/v1/stats": 401,
+        "/nothing": 404,
+        "method": 405,
+        "media type": 415,
+        "host": 421,
+        "origin": 403,
+        "preflight": 204,
+        "long head": 431,
+        "socket": 401,
+        "no socket": 400,
+    }
+    for name, answer in answers.items():
+        policy = answer.headers.get("content-security-policy", "")
+        assert "default-src 'none'" in policy, name
+        assert "frame-ancestors 'none'" in policy, name
+        assert "unsafe" not in policy, name
+        assert (answer.headers["x-content-type-options"], answer.headers["referrer-policy"]) == ("nosniff", "no-referrer"), name
+        assert len(answer.headers.get_list("date")) <= 1, name
 
 
 # Logs and headers ----------------------------------------------------------------------------------------------------------------------------------------
