@@ -268,6 +268,11 @@ BUGS = (
         seed=6,
     ),
     Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")], seed=57),
+    Bug(
+        name="an update gives a job no other labels",
+        lua=[("changes[TAG_PAYLOAD], changes[TAG.LABELS] = given.payload, given.labels", "changes[TAG_PAYLOAD] = given.payload")],
+        seed=2,
+    ),
     Bug(name="a bulk verb does not look at labels", python=[(Filter, "_has_labels", lambda wanted, packed: True)], seed=2),
     Bug(name="a bulk verb does not look at dates", python=[(Span, "holds", lambda span, us: True)]),
     Bug(

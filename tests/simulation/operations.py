@@ -31,6 +31,7 @@ class Operations:
             self._batch()
         if "filters" in rules:
             self._filter()
+            self._change_teams()
         if "cleans" in rules:
             self._clean()
         if "ages" in rules:
@@ -72,6 +73,14 @@ class Operations:
             verb = rng.choice(("cancel", "retry", "promote", "delete", "resolve"))
             wait_s = round(rng.choice((0.0, 0.2, 2.0)) * rng.random(), 4)
             self._add(rng.random() * BUSY_S, "bulk", rng.choice(self.plan.queues), verb, self._where(verb), rng.choice((0.0, 1.0)), wait_s)
+
+    def _change_teams(self) -> None:
+        """Jobs that get another label while they wait. Drawn apart, so that the rest of the plan stays as it is without it."""
+        rng = random.Random(self.plan.seed * 7919 + 6)
+        chosen = {job.number for job in self.jobs if not job.identity and rng.random() < 0.4}
+        self.jobs = [replace(job, changes_team=job.number in chosen) for job in self.jobs]
+        for number in sorted(chosen):
+            self._add(rng.random() ** 2 * BUSY_S, "change_team", number, rng.choice(("", "red", "blue")))
 
     def _where(self, verb: str) -> Where:
         rng = self.rng

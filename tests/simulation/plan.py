@@ -53,6 +53,8 @@ class JobPlan:
     max_wait_s: float = 0.0
     """Of a debounce; 0: none."""
     team: str = ""
+    changes_team: bool = False
+    """It may get another label while it waits."""
     """A label for filters."""
     kept_s: float = 0.0
     """How long its end is kept; 0: as the queue says."""

@@ -73,8 +73,8 @@ class Sweeps:
 
     def _check_count(self, queue: str, wanted: Wanted, before: Mapping[str, bytes], seen: jobs_pb.BulkJobsResponse) -> dict[str, bytes]:
         """A dry run counts what its filter finds; of what changed meanwhile it may count what it likes. The records of those that it has counted for sure."""
-        by_id, now = self._world.by_id, self._records(queue)
-        found = {text: record for text, record in now.items() if before.get(text) == record and wanted.finds(by_id[text], record)}
+        by_id, team_of, now = self._world.by_id, self._world.watch.verbs.team_of, self._records(queue)
+        found = {text: record for text, record in now.items() if before.get(text) == record and wanted.finds(by_id[text], team_of(text), record)}
         moved = sum(before.get(text) != now.get(text) and wanted.may_find(by_id[text]) for text in before.keys() | now.keys())
         if not len(found) <= seen.matched <= len(found) + moved:
             self._world.history.blame(WRONG, f"a dry run counts {seen.matched} jobs, and its filter finds {sorted(found)} and at most {moved} more")

@@ -46,6 +46,7 @@ class VerbWatch:
         self._by_id = by_id
         self._unfinished: Counter[str] = Counter()
         self._payloads: dict[str, bytes] = {}
+        self._teams: dict[str, str] = {}
         self._dues_ms: dict[str, int] = {}
         self._over: dict[str, str] = {}
         """Jobs that must not be leased again, and the verb that says so."""
@@ -85,9 +86,17 @@ class VerbWatch:
         if self._store.now_us() / 1000 < due_ms - _EARLY_MS:
             self._history.blame(OUT_OF_ORDER, f"{text} is leased {due_ms / 1000 - self._store.now_us() / 1e6:.3f} s before the date that it was given", text)
         right = self._payloads.get(text) or job_pb2.Payload(json=self._by_id[text].payload).SerializeToString()
-        if codec.sections(record, codec.body_start(record)).get(codec.TAG_PAYLOAD) != right:
+        sections = codec.sections(record, codec.body_start(record))
+        if sections.get(codec.TAG_PAYLOAD) != right:
             self._history.blame(WRONG, f"{text} is leased with another payload than that of the last change", text)
+        labels = codec.decode_labels(sections.get(codec.TAG_LABELS, b""))
+        if labels.get("team", "") != self.team_of(text):
+            self._history.blame(WRONG, f"{text} is leased with the labels {labels}, and the last change gave it the team {self.team_of(text)!r}", text)
         self._history.payloads[text, token] = job_pb2.Payload.FromString(right).json.encode()
+
+    def team_of(self, text: str) -> str:
+        """The label that a job has."""
+        return self._teams.get(text, self._by_id[text].team)
 
     # Verbs for one job --------------------------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +116,8 @@ class VerbWatch:
             return
         if b"payload" in changes:
             self._payloads[text] = changes[b"payload"][_SECTION_HEAD:]
+        if b"labels" in changes:
+            self._teams[text] = codec.decode_labels(changes[b"labels"][_SECTION_HEAD:]).get("team", "")
         if b"due" in changes:
             self._dues_ms[text] = int(changes[b"due"])
 

@@ -77,16 +77,17 @@ class Wanted:
     def may_find(self, job: JobPlan) -> bool:
         """Whether it finds this job in some state at some time."""
         where = self._where
-        return where.name in ("", job.name) and where.group in ("", job.group) and where.team in ("", job.team) and not (where.failure and job.name != "work")
+        is_of_team = job.changes_team or where.team in ("", job.team)
+        return where.name in ("", job.name) and where.group in ("", job.group) and is_of_team and not (where.failure and job.name != "work")
 
-    def finds(self, job: JobPlan, record: bytes) -> bool:
-        """Whether it finds this job now."""
+    def finds(self, job: JobPlan, team: str, record: bytes) -> bool:
+        """Whether it finds this job now, when it has the label of this team."""
         header = codec.header_of(record)
         sections = codec.sections(record, codec.body_start(record))
         state = _STATE.Name(_STATE.ValueType(header.state)).removeprefix("JOB_STATE_")
         if state not in self._states or (state == "ACTIVE" and header.flags & codec.FLAG_CANCEL_REQUESTED):
             return False
-        if not self.may_find(job) or not _holds(self._created, codec.created_of(record)):
+        if not self.may_find(job) or self._where.team not in ("", team) or not _holds(self._created, codec.created_of(record)):
             return False
         if self._finished != (None, None) and (state not in _ENDED or not _holds(self._finished, codec.ended_us(record, sections))):
             return False

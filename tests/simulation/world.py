@@ -452,6 +452,10 @@ class World:
         job = job_pb2.Job(name=self._name(number), payload=job_pb2.Payload(json=payload_of(content)))
         self._verb("change", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["payload"])))
 
+    def do_change_team(self, number: int, team: str) -> None:
+        job = job_pb2.Job(name=self._name(number), labels={"team": team} if team else {})
+        self._verb("change", number, "UpdateJob", jobs_pb.UpdateJobRequest(job=job, update_mask=FieldMask(paths=["labels"])))
+
     def do_change_due(self, number: int, in_s: float) -> None:
         job = job_pb2.Job(name=self._name(number))
         job.due_time.FromMicroseconds(self.store.now_us() + round(in_s * 1e6))
