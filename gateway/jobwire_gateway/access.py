@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from jobwire_gateway.brokers import Broker, Brokers
-from jobwire_gateway.callers import Identity
+from jobwire_gateway.callers import Identity, Rights
 from jobwire_gateway.problems import Problem
 
 COOKIE = "__Host-jobwire"
@@ -88,16 +88,20 @@ class Identities:
         known = self._known.get(_digest(credentials))
         return known is not None and known.identity is not None
 
-    async def still_holds(self, credentials: str) -> bool:
-        """Whether credentials that were good, or the stream token of a ticket, are so still. Those that nobody can be asked about are."""
+    async def rights_of(self, credentials: str) -> Rights | None:
+        """What credentials that were good, or the stream token of a ticket, are good for now; None: for nothing any more.
+
+        Raises:
+            Problem: nobody can be asked.
+        """
         try:
             if _digest(credentials) in self._known:
-                await self.of(credentials)
-            else:
-                await self._brokers.call(_get_identity, GetIdentityRequest(), credentials=credentials)
+                return (await self.of(credentials)).rights
+            return _identity_of(await self._brokers.call(_get_identity, GetIdentityRequest(), credentials=credentials)).rights
         except Problem as problem:
-            return problem.status not in (401, 403)
-        return True
+            if problem.status not in (401, 403):
+                raise
+            return None
 
     async def _ask_once(self, digest: bytes, credentials: str) -> _Known:
         """One call for all who come with the same credentials at once; each but the first would spend a ticket again."""

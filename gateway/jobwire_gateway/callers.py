@@ -16,6 +16,10 @@ MAX_PAGE_S = 3_660.0
 """A watch token lives for an hour at most; some more for clocks that differ."""
 
 
+Rights = tuple[str, frozenset[str]]
+"""A tenant, and the scopes."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Identity:
     """Somebody whom the broker knows."""
@@ -43,6 +47,11 @@ class Identity:
         if not all(scope.startswith("watch:") for scope in self.scopes):
             return False
         return bool(self.stream_token) or (self.expires_at is not None and self.expires_at <= time.time() + MAX_PAGE_S)
+
+    @property
+    def rights(self) -> Rights:
+        """What it may do."""
+        return self.tenant, frozenset(self.scopes)
 
     def has_expired(self) -> bool:
         """Whether its time is over."""

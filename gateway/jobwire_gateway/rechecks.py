@@ -1,4 +1,7 @@
-"""Ends the streams of a key that was taken away: what a request would be refused, a stream that is open must not go on to give."""
+"""Ends the streams of a key that was taken away, or may do something else than before.
+
+What a request would be refused, a stream that is open must not go on to give.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,6 +42,6 @@ class Rechecks:
                 await self._ask(all_credentials[start : start + AT_ONCE])
 
     async def _ask(self, some: Sequence[str]) -> None:
-        hold = await asyncio.gather(*map(self._identities.still_holds, some))
-        if ended := {credentials for credentials, holds in zip(some, hold, strict=True) if not holds}:
-            self._streams.expire(ended)
+        found = await asyncio.gather(*map(self._identities.rights_of, some), return_exceptions=True)
+        # Of those that nobody can be asked about nothing is known to have changed.
+        self._streams.expire({credentials: rights for credentials, rights in zip(some, found, strict=True) if not isinstance(rights, BaseException)})

@@ -8,12 +8,12 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from jobwire_gateway import frames
 from jobwire_gateway.allowance import Allowance
-from jobwire_gateway.callers import caller
+from jobwire_gateway.callers import Rights, caller
 from jobwire_gateway.wheel import Beating, Wheel
 
 WARN_S = 30.0
@@ -63,7 +63,8 @@ class Streams:
         self._retry_s = retry_s
         self._drain_s = drain_s
         self._open: set[OpenStream] = set()
-        self._credentials: dict[OpenStream, str] = {}
+        # With what credentials a stream was opened, and what they were good for then.
+        self._credentials: dict[OpenStream, tuple[str, Rights]] = {}
         self._ends: dict[OpenStream, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -142,18 +143,18 @@ class Streams:
 
     def credentials(self) -> set[str]:
         """With what credentials streams are open."""
-        return set(self._credentials.values())
+        return {credentials for credentials, _ in self._credentials.values()}
 
-    def expire(self, ended: Collection[str]) -> None:
-        """Close the streams of credentials that are good no longer."""
-        for stream in [stream for stream, of_stream in self._credentials.items() if of_stream in ended]:
+    def expire(self, rights: Mapping[str, Rights | None]) -> None:
+        """Close the streams of credentials, of those given, that are good no longer, or for something else than when they were opened."""
+        for stream in [stream for stream, (credentials, before) in self._credentials.items() if rights.get(credentials, before) != before]:
             self._expire_one(stream)
 
     def _end_with_credentials(self, stream: OpenStream) -> None:
         """A stream ends when its caller's credentials do: whoever comes back with the same ones is refused for good."""
         asking = caller()
         if asking is not None:
-            self._credentials[stream] = asking.credentials
+            self._credentials[stream] = asking.credentials, asking.identity.rights
         if asking is not None and (expires_at := asking.identity.expires_at) is not None:
             self._at(stream, expires_at - WARN_S, self._warn_one, stream, expires_at)
 

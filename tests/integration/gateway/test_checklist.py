@@ -216,6 +216,27 @@ async def test_s08_a_reader_of_a_queue_that_comes_while_jobs_are_made_sees_each_
         await wire.close()
 
 
+async def test_s08_a_reader_of_a_queue_misses_no_change_of_a_job_whose_stream_others_open_meanwhile(
+    http: httpx.AsyncClient, worker: Api, shared_gateway: Gateway, queue: str
+) -> None:
+    jobs = 10
+    async with await Wire.ask(shared_gateway.address, f"/v1/queues/{queue}/events") as everything:
+        await everything.until(b"connected")
+        wires: list[Wire] = []
+        for number in range(jobs):
+            job = await enqueue(http, queue, id=f"j{number}")
+            one, delivery = await asyncio.gather(Wire.ask(shared_gateway.address, job["eventsUrl"]), lease(worker, queue))
+            other, _ = await asyncio.gather(Wire.ask(shared_gateway.address, job["eventsUrl"]), complete(worker, delivery))
+            wires += (one, other)
+        for wire in wires:
+            await wire.rest()
+            await wire.close()
+        while [event["type"] for event in everything.events()].count("final") < jobs:
+            await everything.first_chunk()
+        seen = [(event["id"], event["state"]) for event in everything.events() if "state" in event]
+        assert sorted(seen) == sorted((f"j{number}", state) for number in range(jobs) for state in ("waiting", "active", "completed"))
+
+
 async def test_s09_after_the_end_comes_204_and_an_unknown_job_is_404_to_programs_alone(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
     job = await enqueue(http, queue)
     await complete(worker, await lease(worker, queue))
@@ -289,6 +310,8 @@ def test_b05_what_is_accepted_shows_a_peer_that_is_gone_or_does_not_read() -> No
         with accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            # Linux says twice what was asked for.
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * 128 * 1024
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 16 * 1024
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,12 +13,14 @@ from jobwire_broker.auth.identity import Identity as BrokerIdentity
 from jobwire_broker.auth.identity import known_scopes
 from jobwire_gateway.access import KEPT_S, STALE_S, Credentials, Identities, take_credentials
 from jobwire_gateway.addresses import client_address, networks
-from jobwire_gateway.callers import Identity
+from jobwire_gateway.callers import Caller, Identity, Rights, set_caller
 from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.config import ConfigError, GatewayConfig
 from jobwire_gateway.credentials import BrokerCredentials
+from jobwire_gateway.frames import Frame
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.rechecks import AT_ONCE, Rechecks
+from jobwire_gateway.streams import Streams
 from starlette.types import Scope
 
 # Topics --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -179,8 +181,23 @@ class OpenStreams:
     def credentials(self) -> set[str]:
         return set(self.open)
 
-    def expire(self, ended: Collection[str]) -> None:
-        self.open.difference_update(ended)
+    def expire(self, rights: Mapping[str, Rights | None]) -> None:
+        ended = {credentials for credentials, left in rights.items() if left is None}
+        self.open -= ended
+        if ended:
+            self.expired.set()
+
+
+class OpenStream:
+    """A stream that only notes its end."""
+
+    last_write = 0.0
+
+    def __init__(self) -> None:
+        self.expired = asyncio.Event()
+
+    def expire(self, frame: Frame) -> None:
+        assert b"CREDENTIALS_EXPIRED" in frame.data
         self.expired.set()
 
 
@@ -199,6 +216,27 @@ async def test_streams_end_when_their_key_is_taken_away_and_not_while_nobody_can
     answers.answer = Problem(401, "no such key", reason="CREDENTIALS_INVALID")
     await _all_ended(streams)
     await rechecks.stop()
+    await rechecks.stop()
+
+
+async def test_streams_end_when_their_key_may_do_less_than_when_they_were_opened() -> None:
+    known, answers, now = identities()
+    streams = Streams(limit=10, starts_per_s=10, retry_s=1, drain_s=1, heartbeat_s=15)
+    stream = OpenStream()
+    set_caller(Caller(credentials="k", identity=await known.of("k"), address=""))
+    streams.add(stream)  # type: ignore[arg-type]
+    rechecks = Rechecks(streams, known, every_s=0.001)
+    rechecks.start()
+    now[0] = KEPT_S + 1
+    answers.answer = GetIdentityResponse(authenticated=True, name="ann", scopes=["read:*"])
+    while answers.asked < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert not stream.expired.is_set()
+    now[0] += KEPT_S + 1
+    answers.answer = GetIdentityResponse(authenticated=True, name="ann", scopes=["read:mail"])
+    async with asyncio.timeout(10):
+        await stream.expired.wait()
     await rechecks.stop()
 
 
