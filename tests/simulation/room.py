@@ -68,7 +68,8 @@ class Room:
         for key, slots in worker.options.reserved.items():
             members = {key} if isinstance(key, str) else self._members(key)
             if queue not in members:
-                kept += max(0, slots - sum(map(worker.held_in, members)))
+                # A handler that goes on after its attempt was given up takes room, and no slot of those that are kept: brokers count it no more.
+                kept += max(0, slots - sum(map(worker.running_in, members)))
         return kept
 
     def _members(self, queue_class: QueueClass) -> set[str]:
