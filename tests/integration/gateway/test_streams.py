@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -136,16 +137,19 @@ async def test_a_queues_stream_tells_of_every_job_in_it(http: httpx.AsyncClient,
 
 
 async def test_the_overview_begins_with_all_queues_and_follows_their_counts(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
+    async def counts_when(field: str, value: int) -> dict[str, Any]:
+        """Those of the queue, once one of them is so."""
+        while True:
+            for entry in (await reader.until("update"))["queues"]:
+                if entry["queue"] == queue and entry["counts"][field] == value:
+                    return dict(entry["counts"])
+
     await enqueue(http, queue)
     async with reading(http, "/v1/stats/stream") as reader:
         assert (await reader.next())["type"] == "connected"
-        snapshot = {entry["queue"]: entry for entry in (await reader.next())["queues"]}
-        assert snapshot[queue]["counts"]["waiting"] == 1
+        await counts_when("waiting", 1)
         await complete(worker, await lease(worker, queue))
-        counts = snapshot[queue]["counts"]
-        while counts["completedTotal"] == 0:
-            for entry in (await reader.until("update"))["queues"]:
-                counts = entry["counts"] if entry["queue"] == queue else counts
+        counts = await counts_when("completedTotal", 1)
         assert (counts["waiting"], counts["completed"], counts["total"]) == (0, 1, 1)
 
 
