@@ -36,7 +36,7 @@ class Sizes:
     """Together with WARM_JOBS this is the 1,000 that Jobwire keeps by default."""
     scale_waiting: int = 1_000_000
     scale_jobs: int = 20_000
-    scale_runs: int = 3
+    scale_runs: int = 9
 
 
 QUICK = Sizes(runs=1, bulk_jobs=10_000, lane_jobs=6_000, sustain_s=3.0, stamps=100, waiting_jobs=10_000, scale_waiting=100_000, scale_jobs=5_000, scale_runs=1)
