@@ -77,11 +77,7 @@ class Identities:
         known = self._known.get(digest)
         if known is None or self._clock() - known.at > (KEPT_S if known.identity else _REFUSED_S):
             known = await self._ask_once(digest, credentials)
-        if known.identity is None:
-            raise unauthenticated(known.detail, known.reason)
-        if known.identity.has_expired():
-            raise unauthenticated("The credentials have expired.", "CREDENTIALS_EXPIRED")
-        return known.identity
+        return _good(known)
 
     def knows(self, credentials: str) -> bool:
         """Whether they were good when they came last."""
@@ -95,8 +91,9 @@ class Identities:
             Problem: nobody can be asked.
         """
         try:
-            if _digest(credentials) in self._known:
-                return (await self.of(credentials)).rights
+            if (digest := _digest(credentials)) in self._known:
+                # What is kept is no answer here: it would be up to KEPT_S old, and is asked for that often.
+                return _good(await self._ask_once(digest, credentials)).rights
             return _identity_of(await self._brokers.call(_get_identity, GetIdentityRequest(), credentials=credentials)).rights
         except Problem as problem:
             if problem.status not in (401, 403):
@@ -142,6 +139,15 @@ class Identities:
         if len(self._known) > _MAX_KEPT:
             self._known.popitem(last=False)
         return known
+
+
+def _good(known: _Known) -> Identity:
+    """Raise Problem, 401, unless they are."""
+    if known.identity is None:
+        raise unauthenticated(known.detail, known.reason)
+    if known.identity.has_expired():
+        raise unauthenticated("The credentials have expired.", "CREDENTIALS_EXPIRED")
+    return known.identity
 
 
 def _digest(credentials: str) -> bytes:

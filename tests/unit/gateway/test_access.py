@@ -219,6 +219,18 @@ async def test_streams_end_when_their_key_is_taken_away_and_not_while_nobody_can
     await rechecks.stop()
 
 
+async def test_a_key_that_was_taken_away_just_after_it_was_asked_for_is_found_in_the_next_round() -> None:
+    known, answers, _ = identities()
+    await known.of("k")
+    answers.answer = Problem(401, "no such key", reason="CREDENTIALS_INVALID")
+    assert (await known.of("k")).name == "ann"
+    streams = OpenStreams("k")
+    rechecks = Rechecks(streams, known, every_s=0.001)  # type: ignore[arg-type]
+    rechecks.start()
+    await _all_ended(streams)
+    await rechecks.stop()
+
+
 async def test_streams_end_when_their_key_may_do_less_than_when_they_were_opened() -> None:
     known, answers, now = identities()
     streams = Streams(limit=10, starts_per_s=10, retry_s=1, drain_s=1, heartbeat_s=15)
