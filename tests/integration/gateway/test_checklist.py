@@ -15,7 +15,7 @@ from tests.support import Broker, Gateway, Store
 from tests.support.api import Api, api
 
 from .reading import EVENT_SOURCE, LARGE, complete, enqueue, fail, lease, reading, report
-from .wire import Wire
+from .wire import Wire, stalled_stream
 
 QUICK_S = 10.0
 """How late a quick reader may be on a busy machine; one that waited for a stalled one would be late by half a minute."""
@@ -320,11 +320,7 @@ async def test_b01_b03_b08_a_reader_that_does_not_read_delays_none_of_a_hundred_
     http: httpx.AsyncClient, shared_gateway: Gateway, queue: str
 ) -> None:
     path = f"/v1/queues/{queue}/events"
-    host, port = shared_gateway.address.split(":")
-    with socket.socket() as stalled:
-        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        stalled.connect((host, int(port)))
-        stalled.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
+    with stalled_stream(shared_gateway.address, path) as stalled:
         assert stalled.recv(1)
         quick = await asyncio.gather(*(Wire.ask(shared_gateway.address, path) for _ in range(100)))
         await asyncio.gather(*(wire.until(b"connected") for wire in quick))

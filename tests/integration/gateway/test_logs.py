@@ -6,53 +6,18 @@ from typing import Any
 
 import httpx
 import pytest
-from jobwire.v1 import worker_service_pb2 as work
-from jobwire.v1.job_pb2 import LogLine
 
-from tests.support import Broker
-from tests.support.raw_worker import RawWorker, complete
+from tests.support import Broker, Gateway
 
 from .reading import EVENT_SOURCE, Reader, enqueue, reading
-
-
-class Talker:
-    """A worker that runs one job and logs for it."""
-
-    def __init__(self, worker: RawWorker, job: work.Delivery) -> None:
-        self._worker = worker
-        self._job = job
-        self._sequence = 0
-
-    async def say(self, *messages: str) -> None:
-        lines = []
-        for message in messages:
-            self._sequence += 1
-            lines.append(LogLine(sequence=self._sequence, level="info", message=message, time_ms=5))
-        report = work.LogReport(queue=self._job.queue, id=self._job.id, token=self._job.token, lines=lines)
-        await self._worker.send(work.WorkRequest(logs=[report]))
-
-    async def end(self) -> None:
-        await self._worker.finish(complete(self._job))
+from .talking import Talker, messages, talking, until_line
+from .wire import events_in, stalled_stream
 
 
 @pytest.fixture
 async def talker(http: httpx.AsyncClient, shared_broker: Broker, queue: str) -> AsyncIterator[Talker]:
-    await enqueue(http, queue, id="a", group="acme", labels={"order": "17"})
-    async with RawWorker(shared_broker.address, queue) as worker:
-        await worker.hello(credit=1)
-        (job,) = await worker.jobs(1)
-        yield Talker(worker, job)
-
-
-def messages(events: list[dict[str, Any]]) -> list[str]:
-    return [line["message"] for event in events if event["type"] == "log" for line in event["lines"]]
-
-
-async def until_line(reader: Reader, message: str) -> list[str]:
-    heard: list[str] = []
-    while message not in heard:
-        heard += messages([await reader.next()])
-    return heard
+    async with talking(http, shared_broker, queue) as talker:
+        yield talker
 
 
 async def page(http: httpx.AsyncClient, queue: str, lines: int, **query: int) -> dict[str, Any]:
@@ -111,6 +76,38 @@ async def test_a_line_is_the_same_on_every_stream_of_its_job(http: httpx.AsyncCl
         await log.until("connected")
         await talker.say("one")
         assert await lean.until("log") == await log.until("log")
+
+
+async def test_b01_of_what_is_too_much_for_a_reader_log_lines_are_dropped_first_the_oldest_first_and_counted(
+    http: httpx.AsyncClient, shared_gateway: Gateway, talker: Talker, queue: str
+) -> None:
+    path, said, at_once = f"/v1/queues/{queue}/jobs/a/events", 1_200, 50
+    with stalled_stream(shared_gateway.address, path) as stalled:
+        assert stalled.recv(1)
+        async with reading(http, path) as quick:
+            await quick.until("update")
+            # Twice what the kernel and the gateway hold for one reader. The other one has them all, so no line is lost on its way to the gateway.
+            for first in range(0, said, at_once):
+                lines = [f"{number} {'x' * 1_000}" for number in range(first, first + at_once)]
+                await talker.say(*lines)
+                assert await until_line(quick, lines[-1]) == lines
+            await talker.end()
+            await quick.until("final")
+        stalled.settimeout(10)
+        body = b""
+        while not body.endswith(b"\r\n0\r\n\r\n"):
+            part = stalled.recv(1 << 16)
+            assert part, body[-1_000:]
+            body += part
+    events = events_in(body)
+    counts = [(place, event["dropped"]) for place, event in enumerate(events) if "dropped" in event]
+    assert len(counts) == 1, counts
+    place, dropped = counts[0]
+    before, after = ([int(message.partition(" ")[0]) for message in messages(some)] for some in (events[:place], events[place:]))
+    assert dropped > 0
+    assert before == list(range(len(before)))
+    assert after == list(range(len(before) + dropped, said))
+    assert [event["type"] for event in events if event["type"] != "log"] == ["connected", "update", "final"]
 
 
 async def test_the_log_of_no_job_is_404_and_an_error_frame_to_an_event_source(http: httpx.AsyncClient, queue: str) -> None:

@@ -2,10 +2,33 @@
 
 import asyncio
 import json
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Self
 
 WAIT_S = 15.0
+
+
+@contextmanager
+def stalled(address: str, head: str) -> Iterator[socket.socket]:
+    """A connection that sends this head of a request, and whose kernel takes little of the answer as long as nobody reads it."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect((host, int(port)))
+        connection.sendall(f"{head}\r\nHost: {address}\r\n\r\n".encode())
+        yield connection
+
+
+def stalled_stream(address: str, path: str) -> AbstractContextManager[socket.socket]:
+    """The same of an EventSource."""
+    return stalled(address, f"GET {path} HTTP/1.1\r\nAccept: text/event-stream")
+
+
+def events_in(body: bytes) -> list[dict[str, Any]]:
+    """What a page would have seen."""
+    return [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: ")]
 
 
 class Wire:
@@ -57,7 +80,7 @@ class Wire:
 
     def events(self) -> list[dict[str, Any]]:
         """What a page would have seen."""
-        return [json.loads(line[6:]) for line in self.body.split(b"\n") if line.startswith(b"data: ")]
+        return events_in(self.body)
 
     def ids(self) -> list[str]:
         """All ids, in their order."""
