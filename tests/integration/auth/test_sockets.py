@@ -1,4 +1,4 @@
-"""WebSockets where callers must say who they are (W01, W02), and requests that are too slow (X06, X07)."""
+"""WebSockets where callers must say who they are (W01, W02), and requests that are too slow (X06)."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ async def test_w02_a_ticket_among_the_subprotocols_opens_one_once_for_what_it_na
     assert ticket not in strict_gateway.tail(2_000) + strict_broker.tail(2_000)
 
 
-async def test_x06_x07_slow_heads_and_slow_bodies_are_given_up(strict_gateway: Gateway, keys: Keys) -> None:
+async def test_x06_slow_heads_and_slow_bodies_are_given_up(strict_gateway: Gateway, keys: Keys) -> None:
     head = (
         f"POST /v1/queues/mail/jobs HTTP/1.1\r\nHost: {strict_gateway.address}\r\nAuthorization: Bearer {keys.of['all']}\r\nContent-Type: application/json\r\n"
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -131,6 +132,49 @@ async def test_a_bad_enqueue_is_refused_and_makes_nothing(http: httpx.AsyncClien
     answer = await http.post(f"/v1/queues/{queue}/jobs", content=body, headers={"Content-Type": content_type})
     await refused(answer, status)
     assert queue not in (await http.get("/v1/stats")).json()["queues"]
+
+
+_TOO_LARGE = 3_000_000
+_TOO_DEEP = 501
+
+UNSOUND: dict[str, bytes] = {
+    "nested a level too deeply": b'{"jobName":"t","payload":' + b"[" * (_TOO_DEEP - 1) + b"]" * (_TOO_DEEP - 1) + b"}",
+    "nested without end": b'{"jobName":"t","payload":' + b"[" * 1_000_000,
+    "not a number": b'{"jobName":"t","payload":NaN}',
+    "infinite": b'{"jobName":"t","payload":[-Infinity]}',
+    "a number too large for what reads it": b'{"jobName":"t","payload":{"n":1e999}}',
+    "a number of too many digits": b'{"jobName":"t","payload":' + b"9" * 10_000 + b"}",
+    "a member twice": b'{"jobName":"t","payload":1,"payload":2}',
+    "a member twice inside": b'{"jobName":"t","payload":[{"a":1,"\\u0061":2}]}',
+    "half a surrogate pair": b'{"jobName":"t","payload":"\\ud83d"}',
+    "no UTF-8": b'{"jobName":"t","payload":"\xff"}',
+    "a byte order mark": b'\xef\xbb\xbf{"jobName":"t"}',
+}
+
+
+@pytest.mark.parametrize("body", UNSOUND.values(), ids=UNSOUND.keys())
+async def test_x07_a_body_of_unsound_json_is_refused_and_makes_nothing(http: httpx.AsyncClient, queue: str, body: bytes) -> None:
+    answer = await http.post(f"/v1/queues/{queue}/jobs", content=body, headers={"Content-Type": "application/json"})
+    await refused(answer, 400, "MALFORMED_JSON")
+    assert queue not in (await http.get("/v1/stats")).json()["queues"]
+
+
+async def test_x07_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not_and_one_at_the_bounds_arrives_as_it_is(
+    http: httpx.AsyncClient, queue: str
+) -> None:
+    async def unannounced() -> AsyncIterator[bytes]:
+        for _ in range(0, _TOO_LARGE, 50_000):
+            yield b" " * 50_000
+
+    for content in (b" " * _TOO_LARGE, unannounced()):
+        answer = await http.post(f"/v1/queues/{queue}/jobs", content=content, headers={"Content-Type": "application/json"})
+        await refused(answer, 413, "PAYLOAD_TOO_LARGE")
+    assert queue not in (await http.get("/v1/stats")).json()["queues"]
+    deep: object = 12345678901234567890123
+    for _ in range(_TOO_DEEP - 2):
+        deep = [deep]
+    job = await enqueue(http, queue, payload=deep)
+    assert (await http.get(f"/v1/{job['name']}")).json()["payload"] == deep
 
 
 @pytest.mark.parametrize(
