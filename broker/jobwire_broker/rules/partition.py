@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
@@ -40,6 +40,7 @@ from jobwire_broker.store.queue_store import (
     TurnItem,
     TurnReport,
     Word,
+    item_args,
 )
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ class _Piece(NamedTuple):
     places: Sequence[int]
     ticket: Ticket
     size: int
+    ahead: tuple[int, list[Any]] | None = None
+    """The queue's priority and what a call then says of them, where it was made while another call was under way."""
 
 
 class _EnqueueCall(NamedTuple):
@@ -147,7 +150,10 @@ class Partition:
         sizes = [len(item.body) for item in items]
         total = sum(sizes) + ITEM_OVERHEAD * len(items)
         if len(items) <= MAX_ITEMS and total <= MAX_BYTES:
-            self._enqueues.append(_Piece(items, places, ticket, total))
+            # The store works on another call now, and need not wait for this when it is done. Who comes behind others goes with them.
+            priority = self.policy.priority
+            ahead = None if self._enqueue_lane.task is None or self._enqueues else (priority, item_args(items, priority))
+            self._enqueues.append(_Piece(items, places, ticket, total, ahead))
         else:
             self._enqueue_in_pieces(items, places, ticket, sizes)
         self._enqueue_lane.run()
@@ -255,7 +261,9 @@ class Partition:
     def _begin_enqueue(self, call: _EnqueueCall) -> Awaitable[TurnReport]:
         if self._client.memory_watch.is_full():
             return self._known(call)
-        return self.store.enqueue(call.items(), call.requests, self.policy.priority)
+        priority, ahead = self.policy.priority, call.pieces[0].ahead if len(call.pieces) == 1 else None
+        args = ahead[1] if ahead is not None and ahead[0] == priority else None
+        return self.store.enqueue(call.items(), call.requests, priority, args)
 
     async def _enqueued(self, call: _EnqueueCall, answer: Awaitable[TurnReport]) -> TurnReport:
         """The answer. When the queue's priority is not what we took it for, or the store is full, the call is repeated with what holds."""

@@ -2,7 +2,9 @@
 
 The plain form is what every encoder makes of a JobSpec with a queue, an id of ours, a job name and at most a payload, all in the order of their numbers and
 each once; queue and name must have been found right before. Everything else is read by protobuf, and so is every message that is not made of whole jobs. So
-both ways accept the same messages and make the same items of them, which tests/unit/broker compares.
+all ways accept the same messages and make the same items of them, which tests/unit/broker compares.
+
+Jobs that come together are often alike: then all bytes but those of the id and of the payload's text are the same, and only these two are looked at.
 """
 
 from __future__ import annotations
@@ -45,6 +47,21 @@ class Message(NamedTuple):
     error: InvalidField | None
 
 
+class _Form(NamedTuple):
+    """The bytes of a plain job around its id and its payload's text. Places are counted from its tag."""
+
+    size: int
+    head: bytes
+    """From its tag to the id."""
+    between: bytes
+    """From the id to the text."""
+    between_at: int
+    queue: str
+    body: bytes
+    """What its record begins with, up to the text."""
+    is_json: bool
+
+
 class Malformed(Exception):
     """Raised when bytes are no EnqueueStreamRequest."""
 
@@ -52,18 +69,26 @@ class Malformed(Exception):
 def read(data: bytes) -> Message:
     """Read and check one message. Raises Malformed."""
     batch = Batch()
-    number = durability = at = 0
+    form: _Form | None = None
+    number = durability = at = before = 0
     end = len(data)
     try:
         while at < end:
+            if form is not None and _has_form(data, at, form, batch):
+                at += form.size
+                continue
             tag = data[at]
             if tag == _JOBS:
+                first = at
                 size, start = _varint(data, at + 1)
                 at = start + size
                 if at > end:
                     return _by_protobuf(data)
                 if not _plain(data, start, at, batch):
                     _add(job_pb2.JobSpec.FromString(data[start:at]), batch)
+                elif size == before:
+                    form = _form_of(data, first, start, at, batch)
+                before = size
             elif tag == _NUMBER:
                 number, at = _varint(data, at + 1)
             elif tag == _DURABILITY:
@@ -137,6 +162,40 @@ def _plain(data: bytes, start: int, stop: int, batch: Batch) -> bool:
         body += _section(stop - payload_at) + data[payload_at:stop]
     batch.queues.append(queue)
     batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, body, None, 0)))
+    batch.size += 1
+    return True
+
+
+def _form_of(data: bytes, first: int, start: int, stop: int, batch: Batch) -> _Form:
+    """That of the plain job between `start` and `stop`, which was added last; its tag is at `first`."""
+    id_at = start + 4 + data[start + 1]
+    name_at = id_at + _ID_SIZE + 1
+    text_at = end = name_at + 1 + data[name_at]
+    is_json = False
+    if end != stop:
+        payload_at = _payload_at(data, end, stop)
+        is_json = data[payload_at] == _JSON
+        _, text_at = _varint(data, payload_at + 1)
+    body = batch.items[-1].body
+    between_at = name_at - 1
+    return _Form(stop - first, data[first:id_at], data[between_at:text_at], between_at - first, batch.queues[-1], body[: len(body) - (stop - text_at)], is_json)
+
+
+def _has_form(data: bytes, at: int, form: _Form, batch: Batch) -> bool:
+    """Add the job whose tag is at `at` when it has this form."""
+    size, head, between, between_at, queue, body, is_json = form
+    text_at, stop = at + between_at + len(between), at + size
+    if stop > len(data) or not data.startswith(head, at) or not data.startswith(between, at + between_at):
+        return False
+    id_text, text = data[at + len(head) : at + between_at], data[text_at:stop]
+    if id_text[0] not in b"01" or not id_text.islower() or not (text.isascii() or not is_json or _is_utf8(text)):
+        return False
+    try:
+        raw_id = unhexlify(id_text)
+    except ValueError:
+        return False
+    batch.queues.append(queue)
+    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, body + text, None, 0)))
     batch.size += 1
     return True
 

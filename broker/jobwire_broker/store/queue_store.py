@@ -396,7 +396,8 @@ def _tail_head(attempts: int, priority: int) -> bytes:
     return _HEADS.setdefault((attempts, priority), _TAIL_HEAD.pack(attempts, priority))
 
 
-def _item_args(items: Sequence[JobItem], default: int) -> list[Any]:
+def item_args(items: Sequence[JobItem], default: int) -> list[Any]:
+    """What `enqueue` says of the jobs to the store, where `default` is the priority of the queue."""
     ids = [item.raw_id for item in items]
     args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids), ""]
     special: list[Any] = []
@@ -516,15 +517,19 @@ class QueueStore:
         self.events_channel = base + "E"
         self.wake_channel = base + "W"
 
-    def enqueue(self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
+    def enqueue(
+        self, items: Sequence[JobItem], leases: Sequence[LeaseRequest] = (), priority: int = DEFAULT_PRIORITY, args: list[Any] | None = None
+    ) -> Awaitable[TurnReport]:
         """Make jobs, then lease. `words` are MADE, EXISTS, FULL, TOO_LARGE or Other; `priority` is the queue's, for items that name none. The call is sent
-        before this returns when a connection is free; to be awaited once. Raises PolicyChanged.
+        before this returns when a connection is free; to be awaited once. `args`: the item_args of items and priority, where they were made ahead.
+        Raises PolicyChanged.
         """
-        return _enqueued(self._begin("enqueue", self._meta, _item_args(items, priority) + _lease_args(leases)), len(items))
+        said = item_args(items, priority) if args is None else args
+        return _enqueued(self._begin("enqueue", self._meta, said + _lease_args(leases)), len(items))
 
     def known(self, items: Sequence[JobItem], priority: int = DEFAULT_PRIORITY) -> Awaitable[TurnReport]:
         """What `enqueue` would say of jobs that are there already; STORE_FULL for the others. Makes nothing."""
-        return _enqueued(self._begin("known", self._meta, [*_item_args(items, priority), 0]), len(items))
+        return _enqueued(self._begin("known", self._meta, [*item_args(items, priority), 0]), len(items))
 
     def turn(self, items: Sequence[TurnItem], leases: Sequence[LeaseRequest] = ()) -> Awaitable[TurnReport]:
         """Settle what workers say, then lease. Sent as `enqueue` is."""

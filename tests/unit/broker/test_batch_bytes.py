@@ -81,6 +81,14 @@ def test_a_job_is_read_as_protobuf_reads_it(fields: dict[str, Any]) -> None:
     message = both(request(spec(), spec(**fields), spec(), number=300, durability=1))
     assert (message.number, message.durability, message.error) == (300, 1, None)
     assert message.batch.size == 3
+    # Of jobs that are alike, the later ones are read in a way of their own.
+    alike = [spec(**{"id": other, **fields}) for other in (OURS, OURS[:-1] + "5", OURS[:-1] + "6", OURS[:-1] + "7")]
+    assert both(request(*alike, spec(), number=300)).batch.size == 5
+
+
+@pytest.mark.parametrize("odd", [OURS.upper(), "f" * 32, "0" * 32, OURS[:-1] + "g", " " + OURS[1:], "é" * 16])
+def test_an_odd_id_among_jobs_that_are_alike_is_read_as_protobuf_reads_it(odd: str) -> None:
+    both(request(*[spec(id=id_) for id_ in (OURS, OURS[:-1] + "5", odd, OURS[:-1] + "6")]))
 
 
 def test_a_job_without_an_id_gets_one_and_is_noted() -> None:
@@ -128,6 +136,9 @@ def test_text_that_is_not_utf_8_is_no_message() -> None:
     read(good)
     with pytest.raises(Malformed):
         both(good.replace(b"abc", b"a\xffc"))
+    alike = request(*[spec(payload=job_pb2.Payload(json=text)) for text in ("abc", "abd", "abe", "abf")])
+    with pytest.raises(Malformed):
+        both(alike.replace(b"abf", b"a\xffc"))
 
 
 def test_unknown_fields_are_passed_over() -> None:
@@ -139,17 +150,21 @@ def test_unknown_fields_are_passed_over() -> None:
 GOOD = request(spec(payload=job_pb2.Payload(json='{"a": 1}')), spec(priority=3), spec(id="x", payload=job_pb2.Payload(data=b"y")), number=70_000, durability=2)
 
 
-def test_a_message_that_is_cut_off_anywhere_is_what_protobuf_says() -> None:
-    for end in range(len(GOOD)):
-        _outcome(both, GOOD[:end])
+ALIKE = request(*[spec(id=OURS[:-1] + last, payload=job_pb2.Payload(json=f'{{"a": {last}}}')) for last in "123456"])
+
+
+@pytest.mark.parametrize("whole", [GOOD, ALIKE])
+def test_a_message_that_is_cut_off_anywhere_is_what_protobuf_says(whole: bytes) -> None:
+    for end in range(len(whole)):
+        _outcome(both, whole[:end])
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_message_with_flipped_bytes_is_what_protobuf_says(flips: list[tuple[int, int]]) -> None:
-    data = bytearray(GOOD)
+@given(st.sampled_from([GOOD, ALIKE]), st.lists(st.tuples(st.integers(0, len(ALIKE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_message_with_flipped_bytes_is_what_protobuf_says(whole: bytes, flips: list[tuple[int, int]]) -> None:
+    data = bytearray(whole)
     for at, byte in flips:
-        data[at] = byte
-    read(GOOD)  # what is right is known
+        data[at % len(whole)] = byte
+    read(whole)  # what is right is known
     message = _outcome(both, bytes(data))
     assert message == "malformed" or isinstance(message, Message)
