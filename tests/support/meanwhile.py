@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 
@@ -53,6 +53,15 @@ def meanwhile(scenario: Scenario) -> Callable[[Background], None]:
 
     test.__name__, test.__doc__, test.__module__ = scenario.__name__, scenario.__doc__, scenario.__module__
     test.scenario = scenario  # type: ignore[attr-defined]  # how the fixture `background` finds it
+    return test
+
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def afterwards(test: Test) -> Test:
+    """Let a test come when all scenarios have ended: it measures how late something is, and what else runs would be late with it."""
+    test.afterwards = True  # type: ignore[attr-defined]  # how the order is made
     return test
 
 

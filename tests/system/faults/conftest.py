@@ -13,7 +13,7 @@ def _scenarios_begin(background: Background) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Their tests come last of the fault tests, so that the minute passes while the others run."""
+    """Their tests come behind the others, so that the minute passes while those run; and last of all come those that want nothing beside them."""
     here = [item for item in items if item.path.parent == Path(__file__).parent]
-    ordered = iter(sorted(here, key=lambda item: hasattr(getattr(item, "obj", None), "scenario")))
+    ordered = iter(sorted(here, key=lambda item: [hasattr(getattr(item, "obj", None), mark) for mark in ("afterwards", "scenario")]))
     items[:] = [next(ordered) if item in here else item for item in items]

@@ -15,7 +15,7 @@ from tests.support.api import Api, api
 from tests.support.broker import Broker
 from tests.support.events import EventLog
 from tests.support.lossy_store import Loss, LossyStore
-from tests.support.meanwhile import meanwhile
+from tests.support.meanwhile import afterwards
 from tests.support.producer import Producer, settled, spec
 from tests.support.raw_worker import job_ids
 from tests.support.seeds import seeded
@@ -34,12 +34,12 @@ class Seen:
     ends_late_s: list[float] = field(default_factory=list)
 
 
-@meanwhile
+@afterwards
 async def test_lost_messages_and_answers_lost_with_their_connection_make_nobody_later_than_two_seconds() -> None:
     await _nobody_is_late(Loss.CUT, jobs=400, per_second=40)
 
 
-@meanwhile
+@afterwards
 async def test_lost_messages_and_answers_that_never_come_make_nobody_later_than_two_seconds() -> None:
     await _nobody_is_late(Loss.STALL, jobs=400, per_second=40)
 
