@@ -9,7 +9,7 @@ Nothing is taken from how the store does it: for each choice all that waits is l
 
 Where the outside cannot tell, more than one choice is right: a rate opens at a moment that depends on the numbers that a call has given out; a job that is
 parked (its line says so) may be passed; and what has no room for a job that only another session may take, that is to go alone, or whose name had no room
-when its group had some, may wait for it.
+when its group could start it, may wait for it.
 """
 
 from __future__ import annotations
@@ -148,6 +148,14 @@ class _Paced:
             return Gate.OPEN
         return Gate.UNSURE if self.low_us + wait_us <= now_us + _AHEAD_US else Gate.CLOSED
 
+    def has_beside(self, units: int, more: int, now_us: int) -> bool:
+        """Whether so many units may start for sure, and then so many more at once."""
+        if self.rate is None:
+            return True
+        step_us, tolerance_us = _pace(self.rate)
+        wait_us = (min(units, self.rate.count) + min(more, self.rate.count) - 1) * step_us - tolerance_us
+        return max(self.high_us, now_us) + wait_us <= now_us
+
     def start(self, units: int, token: int) -> None:
         """So many units have started."""
         if self.rate is None:
@@ -257,7 +265,7 @@ class Chooser:
                 # It may have been the first when its group was looked at.
                 is_held = True
             if not is_first and not job.kind.labels:
-                # Its group may keep room for it, when many have passed it.
+                # Its group may keep room for it, when it has missed the room of its name often enough.
                 kept = max(kept, job.kind.units)
             if named is Gate.CLOSED:
                 continue
@@ -267,11 +275,14 @@ class Chooser:
                 return
 
     def _has_room_beside(self, moment: Moment, kind: Kind, kept: int) -> bool:
-        """Whether its group has room for it and for as many units more."""
-        most = moment.rules.limit_of(kind.group).concurrency
-        if not kept or not kind.group or not most:
+        """Whether its group has room for it and for as many units more, under its concurrency and under its rate."""
+        if not kept or not kind.group:
             return True
-        return sum(job.units for job in moment.active if job.group == kind.group) + min(kind.units, most) + min(kept, most) <= most
+        limit = moment.rules.limit_of(kind.group)
+        most, running = limit.concurrency, sum(job.units for job in moment.active if job.group == kind.group)
+        if most and running + min(kind.units, most) + min(kept, most) > most:
+            return False
+        return not limit.rate or self._paced(f"group {kind.group}", limit).has_beside(kind.units, kept, moment.now_us)
 
     # Limits -------------------------------------------------------------------------------------------------------------------------------------------
 

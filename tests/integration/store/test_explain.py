@@ -211,15 +211,3 @@ async def test_room_that_is_kept_for_a_job_that_goes_alone_is_told(q: QueueLab, 
     assert await q.lease("s", 1) == {}
     assert await kept(q, "b") == [KeptRoom(what, b"a", 3, alone=True)]
     assert await kept(q, "a") == []
-
-
-async def test_room_that_a_group_keeps_for_one_that_was_passed_by_many_is_told(q: QueueLab) -> None:
-    await q.set_policy(names={"export": {"concurrency": 1}}, group_limit={"concurrency": 1})
-    await q.make(ruled("runs", "b", name="export"))
-    await q.attach("s")
-    await q.lease("s", 1)
-    await q.make(ruled("first", "a", name="export"), *(ruled(f"a{number:02}", "a") for number in range(20)))
-    while tokens := await q.lease("s", 1):
-        assert await kept(q, "a19") == []
-        await q.complete(*next(iter(tokens.items())))
-    assert await kept(q, "a19") == [KeptRoom("group", b"first", 1, alone=False)]

@@ -210,10 +210,10 @@ local function judge(ctx, sid, next_one, ahead)
   if limit then
     local row = limits.name(ctx, name)
     local date = limits.name_opens_at(ctx, limit, row, rules.units, ahead)
-    if date > 0 and g and rules.labels == '' then groups.await(ctx, g, next_one) end
     if date == 0 then date = opens_before(ctx, limit, row, next_one, ahead) end
     if date > 0 then
       lines.park(ctx, next_one.suffix, j, 'n' .. name)
+      if g then groups.note_miss(g, next_one) end
       redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
       owe(ctx, j, labels or '')
       return MOVED

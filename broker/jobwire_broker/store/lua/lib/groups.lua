@@ -11,8 +11,8 @@
 local GROUP_ROW, PARKED = '>BdI4dddI4I4dI4', '>I4'
 local PARKED_AT = 58
 local AWAITED, AWAITED_AT = '>I2d', 62
--- How many of its group may pass a job that lacks room under the limit of its name, before room in the group is kept for it.
-local PASSES_MAX = 16
+-- How often a job may miss the room that its name had, before its group keeps room for it.
+local MISSES_MAX = 8
 local GROUP_FLAG = { PAUSED = 1, EXPRESS = 2, OWN = 4 }
 local PLACES = { 'r', 'b', 'y', 'v' }
 
@@ -21,7 +21,7 @@ local function bit(flags, flag)
 end
 
 -- The row of a group: its rules (paused, express, weight, a limit of its own) and its counters (units leased, date of its rate in µs, frozen until in ms, tag;
--- behind the limit, how many of its jobs are parked, and the one that is awaited, if there is one: how many have passed it, score and member).
+-- behind the limit, how many of its jobs are parked, and the one that is awaited, if there is one: how often it has missed, score and member).
 function groups.decode(name, row)
   local g = { name = name, line = 'l' .. name, had_row = row and true or false, weight = 1, active = 0, tat = 0, frozen = 0, tag = 0, parked = 0 }
   if not row then return g end
@@ -29,8 +29,8 @@ function groups.decode(name, row)
   flags, g.weight, g.active, g.tat, g.frozen, g.tag, concurrency, count, period, burst = struct.unpack(GROUP_ROW, row)
   if #row >= PARKED_AT + 3 then g.parked = struct.unpack(PARKED, row, PARKED_AT) end
   if #row > AWAITED_AT then
-    local passes, score = struct.unpack(AWAITED, row, AWAITED_AT)
-    g.awaited = { passes = passes, score = score, member = sub(row, AWAITED_AT + 10) }
+    local misses, score = struct.unpack(AWAITED, row, AWAITED_AT)
+    g.awaited = { misses = misses, score = score, member = sub(row, AWAITED_AT + 10) }
   end
   g.paused, g.express = bit(flags, GROUP_FLAG.PAUSED), bit(flags, GROUP_FLAG.EXPRESS)
   if bit(flags, GROUP_FLAG.OWN) then
@@ -44,7 +44,7 @@ local function encode_row(g)
   local rate = own.rate or { count = 0, period = 0, burst = 1 }
   local flags = (g.paused and GROUP_FLAG.PAUSED or 0) + (g.express and GROUP_FLAG.EXPRESS or 0) + (g.own and GROUP_FLAG.OWN or 0)
   return struct.pack(GROUP_ROW, flags, g.weight, g.active, g.tat, g.frozen, g.tag, own.concurrency or 0, rate.count, rate.period, rate.burst)
-    .. struct.pack(PARKED, g.parked) .. (g.awaited and struct.pack(AWAITED, g.awaited.passes, g.awaited.score) .. g.awaited.member or '')
+    .. struct.pack(PARKED, g.parked) .. (g.awaited and struct.pack(AWAITED, g.awaited.misses, g.awaited.score) .. g.awaited.member or '')
 end
 
 -- A group as this call knows it.
@@ -106,50 +106,69 @@ function groups.enter(ctx, name)
   end
 end
 
--- A job that was its group's next lacks room under the limit of its name. It could lack the one or the other for ever: while its group has room its name has
--- none, and the other way round. So the first of these in a group is awaited: who passes it is counted, and after PASSES_MAX its group keeps room for it.
-function groups.await(ctx, g, next_one)
-  local awaited = g.awaited
-  if awaited and (next_one.member == awaited.member or groups.is_behind(g, next_one)) then return end
-  groups.touch(ctx, g.name).awaited = { passes = 0, score = next_one.score, member = next_one.member }
-end
-
 function groups.is_behind(g, next_one)
   local awaited = g.awaited
   return next_one.score > awaited.score or (next_one.score == awaited.score and next_one.member > awaited.member)
 end
 
--- A job of a group starts.
-function groups.note_start(g, next_one)
+-- The job that is awaited. Who waits no more, or elsewhere, is not.
+local function awaited_job(ctx, g)
   local awaited = g.awaited
-  if not awaited then return end
-  if next_one.member == awaited.member then
-    g.awaited = nil
-  elseif groups.is_behind(g, next_one) then
-    awaited.passes = math.min(awaited.passes + 1, PASSES_MAX)
-  end
+  local j = awaited and find(ctx, sub(awaited.member, 9))
+  if j and j.state == STATE.WAITING and place(j, j.id) == awaited.member and lines.score(ctx, j.priority, j.order) == awaited.score then return j end
+  g.awaited = nil
 end
 
--- The job that is awaited, where it may be kept room: nobody goes before it under its name. Who waits no more, or elsewhere, is not awaited.
-function groups.awaited(ctx, g)
+-- A job goes back to its line, for its name has room. Its group may have none now, and its name none when its group has some, and so for ever. So the first of
+-- these in a group is awaited: how often it misses the room of its name is counted, and after MISSES_MAX its group keeps room for it. Others of its group may
+-- pass it as often as they like while its name has no room, for that takes nothing from it.
+function groups.await(ctx, j)
+  local rules = lines.rules_of(j)
+  if rules.group == '' or rules.labels ~= '' then return end
+  local g = groups.get(ctx, rules.group)
+  if not groups.limit_of(ctx, g) then return end
+  local member, score = place(j, j.id), lines.score(ctx, j.priority, j.order)
+  if awaited_job(ctx, g) and (member == g.awaited.member or groups.is_behind(g, { member = member, score = score })) then return end
+  groups.touch(ctx, g.name).awaited = { misses = 0, score = score, member = member }
+end
+
+-- A job of a group is parked, for its name has no room, or none any more.
+function groups.note_miss(g, next_one)
   local awaited = g.awaited
-  if not awaited or awaited.passes < PASSES_MAX then return nil end
-  local j = find(ctx, sub(awaited.member, 9))
-  if not j or j.state ~= STATE.WAITING or place(j, j.id) ~= awaited.member or lines.score(ctx, j.priority, j.order) ~= awaited.score then
-    g.awaited = nil
-    return nil
-  end
+  if awaited and next_one.member == awaited.member then awaited.misses = math.min(awaited.misses + 1, MISSES_MAX) end
+end
+
+-- A job of a group starts.
+function groups.note_start(g, next_one)
+  if g.awaited and next_one.member == g.awaited.member then g.awaited = nil end
+end
+
+-- The job that is awaited, where it may be kept room: nobody goes before it under its name.
+function groups.awaited(ctx, g)
+  local j = g.awaited and g.awaited.misses >= MISSES_MAX and awaited_job(ctx, g)
+  if not j then return nil end
   local line = ctx.base .. 'n' .. lines.job_name(j)
-  if redis.call('ZSCORE', line, awaited.member) and redis.call('ZRANGE', line, 0, 0)[1] ~= awaited.member then return nil end
+  if redis.call('ZSCORE', line, g.awaited.member) and redis.call('ZRANGE', line, 0, 0)[1] ~= g.awaited.member then return nil end
   return j
+end
+
+-- Whether a group has room for so many units and then for a job: at once where the limit of its name may have room for it at any moment, else from the date on
+-- from which it has.
+local function has_room_beside(ctx, g, limit, units, j)
+  local its, most, name = lines.rules_of(j).units, limit.concurrency, lines.job_name(j)
+  if most and g.active + math.min(units, most) + math.min(its, most) > most then return false end
+  if not limit.rate then return true end
+  local named = (ctx.policy.names or NO_POLICY)[name]
+  local date = named and limits.name_opens_at(ctx, named, limits.name(ctx, name), its) or 0
+  return limits.date(ctx, limit.rate, limits.passed(ctx, limit.rate, g.tat, units), its) <= (date < math.huge and date or 0)
 end
 
 -- Whether the room that is left in a group is kept for the one that is awaited.
 function groups.is_kept(ctx, g, next_one, units)
   local limit = groups.limit_of(ctx, g)
-  if not g.awaited or not limit or not limit.concurrency or not groups.is_behind(g, next_one) then return false end
+  if not g.awaited or not limit or not groups.is_behind(g, next_one) then return false end
   local j = groups.awaited(ctx, g)
-  return j ~= nil and g.active + math.min(units, limit.concurrency) + math.min(lines.rules_of(j).units, limit.concurrency) > limit.concurrency
+  return j ~= nil and not has_room_beside(ctx, g, limit, units, j)
 end
 
 local function put(ctx, g, to, score)

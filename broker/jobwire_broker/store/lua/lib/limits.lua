@@ -185,8 +185,11 @@ local function settle_name(ctx, name)
   local limit, row, line = (ctx.policy.names or {})[name], limits.name(ctx, name), 'n' .. name
   local room, date = lines.UNPARK_MAX, 0
   if limit then room, date = name_room(ctx, limit, row) end
-  local parked = redis.call('ZCARD', ctx.base .. line)
-  if parked > 0 and room > 0 then parked = parked - lines.unpark(ctx, line, room) end
+  local parked, back = redis.call('ZCARD', ctx.base .. line), {}
+  if parked > 0 and room > 0 then parked = parked - lines.unpark(ctx, line, room, back) end
+  if limit then
+    for _, j in ipairs(back) do groups.await(ctx, j) end
+  end
   row.changed = true
   if parked > 0 then
     -- Those that went back may go another way than to start: others have their turn then.
