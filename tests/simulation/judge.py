@@ -374,50 +374,5 @@ class _Redis:
     def __init__(self, world: World) -> None:
         self._real = world.store.real
 
-    async def keys(self, pattern: str) -> list[bytes]:
-        found: list[bytes] = self._real.ask("KEYS", pattern)
-        return found
-
-    async def get(self, key: bytes) -> bytes | None:
-        found: bytes | None = self._real.ask("GET", key)
-        return found
-
-    async def pttl(self, key: bytes) -> int:
-        found: int = self._real.ask("PTTL", key)
-        return found
-
-    async def lrange(self, key: bytes, first: int, last: int) -> list[bytes]:
-        found: list[bytes] = self._real.ask("LRANGE", key, first, last)
-        return found
-
-    def pipeline(self, transaction: bool = False) -> _Pipeline:
-        return _Pipeline(self._real)
-
-
-class _Pipeline:
-    def __init__(self, real: Any) -> None:
-        self._real = real
-        self._commands: list[tuple[Any, ...]] = []
-        self._readers: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        def add(*args: Any, withscores: bool = False) -> None:
-            self._commands.append((name.upper(), *args, *(["WITHSCORES"] if withscores else [])))
-            self._readers.append(_scored if withscores else _hash if name == "hgetall" else _same)
-
-        return add
-
-    async def execute(self) -> list[Any]:
-        return [read(answer) for read, answer in zip(self._readers, self._real.ask_all(self._commands), strict=True)]
-
-
-def _scored(flat: list[bytes]) -> list[tuple[bytes, float]]:
-    return [(flat[i], float(flat[i + 1])) for i in range(0, len(flat), 2)]
-
-
-def _hash(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _same(answer: Any) -> Any:
-    return answer
+    async def eval(self, script: str, keys: int, *args: str) -> Any:
+        return self._real.ask("EVAL", script, keys, *args)

@@ -17,6 +17,7 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
 
 from tests.support.fingerprint import fingerprint
+from tests.support.key_dump import DUMP, KeyDump
 from tests.support.line_state import HASHES, LINE_META, SORTED_SETS, GroupView, LineKeys, check_place, read_lines
 
 ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL", "TIMEOUT")
@@ -148,79 +149,49 @@ def session_name(session: bytes) -> str:
 
 async def read_state(redis: Any, base: str, *, dates_moved: bool = False) -> QueueState:
     """Read and check all keys that begin with `base`. `dates_moved`: the test has moved due dates in the index, so they differ from the records."""
-    keys = [key.decode("latin-1").removeprefix(base) for key in await redis.keys(base + "*")]
-    records: list[bytes] = await redis.keys(base + "j*")
-    apart: list[bytes] = await redis.keys(base + "p*") + await redis.keys(base + "h*")
-    held: list[bytes] = await redis.keys(base + "i*")
-    pipe = redis.pipeline(transaction=False)
-    pipe.hgetall(base + "m")
-    pipe.hgetall(base + "s")
-    pipe.hgetall(base + "k")
-    pipe.hgetall(base + "T")
-    pipe.hgetall(base + "S")
-    for suffix in _SORTED_SETS:
-        pipe.zrange(base + suffix, 0, -1, withscores=True)
-    for slot in range(5):
-        pipe.hgetall(f"{base}g{slot}")
-    pipe.lrange(base + "c", 0, -1)
-    for key in records + apart + held:
-        pipe.get(key)
-    meta, sessions, cancels, untold, _, *rest = await pipe.execute()
-    lines = await _read_line_keys(redis, base, keys)
-    indexes = dict(zip(_SORTED_SETS, rest, strict=False))
-    ring = {raw_id: entry for slot in rest[len(_SORTED_SETS) : len(_SORTED_SETS) + 5] for raw_id, entry in slot.items()}
-    completed, *strings = rest[len(_SORTED_SETS) + 5 :]
-    by_key = {key[len(base) :]: value for key, value in zip(records + apart + held, strings, strict=True)}
-    logs = {key[len(base) + 1 :]: await redis.lrange(key, 0, -1) for key in await redis.keys(base + "L?*")}
-    checkpoints = {key[len(base) + 1 :]: await redis.get(key) for key in await redis.keys(base + "y?*")}
+    keys = KeyDump(base, await redis.eval(DUMP, 0, base))
     known = {"m", "s", "k", "c", "T", "S", "g0", "g1", "g2", "g3", "g4", *_SORTED_SETS, *SORTED_SETS, *HASHES}
-    unknown = [key for key in keys if key[0] not in "jphiBlnqLyOQ" and key not in known]
+    unknown = [key for key in keys.names if key[0] not in "jphiBlnqLyOQ" and key not in known]
     assert unknown == [], unknown
-    state = _Decoder(meta, sessions, cancels, untold, indexes, completed, ring, by_key, dates_moved, lines).decode()
-    _add_kept(state, logs, checkpoints, {key[1:]: record for key, record in by_key.items() if key[:1] == b"j"})
-    state.runs = await _read_runs(redis, base)
+    indexes = {suffix: keys.sorted_set(suffix) for suffix in _SORTED_SETS}
+    ring = {raw_id: entry for slot in range(5) for raw_id, entry in keys.hash(f"g{slot}").items()}
+    by_key = {key.encode("latin-1"): keys.string(key) for key in keys.names if key[0] in "jphi"}
+    meta, sessions, cancels, untold = (keys.hash(suffix) for suffix in "mskT")
+    decoder = _Decoder(meta, sessions, cancels, untold, indexes, keys.items("c"), ring, by_key, dates_moved, _line_keys(keys))
+    state = decoder.decode()
+    _add_kept(state, keys, {key[1:]: record for key, record in by_key.items() if key[:1] == b"j"})
+    state.runs = _runs(keys)
     return state
 
 
-async def _read_line_keys(redis: Any, base: str, keys: Sequence[str]) -> LineKeys:
+def _line_keys(keys: KeyDump) -> LineKeys:
     """What queues with groups and limits alone have; the meta hash and the records are filled in later."""
-    lines = [key for key in keys if key[0] in "ln" or (key[0] == "q" and len(key) > 1)]
-    pipe = redis.pipeline(transaction=False)
-    for key in [*SORTED_SETS, *lines]:
-        pipe.zrange((base + key).encode("latin-1"), 0, -1, withscores=True)
-    for key in HASHES:
-        pipe.hgetall(base + key)
-    answers = await pipe.execute()
-    sets = {key: dict(answer) for key, answer in zip(SORTED_SETS, answers, strict=False)}
-    members = dict(zip(lines, answers[len(SORTED_SETS) :], strict=False))
-    turns = {key[1:].encode("latin-1"): await redis.zrange((base + key).encode("latin-1"), 0, -1) for key in keys if key[0] == "Q"}
-    return LineKeys(sets, dict(zip(HASHES, answers[-len(HASHES) :], strict=True)), members, turns, {}, {})
+    sets = {key: dict(keys.sorted_set(key)) for key in SORTED_SETS}
+    hashes = {key: keys.hash(key) for key in HASHES}
+    lines = {key: keys.sorted_set(key) for key in keys.names if key[0] in "ln" or (key[0] == "q" and len(key) > 1)}
+    turns = {key[1:].encode("latin-1"): [group for group, _ in keys.sorted_set(key)] for key in keys.names if key[0] == "Q"}
+    return LineKeys(sets, hashes, lines, turns, {}, {})
 
 
-async def _read_runs(redis: Any, base: str) -> dict[str, RunView]:
+def _runs(keys: KeyDump) -> dict[str, RunView]:
     """The bulk runs; each is forgotten within a day of its last step."""
-    runs, index = {}, base.encode() + b"B"
-    pipe = redis.pipeline(transaction=False)
-    pipe.pttl(index)
-    pipe.zrange(index, 0, -1, withscores=True)
-    left_ms, begun = await pipe.execute()
-    assert not begun or 0 < left_ms <= 7 * 86_400_000
-    pipe = redis.pipeline(transaction=False)
-    for number, _ in begun:
-        pipe.pttl(index + number)
-        pipe.hgetall(index + number)
-    answers = await pipe.execute()
-    for (number, score), left_ms, record in zip(begun, answers[::2], answers[1::2], strict=True):
+    runs, begun = {}, keys.sorted_set("B")
+    assert not begun or 0 < keys.left_ms("B") <= 7 * 86_400_000
+    for number, score in begun:
+        key = "B" + number.decode("latin-1")
+        record = keys.hash(key)
         if record:
-            assert 0 < left_ms <= 86_400_000
+            assert 0 < keys.left_ms(key) <= 86_400_000
             assert (int(record[b"begun"]), record[b"ended"] != b"0") == (score, record[b"end"] != b"")
             counts = (int(record[b"done"]), int(record[b"skipped"]))
             runs[number.decode("latin-1")] = RunView(*counts, record[b"end"].decode(), record[b"by"].decode(), record[b"head"])
-    assert len(runs) == len(await redis.keys(index + b"?*")), "a bulk run that nobody can find"
+    assert len(runs) == sum(key[0] == "B" and key != "B" for key in keys.names), "a bulk run that nobody can find"
     return runs
 
 
-def _add_kept(state: QueueState, logs: Mapping[bytes, Sequence[bytes]], checkpoints: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> None:
+def _add_kept(state: QueueState, keys: KeyDump, records: Mapping[bytes, bytes]) -> None:
+    logs = {key[1:].encode("latin-1"): keys.items(key) for key in keys.names if key[0] == "L"}
+    checkpoints = {key[1:].encode("latin-1"): keys.string(key) for key in keys.names if key[0] == "y" and key != "y"}
     for raw_id, entries in logs.items():
         *pieces, packed = entries
         head = codec.LogHead.of(packed)
