@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Self
@@ -40,6 +41,24 @@ class ProcessEnded(Exception):
     """Raised when a process ended while its output was waited for. The message holds its last lines."""
 
 
+@dataclass
+class _Awaited:
+    """A line that somebody waits for."""
+
+    pattern: re.Pattern[str]
+    found: "Future[re.Match[str]]"
+    missing: int
+    """How many lines more must match."""
+
+    def match(self, line: str) -> re.Match[str] | None:
+        """The match, if this line is the one."""
+        match = self.pattern.search(line)
+        if match is None:
+            return None
+        self.missing -= 1
+        return None if self.missing else match
+
+
 class _Output:
     """The lines of one run of a process, and those who wait for one of them."""
 
@@ -47,24 +66,24 @@ class _Output:
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.exit: Future[int] = Future()
         self._label = label
-        self._waiting: list[tuple[re.Pattern[str], Future[re.Match[str]]]] = []
+        self._waiting: list[_Awaited] = []
         self._lock = threading.Lock()
         self._popen = popen
         assert popen.stdout is not None
         threading.Thread(target=self._read, args=(popen.stdout,), name=f"output of {label}", daemon=True).start()
 
-    def expect(self, pattern: str, *, past: bool) -> "Future[re.Match[str]]":
-        """Give a future of the first line that matches, counting those that came before only when `past`."""
+    def expect(self, pattern: str, *, past: bool, times: int) -> "Future[re.Match[str]]":
+        """Give a future of the line that matches for so many times, counting those that came before only when `past`."""
         compiled = re.compile(pattern)
         found: Future[re.Match[str]] = Future()
         with self._lock:
-            match = next((m for m in map(compiled.search, self.lines) if m), None) if past else None
-            if match is not None:
-                found.set_result(match)
+            matches = [m for m in map(compiled.search, self.lines) if m] if past else []
+            if len(matches) >= times:
+                found.set_result(matches[times - 1])
             elif self.exit.done():
                 found.set_exception(self._ended(compiled))
             else:
-                self._waiting.append((compiled, found))
+                self._waiting.append(_Awaited(compiled, found, times - len(matches)))
         return found
 
     def tail(self, count: int = 40) -> str:
@@ -79,16 +98,15 @@ class _Output:
         with self._lock:
             self.exit.set_result(code)
             waiting, self._waiting = self._waiting, []
-        for pattern, found in waiting:
-            if found.set_running_or_notify_cancel():
-                found.set_exception(self._ended(pattern))
+        for awaited in waiting:
+            if awaited.found.set_running_or_notify_cancel():
+                awaited.found.set_exception(self._ended(awaited.pattern))
 
     def _take(self, line: str) -> None:
         with self._lock:
             self.lines.append(line)
-            hits = [(found, match) for pattern, found in self._waiting if (match := pattern.search(line))]
-            done = {id(found) for found, _ in hits}
-            self._waiting = [w for w in self._waiting if id(w[1]) not in done]
+            hits = [(awaited.found, match) for awaited in self._waiting if (match := awaited.match(line))]
+            self._waiting = [awaited for awaited in self._waiting if awaited.missing]
         for found, match in hits:
             if found.set_running_or_notify_cancel():
                 found.set_result(match)
@@ -149,7 +167,7 @@ class Process:
 
     def start_blocking(self, timeout: float = START_TIMEOUT_S) -> None:
         self.spawn()
-        self.on_ready(self._now.expect(self.ready_line, past=True).result(timeout))
+        self.on_ready(self._now.expect(self.ready_line, past=True, times=1).result(timeout))
 
     async def stop(self, timeout: float = STOP_TIMEOUT_S) -> int:
         """Ask it to end, as an operator would; kill it when it does not. Returns the exit code."""
@@ -208,9 +226,9 @@ class Process:
         assert self._popen is not None, f"{self.label} was never started"
         return self._popen.pid
 
-    def line(self, pattern: str, *, past: bool = False, timeout: float = START_TIMEOUT_S) -> Coroutine[Any, Any, re.Match[str]]:
-        """Wait for a line of its output that matches; with `past`, one that is there already will do. It listens from this call on."""
-        return self._said(self._now.expect(pattern, past=past), pattern, timeout)
+    def line(self, pattern: str, *, past: bool = False, times: int = 1, timeout: float = START_TIMEOUT_S) -> Coroutine[Any, Any, re.Match[str]]:
+        """Wait for a line of its output that matches, the `times`-th; with `past`, those that are there already count. It listens from this call on."""
+        return self._said(self._now.expect(pattern, past=past, times=times), pattern, timeout)
 
     async def _said(self, found: "Future[re.Match[str]]", pattern: str, timeout: float) -> re.Match[str]:
         try:

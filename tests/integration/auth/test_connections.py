@@ -135,10 +135,10 @@ async def test_keys_are_added_and_taken_away_without_a_restart(store: Store, tmp
         await connected.admin.GetServerInfo(info, metadata=bearer(token))
         stream = connected.jobs.WatchJobs(jobs.WatchJobsRequest(names=["queues/q"]), metadata=bearer(old.of["first"]))
         file.write_text("this is no line of keys")
-        await broker.line("keys_not_reloaded")
+        await broker.line("keys_not_reloaded", past=True)
         await connected.admin.GetServerInfo(info, metadata=bearer(old.of["first"]))
         file.write_text(new.text)
-        await broker.line("keys_reloaded")
+        await broker.line("keys_reloaded", past=True)
         await connected.admin.GetServerInfo(info, metadata=bearer(new.of["second"]))
         gone = [await refusal(connected.admin.GetServerInfo(info, metadata=bearer(credentials))) for credentials in (old.of["first"], token)]
         gone.append(await refusal(connected.admin.GetIdentity(admin.GetIdentityRequest(), metadata=bearer(opened))))
@@ -163,7 +163,7 @@ async def test_a_token_says_what_its_key_has_left_of_it(store: Store, tmp_path: 
         ).token
         assert (await identity(token)).scopes == ["watch:acme.a", "watch:b"]
         file.write_text(keys.text.replace("watch:*", "watch:a* tenant=acme"))
-        await broker.line("keys_reloaded")
+        await broker.line("keys_reloaded", past=True)
         left = [await identity(token), await identity(ticket)]
         left.append(await identity(left[1].stream_token))
         assert [(list(found.scopes), found.tenant) for found in left] == [(["watch:acme.a"], "acme")] * 3
@@ -210,7 +210,7 @@ async def test_the_broker_of_a_worker_without_a_right_says_so_in_its_log(strict_
     worker = Worker(strict_broker.address, queues=[queue], credentials=WorkerCredentials(key=keys.of["only_read"]))
     worker.handler("*")(_nothing)
     async with worker:
-        await strict_broker.line(rf"auth.refused.*call=/jobwire.v1.WorkerService/Work.*queue={queue}")
+        await strict_broker.line(rf"auth.refused.*call=/jobwire.v1.WorkerService/Work.*queue={queue}", past=True)
 
 
 # TLS -----------------------------------------------------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ async def test_worker_and_gateway_reach_a_broker_over_tls(store: Store, tmp_path
     async with Broker(store, extra=["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)], env={"JOBWIRE_KEYS": keys.text}) as broker:
         env = {"JOBWIRE_TLS_CA": str(authority.file), "JOBWIRE_API_KEY": keys.of["gateway"]}
         async with Gateway(broker, env=env) as gateway:
-            await gateway.line("feed_open")
+            await gateway.line("feed_open", past=True)
         name = f"localhost:{broker.address.rpartition(':')[2]}"
         worker = Worker(name, queues=["q"], credentials=WorkerCredentials(ca=authority.file, key=keys.of["all"]))
         worker.handler("*")(_nothing)

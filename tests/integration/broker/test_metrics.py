@@ -106,8 +106,9 @@ async def test_metrics_are_served_while_the_store_is_away_without_what_it_alone_
     async with Broker(store, extra=["--metrics", "127.0.0.1:0"]) as broker:
         async with api(broker) as services:
             await services.jobs.EnqueueBatch(EnqueueBatchRequest(jobs=[JobSpec(queue=queue, job_name="t")]))
+        noticed = broker.line(r"store\.unavailable")
         await store.kill()
-        await broker.line(r"store\.unavailable")
+        await noticed
         seen = await scrape(broker)
     assert seen["jobwire_store_up"] == 0
     assert f'jobwire_queue_depth{{queue="{queue}"}}' not in seen

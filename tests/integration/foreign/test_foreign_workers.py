@@ -44,8 +44,7 @@ async def test_never_more_jobs_run_than_credit_was_granted(language: Language, s
     await client.enqueue_many([JobSpec(queue, "wait", {"seconds": 30}) for _ in range(20)])
 
     async with ForeignWorker(language, [shared_broker], queue, concurrency=3) as worker:
-        while len(worker.starts_by_job()) < 3:
-            await worker.line(r"job\.started")
+        await worker.line(r"job\.started", past=True, times=3)
         await asyncio.sleep(0.5)  # for a fourth, if there were one
         counts = (await client.queue(queue)).counts
         await worker.kill()
@@ -83,8 +82,7 @@ async def test_sigterm_ends_what_runs_and_takes_nothing_more(language: Language,
     await client.enqueue_many([JobSpec(queue, "wait", {"seconds": 1}) for _ in range(6)])
 
     async with ForeignWorker(language, [shared_broker], queue, concurrency=2) as worker:
-        while len(worker.starts_by_job()) < 2:
-            await worker.line(r"job\.started")
+        await worker.line(r"job\.started", past=True, times=2)
         code = await worker.stop()
 
     counts = (await client.queue(queue)).counts

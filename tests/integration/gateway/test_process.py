@@ -75,7 +75,7 @@ async def test_a_second_signal_ends_it_at_once(shared_broker: Broker, queue: str
         await reader.until("connected")
         began = time.monotonic()
         gateway.send(signal.SIGINT)
-        await gateway.line("draining")
+        await gateway.line("draining", past=True)
         gateway.send(signal.SIGINT)
         assert await gateway.ended() == 0
         assert time.monotonic() - began < 3

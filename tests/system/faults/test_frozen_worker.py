@@ -22,8 +22,9 @@ async def test_a_frozen_worker_comes_back_to_find_its_jobs_with_others_and_its_w
         frozen.freeze()
         await it.log.until(lambda: all(it.history.next_start(*lease) for lease in held), 6, "every job of the frozen worker running elsewhere")
         started_s = max(event.at_s for lease in held if (event := it.history.next_start(*lease)))
+        noticed = frozen.line(r"worker\.(dis)?connected", timeout=10)
         frozen.thaw()
-        await frozen.line(r"worker\.(dis)?connected", timeout=10)
+        await noticed
         it.history.lease_over(frozen.pid, frozen_s)
         settled = await it.all_done(20)
         verdict = it.history.verdict()

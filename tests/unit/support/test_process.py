@@ -76,6 +76,12 @@ async def test_a_line_of_the_past_counts_only_when_asked_for() -> None:
             await script.line("ready", timeout=0.05)
 
 
+async def test_lines_of_the_past_and_new_ones_are_counted_together() -> None:
+    async with Script("for line in ('tick 1', 'ready', 'tick 2', 'tick 3', 'tick 4'):\n    print(line, flush=True)\n" + WAITING) as script:
+        assert (await script.line(r"tick (\d)", past=True, times=1))[1] == "1"
+        assert (await script.line(r"tick (\d)", past=True, times=3))[1] == "3"
+
+
 async def test_children_die_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
     code = f"""
 import asyncio, os, signal
