@@ -212,6 +212,16 @@ BUGS = (
         seed=3,
     ),
     Bug(name="nobody leaves room to a job that waits for it", lua=[("if owed_ms < 0 then", "if not labels then")], seed=11),
+    Bug(
+        name="a group keeps no room for a job that misses that of its name",
+        lua=[("if most and g.active + math.min(units, most) + math.min(its, most) > most then return false end", "")],
+        seed=138,
+    ),
+    Bug(
+        name="a group keeps no start for a job that misses the room of its name",
+        lua=[("if not limit.rate then return true end", "if true then return true end")],
+        seed=37,
+    ),
     Bug(name="ageing ages nothing", lua=[("return ageing and priority * ageing + math.floor(order / 1000) or priority", "return priority")], seed=23),
     Bug(name="the waits of a list are not looked at", lua=[("local own = section(j.body, TAG.DELAYS)\n  if own then", "local own\n  if own then")], seed=50),
     Bug(name="an error that a job lists ends nothing", lua=[("or is_permanent(ctx, j, failure) then", "then")], seed=8),

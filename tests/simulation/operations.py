@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tests.simulation.plan import BUSY_S, Action, JobPlan, Plan
+from tests.simulation.plan import BUSY_S, Action, Bound, Bounds, JobPlan, Plan
 from tests.simulation.where import Where
+from tests.simulation.worker import Step
 
 #: Of these a plan has some.
 LAST_RULES = ("batches", "filters", "cleans", "ages", "races")
@@ -42,6 +43,7 @@ class Operations:
             self._move()
         if self.rng.random() < 0.2:
             self._classify()
+        self._contend()
         return replace(self.plan, jobs=tuple(self.jobs), actions=tuple(self.actions))
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
@@ -131,6 +133,23 @@ class Operations:
             for _ in range(rng.choice((1, 2, 3))):
                 self._add(rng.random() * BUSY_S * 0.8, "set_room", queue, rng.choice((0, 2, 5, 10)), rng.choice((0, 1, 2, 3)))
         self.plan = replace(self.plan, moving=frozenset(self.plan.queues))
+
+    def _contend(self) -> None:
+        """Let a job wait for its name and its group while others, which fail all the time, use up the one and the other. Drawn apart, as changed labels."""
+        rng, queue = random.Random(self.plan.seed * 7919 + 7), self.plan.queues[0]
+        if rng.random() >= 0.5 or queue in {*self.plan.ruled, *self.plan.moving, *self.plan.rules}:
+            return
+        group, lasts_s = rng.choice(((Bound(1), 0.3), (Bound(0, 1, 0.3), 0.0), (Bound(2, 1, 0.3), 0.1)))
+        job = JobPlan(0, "", queue, 5, 0.0, 40, 0.0, (Step("fail", lasts_s, 0.0),) * 40, group="g0")
+        first = replace(job, name="heavy", attempts=1, steps=(Step("complete", 0.05),))
+        rival = replace(job, name="heavy", group="", steps=(Step("fail", 0.25, 0.0),) * 40)
+        for i, made in enumerate((rival, first, job, job)):
+            number = len(self.jobs)
+            self.jobs = [*self.jobs, replace(made, number=number, id=f"contends-{number}", content=number)]
+            self._add(0.5 + i * 0.01, "enqueue", number)
+        self._add(0.0, "set_limits", queue, 0)
+        bounds = {**self.plan.bounds, queue: (Bounds(group=group, heavy=Bound(1)),)}
+        self.plan = replace(self.plan, bounds=bounds, workers=(*self.plan.workers, (4, (queue,))))
 
     def _classify(self) -> None:
         """Queues with a class, which gives them slots; pauses of a class; workers that keep slots for a queue or a class."""

@@ -23,6 +23,9 @@ from tests.support.lease_check import Asked, LeaseCheck, Seen, given_by, reading
 
 #: So many jobs may be leased before one that goes before them, and waits for room that they take.
 PASSED_MAX = 6
+#: So often may one of its group be leased before a job whose name had room meanwhile, and whose group had none. Who comes before it, of its name and its group,
+#: begins to count anew.
+MISSED_MAX = 12
 _CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
 
 
@@ -67,6 +70,7 @@ class StoreWatch:
         self._last: dict[str, Leased] = {}
         self._ended: dict[str, str] = {}
         self._passed: Counter[bytes] = Counter()
+        self._passed_in_turn: Counter[bytes] = Counter()
         self.labels_with_room: Callable[[str], list[frozenset[tuple[str, str]]]] = lambda base: []
         """The labels of each worker that has room now for jobs of a queue."""
         self.on_policy: Callable[[str], None] = lambda base: None
@@ -136,6 +140,7 @@ class StoreWatch:
             leased = Leased(text, token, base, now_s, header)
             self.leases.append(leased)
             self._check_place(leased)
+            self._passed_in_turn.pop(raw_id, None)
             self.verbs.leased(base, text, token, record)
             self._history.tell(f"the store leases it (token …{token % 1_000_000_000})", text)
             if base in self.paused:
@@ -166,6 +171,10 @@ class StoreWatch:
             self._passed[raw_id] += 1
             if self._passed[raw_id] > PASSED_MAX:
                 self._history.blame(STARVED, f"{PASSED_MAX} jobs behind it were leased while it waits for room", id_to_text(raw_id))
+        for raw_id in check.passed_in_turn(seen, asked):
+            self._passed_in_turn[raw_id] += 1
+            if self._passed_in_turn[raw_id] > MISSED_MAX:
+                self._history.blame(STARVED, f"{MISSED_MAX} times its name had room, and then its group, and others were leased", id_to_text(raw_id))
 
     def must_serve(self, base: str, labels: frozenset[tuple[str, str]]) -> bool:
         """Whether a session with these labels must get a job if it asks now. Of a queue that is not ruled: whether any job waits."""

@@ -138,6 +138,8 @@ class LeaseCheck:
         self._ageing_ms = 0
         self._placed_before: set[bytes] = set()
         """What waited when the ageing changed: it may keep the place that it had for a while."""
+        self._missed: set[bytes] = set()
+        """Jobs that one of their name was leased before, and none of their group since."""
 
     def wrong_of(self, seen: Seen, asked: Sequence[Asked], now_us: int) -> str:
         """What a call did wrong, by what it has left; empty: nothing."""
@@ -210,7 +212,7 @@ class LeaseCheck:
     def passed(self, seen: Seen, asked: Sequence[Asked], labels: Iterable[frozenset[tuple[str, str]]], now_us: int) -> list[bytes]:
         """The jobs that one of their group was leased before, though they go before it, and wait for room alone; `labels` are those of sessions with room.
 
-        One that is parked, because the limit of its name was used up, goes back to its line when its turn among those of its name has come, and is no such job.
+        One that is parked, because the limit of its name was used up, goes back when its turn among those of its name has come: see `passed_in_turn`.
         """
         active = [self._kind_of(raw_id) for raw_id in seen.active]
         found = []
@@ -221,6 +223,33 @@ class LeaseCheck:
                 continue
             others = [lease for one in asked for lease in one.given if not lease.alone and self._kind_of(lease.raw_id).group == kind.group]
             found += [raw_id for lease in others if place < lease.place]
+        return found
+
+    def passed_in_turn(self, seen: Seen, asked: Sequence[Asked]) -> list[bytes]:
+        """The jobs that one of their group was leased before, after one of their name was: they lack room in the one when there is some in the other.
+
+        Each of these goes before all others of its name that are parked, and requires no labels.
+        """
+        rules = seen.rules
+        if not rules.names:
+            return []
+        kinds = {raw_id: self._kind_of(raw_id) for raw_id in seen.waiting}
+        held = {raw_id for raw_id, kind in kinds.items() if kind.group and kind.name in rules.names and not kind.labels}
+        held = {raw_id for raw_id in held if rules.limit_of(kinds[raw_id].group) != NO_LIMIT}
+        self._missed &= held
+        first = {line: min(place for place, other in seen.waiting.values() if other == line) for _, line in seen.waiting.values() if line[:1] == "n"}
+        found = []
+        for lease in (lease for one in asked for lease in one.given if not lease.alone):
+            other = self._kind_of(lease.raw_id)
+            for raw_id in held:
+                kind, (place, line) = kinds[raw_id], seen.waiting[raw_id]
+                if place > lease.place or place > first.get(line, place):
+                    continue
+                if other.name == kind.name and other.group != kind.group:
+                    self._missed.add(raw_id)
+                elif other.name != kind.name and other.group == kind.group and raw_id in self._missed:
+                    self._missed.discard(raw_id)
+                    found.append(raw_id)
         return found
 
     def _candidate(self, raw_id: bytes, place: tuple[float, bytes], line: str) -> Candidate:
