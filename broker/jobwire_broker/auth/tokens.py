@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import jwt
-
 from jobwire_broker.auth.errors import CredentialsExpired, CredentialsInvalid
 from jobwire_broker.auth.identity import Identity, Scope, common_scopes, known_scopes
 from jobwire_broker.errors import InvalidField
@@ -71,6 +69,8 @@ class Tokens:
         return await self._sign({**claims, **{name: value for name, value in more.items() if value}, "spent": True})
 
     async def _sign(self, claims: dict[str, Any]) -> str:
+        import jwt  # here, and not when a broker starts that needs no tokens
+
         return TOKEN_PREFIX + jwt.encode(claims, await self._store.token_key(), algorithm="HS256")
 
     async def read(self, token: str) -> Identity:
@@ -78,6 +78,8 @@ class Tokens:
 
         Raises CredentialsInvalid, CredentialsExpired, StoreUnavailable.
         """
+        import jwt
+
         try:
             claims = jwt.decode(
                 token.removeprefix(TOKEN_PREFIX),
