@@ -112,13 +112,13 @@ class Brokers:
             renewed = Broker(broker.address, self._credentials)
         except OSError as error:
             # Most likely one file is being exchanged; the next failure looks again.
-            _log.error("gateway.certificates_not_renewed broker=%s error=%s", broker.address, error)
+            _log.error("brokers.certificates_not_renewed broker=%s error=%s", broker.address, error)
             return
         self._brokers[self._brokers.index(broker)] = renewed
         closing = asyncio.get_running_loop().create_task(broker.channel.close(_CLOSE_S))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        _log.info("gateway.certificates_renewed broker=%s", broker.address)
+        _log.info("brokers.certificates_renewed broker=%s", broker.address)
 
     def own_metadata(self) -> list[tuple[str, str]]:
         """What our own calls carry. Empty without a key. Raises ValueError when its file cannot be read."""

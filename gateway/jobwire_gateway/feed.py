@@ -8,15 +8,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import grpc.aio
 from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 
 from jobwire_gateway.brokers import Broker, Brokers
-from jobwire_gateway.topics import MOST_UNCONFIRMED, Topics
+from jobwire_gateway.topics import MOST_UNCONFIRMED
 
 if TYPE_CHECKING:
     Call = grpc.aio.StreamStreamCall[SubscribeRequest, SubscribeResponse]
@@ -42,10 +42,38 @@ _TURN_S = 0.005
 """So long, or so many steps, until others have a turn. What is put into a mailbox is written in that turn, so steps count although they take no time."""
 
 
+class Follower(Protocol):
+    """What is watched, and what becomes of the changes."""
+
+    on_demand: Callable[[], None]
+    """To be called when the broker is to be asked for others than before."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What the feed is cut off by, or None."""
+        ...
+
+    def plug(self) -> Iterator[None]:
+        """A new stream is open, on which nothing was asked for yet."""
+        ...
+
+    def unplug(self, reason: str) -> Iterator[None]:
+        """The stream is broken."""
+        ...
+
+    def apply(self, response: SubscribeResponse) -> Iterator[None]:
+        """Take what the broker says, and yield after each step, so that others can get a turn."""
+        ...
+
+    def demand(self) -> tuple[list[str], list[str]]:
+        """What to add and what to remove on the open stream, since the last call."""
+        ...
+
+
 class Feed:
     """Runs until `stop`. `open` says whether a stream is there now."""
 
-    def __init__(self, brokers: Brokers, topics: Topics) -> None:
+    def __init__(self, brokers: Brokers, topics: Follower) -> None:
         self.open = False
         self._brokers = brokers
         self._topics = topics
@@ -74,7 +102,7 @@ class Feed:
             if asyncio.get_running_loop().time() - began > _STEADY_S:
                 self._failures = 0
             if self.open or self._failures == 0:
-                _log.warning("gateway.feed_lost broker=%s reason=%s", broker.address, reason)
+                _log.warning("feed.lost broker=%s reason=%s", broker.address, reason)
             self.open = False
             if reason == _STORE_IS_BACK:
                 await self._say_lost("store_unavailable")
@@ -88,7 +116,7 @@ class Feed:
             await drive(self._topics.unplug(trouble))
         except Exception:
             # A feed that ended here would end for good, and for everybody.
-            _log.exception("gateway.feed_failed")
+            _log.exception("feed.failed")
 
     async def _try_session(self, broker: Broker) -> str:
         """Hold one stream open for as long as it lasts. Returns why it ended."""
@@ -102,7 +130,7 @@ class Feed:
         except (asyncio.InvalidStateError, grpc.aio.UsageError, ValueError) as error:
             return str(error)
         except Exception as error:
-            _log.exception("gateway.feed_failed broker=%s", broker.address)
+            _log.exception("feed.failed broker=%s", broker.address)
             return repr(error)
 
     async def _session(self, broker: Broker) -> str:
@@ -113,7 +141,7 @@ class Feed:
             if not isinstance(first, SubscribeResponse):
                 return await _end_of(call)
             self.open = True
-            _log.info("gateway.feed_open broker=%s", broker.address)
+            _log.info("feed.open broker=%s", broker.address)
             await drive(self._topics.plug())
             await drive(self._topics.apply(first))
             return await self._follow(call)

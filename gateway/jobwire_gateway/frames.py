@@ -28,7 +28,7 @@ from jobwire.v1.queue_service_pb2 import Queue
 from websockets.frames import Frame as SocketFrame
 from websockets.frames import Opcode
 
-from jobwire_gateway.jobs import job_json, line_json, queue_json
+from jobwire_gateway.jobs import job_json, line_json, queue_json, without_contents
 from jobwire_gateway.json_text import encoded
 
 HEARTBEAT = b":\n\n"
@@ -42,9 +42,6 @@ MISSING = "0.end"
 MAX_FRAME_BYTES = 64 * 1024
 """A job that is larger comes without its payload, its result and whatever else may be long, with `truncated` and the address of the whole; lines of a log that
 are more come in several frames."""
-
-_CONTENTS = ("payload", "result", "checkpoint")
-_SHORT = 500
 
 _LOG_HEAD_BYTES = 1024
 """More than all of a log frame that is not lines."""
@@ -97,7 +94,7 @@ class Frame:
         """The same of a job, without what may be long."""
         members = json.loads(self.json)
         del members["type"]
-        return replace(self, data=_encode(self.kind, _small(members), self.id))
+        return replace(self, data=_encode(self.kind, without_contents(members), self.id))
 
     def with_id(self, event_id: str) -> bytes:
         """The same with another id. Whatever stands before the data, but for an id, stays."""
@@ -211,16 +208,7 @@ def _job(kind: Kind, job: Job, event_id: str) -> bytes:
     frame = _encode(kind, members, event_id)
     if len(frame) <= MAX_FRAME_BYTES:
         return frame
-    return _encode(kind, _small(members), event_id)
-
-
-def _small(members: Mapping[str, object]) -> dict[str, object]:
-    """A job without what may be long."""
-    small = {name: value for name, value in members.items() if not name.startswith(_CONTENTS)}
-    for name, left_out in (("failure", ("stack",)), ("progress", ("data", "dataText"))):
-        if isinstance(inner := small.get(name), dict):
-            small[name] = {key: value[:_SHORT] if isinstance(value, str) else value for key, value in inner.items() if key not in left_out}
-    return small | {"truncated": True, "url": f"/v1/{members['name']}"}
+    return _encode(kind, without_contents(members), event_id)
 
 
 def _control(kind: Kind, members: Mapping[str, object]) -> Frame:

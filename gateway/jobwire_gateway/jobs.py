@@ -13,6 +13,7 @@ Messages that hold plain data (rules, runs, groups) are shown by their descripto
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import NoReturn
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,6 +47,9 @@ _COUNTS = tuple((field.name, field.json_name) for field in JobCounts.DESCRIPTOR.
 
 STATES = tuple(_WORDS[number] for number in sorted(_WORDS) if number not in (JobState.JOB_STATE_UNSPECIFIED, JobState.JOB_STATE_REMOVED))
 """The words of all states that a list may be asked for."""
+
+_CONTENTS = ("payload", "result", "checkpoint", "attempts")
+_SHORT = 500
 
 FINAL_STATES = frozenset(
     (
@@ -100,6 +104,15 @@ def job_json(job: Job) -> dict[str, object]:
     if job.HasField("checkpoint"):
         members |= _content("checkpoint", job.checkpoint)
     return members | shown(job, _RULES)
+
+
+def without_contents(members: Mapping[str, object]) -> dict[str, object]:
+    """A job's members without what may be long, and with the address of the whole."""
+    small = {name: value for name, value in members.items() if not name.startswith(_CONTENTS)}
+    for name, left_out in (("failure", ("stack",)), ("progress", ("data", "dataText"))):
+        if isinstance(inner := small.get(name), dict):
+            small[name] = {key: value[:_SHORT] if isinstance(value, str) else value for key, value in inner.items() if key not in left_out}
+    return small | {"truncated": True, "url": f"/v1/{members['name']}"}
 
 
 def queue_json(queue: Queue) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """What is under deploy/ fits what is served: rules that hold, and no panel for a metric that is none."""
 
+import base64
 import json
 import re
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import yaml
 from tests.support import Broker, Gateway, Store
 from tests.support.needs import need
 from tests.support.process import REPOSITORY, Process
+from tests.support.webhooks import WebhooksProcess
 
 DEPLOY = REPOSITORY / "deploy"
 RULES = DEPLOY / "prometheus" / "jobwire.rules.yml"
@@ -52,9 +55,16 @@ async def test_rules_and_dashboard_ask_for_nothing_that_is_not_served(shared_sto
     assert recorded <= asked, "a rule records what nobody asks for"
 
 
-async def test_the_page_of_metrics_names_all_that_are_served_and_no_others(shared_store: Store) -> None:
-    async with Broker(shared_store, extra=["--metrics", "127.0.0.1:0"]) as broker, Gateway(broker, extra=["--metrics", "127.0.0.1:0"]) as gateway:
-        served = await _families(broker) | await _families(gateway)
+async def test_the_page_of_metrics_names_all_that_are_served_and_no_others(shared_store: Store, tmp_path: Path, queue: str) -> None:
+    file = tmp_path / "webhooks.yaml"
+    file.write_text(f"queue: {queue}\nendpoints:\n  shop:\n    url: https://shop.example/\n    secrets: [{{env: SECRET}}]\n    queues: [{queue}-none]\n")
+    env = {"SECRET": "whsec_" + base64.b64encode(b"k" * 32).decode()}
+    async with (
+        Broker(shared_store, extra=["--metrics", "127.0.0.1:0"]) as broker,
+        Gateway(broker, extra=["--metrics", "127.0.0.1:0"]) as gateway,
+        WebhooksProcess(broker, file, extra=["--metrics", "127.0.0.1:0"], env=env) as webhooks,
+    ):
+        served = await _families(broker) | await _families(gateway) | await _families(webhooks)
     page = (REPOSITORY / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `(jobwire_\w+)", page, re.MULTILINE)) == {name for name in served if name.startswith("jobwire_")}
 

@@ -1,20 +1,24 @@
 """`jobwire up` as a user runs it: it starts, survives crashes of its parts, and ends without leaving anything behind."""
 
 import asyncio
+import base64
+import json
 import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from jobwire_client import Client
+from jobwire_broker.auth.keys import make_key
+from jobwire_client import Client, Credentials
 
 from tests.support import Process, Store
 from tests.support.process import python
+from tests.support.webhooks import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -24,14 +28,18 @@ class Up(Process):
 
     ready_line = r"up\.ready grpc=(\S+) http=(\S+) store=(\S+)"
 
-    def __init__(self, directory: Path, *extra: str) -> None:
+    def __init__(self, directory: Path, *extra: str, env: Mapping[str, str] | None = None) -> None:
         super().__init__("up")
         self.directory = directory
         self._extra = list(extra)
+        self._env = dict(env or {})
         self.grpc = self.http = self.store = ""
 
     def command(self) -> Sequence[str]:
         return python("-m", "jobwire_cli", "up", "--data-dir", str(self.directory), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", *self._extra)
+
+    def environment(self) -> Mapping[str, str]:
+        return self._env
 
     def on_ready(self, match: re.Match[str]) -> None:
         self.grpc, self.http, self.store = match.groups()
@@ -89,6 +97,7 @@ async def waiting(up: Up) -> set[str]:
 async def test_everything_serves_and_sigterm_stops_it_in_order(up: Up) -> None:
     made = await enqueue_on_disk(up, 3)
     assert await waiting(up) == made
+    await up.line(r"feed\.open", past=True)  # it serves before it is ready, and on a busy machine that shows
     assert await page(up, "/readyz") == 200
     async with Client(up.grpc) as client:
         assert (await client.queue("ruled")).policy.attempts == 7
@@ -179,6 +188,24 @@ async def test_a_second_signal_stops_everything_at_once(up: Up) -> None:
     await up.ended(timeout=8)
     await gone(list(parts.values()))
     assert "ready to exit" in up.tail()  # the store still made its last write
+
+
+async def test_webhooks_are_one_more_part_with_a_key_of_its_own(tmp_path: Path) -> None:
+    key, line = make_key("shop", "enqueue:orders control:orders")
+    (tmp_path / "keys").write_text(line + "\n")
+    (tmp_path / "secret").write_text("whsec_" + base64.b64encode(b"k" * 32).decode())
+    async with Receiver.listening() as receiver:
+        (tmp_path / "webhooks.yaml").write_text(
+            "allow_http: true\nallow_private: [127.0.0.0/8]\n"
+            f"endpoints:\n  shop:\n    url: {receiver.url}\n    secrets: [{{file: {tmp_path}/secret}}]\n    queues: [orders]\n"
+        )
+        async with Up(tmp_path / "data", "--webhooks", str(tmp_path / "webhooks.yaml"), env={"JOBWIRE_KEYS_FILE": str(tmp_path / "keys")}) as up:
+            assert set(up.parts()) == {"store", "broker", "gateway", "webhooks"}
+            async with Client(up.grpc, credentials=Credentials(key=key)) as client:
+                job = await client.enqueue("orders", "order")
+                await client.cancel(job.name)
+            (request,) = await receiver.next()
+    assert json.loads(request.body)["data"]["name"] == job.name
 
 
 async def test_with_a_store_of_its_own_it_starts_none(store: Store, tmp_path: Path) -> None:

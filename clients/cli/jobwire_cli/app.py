@@ -8,7 +8,7 @@ from jobwire_cli import exits
 
 MODULES = {
     "up_command": ("up",),
-    "servers": ("broker", "gateway", "worker"),
+    "servers": ("broker", "gateway", "webhooks", "worker"),
     "enqueue": ("enqueue",),
     "jobs": ("jobs",),
     "queues": ("queues", "workers", "version"),

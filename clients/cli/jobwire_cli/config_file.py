@@ -23,7 +23,7 @@ from jobwire_cli.exits import CommandFailed, Exit
 if TYPE_CHECKING:
     import yaml
 
-COMMANDS = ("up", "broker", "gateway", "worker")
+COMMANDS = ("up", "broker", "gateway", "webhooks", "worker")
 MAX_FILE_BYTES = 1 << 20
 #: Flags whose variables are not read by the flag itself: where one of them is set, the file is not asked.
 _VARIABLES = {

@@ -1,4 +1,4 @@
-"""`jobwire broker`, `jobwire gateway`, `jobwire worker`: one server process each.
+"""`jobwire broker`, `jobwire gateway`, `jobwire webhooks`, `jobwire worker`: one server process each.
 
 Their packages are imported when their command runs, because a machine may have installed only one of them.
 """
@@ -29,6 +29,12 @@ Metrics = Annotated[
 Queues = Annotated[
     Path | None, typer.Option("--queues", envvar="JOBWIRE_QUEUES_FILE", metavar="FILE", help="Policies of queues, in YAML; set when the broker starts.")
 ]
+WebhooksFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--webhooks", envvar="JOBWIRE_WEBHOOKS_FILE", metavar="FILE", help="Endpoints in YAML that are told of the ends of jobs; runs `jobwire webhooks`."
+    ),
+]
 LogStyle = Annotated[LogFormat, typer.Option("--log-format", envvar="JOBWIRE_LOG_FORMAT", help="Lines of the log for people, or as JSON.")]
 SessionTime = Annotated[str, typer.Option(envvar="JOBWIRE_SESSION_TIME", metavar="DURATION", help="How long a silent worker keeps its jobs: 1s to 10m.")]
 
@@ -37,6 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(broker)
     app.command()(gateway)
+    app.command()(webhooks)
     app.command()(worker)
 
 
@@ -155,6 +162,26 @@ def gateway(
     raise typer.Exit(server.run(made))
 
 
+def webhooks(
+    file: Annotated[Path, typer.Option("--file", envvar="JOBWIRE_WEBHOOKS_FILE", metavar="FILE", help="The endpoints, in YAML.")],
+    broker: Annotated[
+        str, typer.Option(envvar=["JOBWIRE_BROKER", "JOBWIRE_TARGET"], metavar="HOST:PORT[,…]", help="The brokers, with commas between.")
+    ] = "127.0.0.1:7410",
+    metrics: Metrics = "",
+    log_format: LogStyle = LogFormat.CONSOLE,
+    insecure: Annotated[bool, typer.Option("--insecure", envvar="JOBWIRE_INSECURE", help="Serve metrics on other addresses than loopback.")] = False,
+    config_file: Config = None,
+) -> None:
+    """Tell HTTP endpoints of the ends of jobs, by signed requests. Any number of these may run beside one another, and share the work."""
+    set_up_logging(log_format)
+    config, server = _load("jobwire_gateway.webhooks", "webhooks")
+    settings = _configured(lambda: load_webhooks(file))
+    made = _configured(
+        lambda: config.WebhookConfig(settings=settings, broker=broker, credentials=auth_options.gateway_credentials(), metrics=metrics, insecure=insecure)
+    )
+    raise typer.Exit(server.run(made))
+
+
 def worker(
     spec: Annotated[str, typer.Argument(metavar="MODULE:WORKER", help="Where the Worker object is: a module on the path or in this directory.")],
     target: Annotated[str | None, typer.Option(metavar="HOST:PORT[,…]", help="The brokers, instead of those that the worker names.")] = None,
@@ -185,6 +212,14 @@ def load_queues(path: Path | None) -> Any:
         return import_module("jobwire_broker.services.queues_file").load_queues_file(path)
     except ModuleNotFoundError as error:
         raise _missing(error, "broker") from error
+
+
+def load_webhooks(path: Path) -> Any:
+    """The endpoints of a file, checked. Raises ValueError, which says every mistake with its line."""
+    try:
+        return import_module("jobwire_gateway.webhooks.webhooks_file").load_webhooks_file(path)
+    except ModuleNotFoundError as error:
+        raise _missing(error, "webhooks") from error
 
 
 def _load(package: str, extra: str) -> tuple[Any, Any]:

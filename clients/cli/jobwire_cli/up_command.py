@@ -17,7 +17,7 @@ from jobwire_cli.up.process import PartFailed
 from jobwire_cli.up.store import StoreBinaryMissing
 from jobwire_cli.up.supervisor import Ready, Supervisor, UpConfig
 
-_COLORS = {"store": "\x1b[35m", "broker": "\x1b[36m", "gateway": "\x1b[32m", "up": "\x1b[33m"}
+_COLORS = {"store": "\x1b[35m", "broker": "\x1b[36m", "gateway": "\x1b[32m", "webhooks": "\x1b[34m", "up": "\x1b[33m"}
 _NAME_WIDTH = max(map(len, _COLORS))
 
 
@@ -35,21 +35,23 @@ def up(
     http: Annotated[str, typer.Option(envvar="JOBWIRE_HTTP", metavar="HOST:PORT", help="Where the gateway listens; port 0 picks one.")] = "127.0.0.1:8080",
     session_time: servers.SessionTime = "10s",
     queues: servers.Queues = None,
+    webhooks: servers.WebhooksFile = None,
     insecure: servers.Insecure = False,
     allow_eviction: servers.AllowEviction = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where everything is as one line of JSON.")] = False,
     config_file: Config = None,
 ) -> None:
-    """Run a store, a broker and a gateway until Ctrl-C.
+    """Run a store, a broker and a gateway until Ctrl-C; with `--webhooks` also what delivers them.
 
     The store is a real Valkey with its append-only file in the data directory. Ctrl-C or SIGTERM drains and stops everything in order; a second one stops it at
     once.
     """
-    # Broker and gateway have sections of their own in it, for what `up` has no flag for.
+    # They have sections of their own in it, for what `up` has no flag for.
     shared = [*(["--insecure"] if insecure else []), *(["--config", str(config_file.absolute())] if config_file else [])]
     try:
-        # The broker reads it again: here it is read so that nothing is started for a file with a mistake.
+        # The parts read them again: here they are read so that nothing is started for a file with a mistake.
         servers.load_queues(queues)
+        deliveries = servers.load_webhooks(webhooks).queue if webhooks else ""
     except ValueError as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     config = UpConfig(
@@ -65,6 +67,8 @@ def up(
             *(["--queues", str(queues)] if queues else []),
         ),
         gateway_arguments=tuple(shared),
+        webhooks_arguments=("--file", str(webhooks), *shared),
+        webhooks_queue=deliveries,
     )
     try:
         asyncio.run(_run(config, as_json))

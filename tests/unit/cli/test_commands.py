@@ -178,7 +178,7 @@ def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None
 
 
 #: What prints nothing but the log of what it runs.
-SERVERS = {"broker", "gateway", "worker"}
+SERVERS = {"broker", "gateway", "webhooks", "worker"}
 
 
 def commands_of(group: Any, *path: str) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The key that `jobwire up` makes for its gateway."""
+"""The keys that `jobwire up` makes for its gateway and for webhooks."""
 
 import pytest
 from jobwire_broker.auth.keys import parse_keys
@@ -20,3 +20,13 @@ def test_it_is_known_to_the_broker_beside_the_others_and_does_not_show() -> None
     assert holder.may_everywhere("watch")
     assert not holder.may_everywhere("enqueue")
     assert key not in repr(made)
+
+
+def test_that_of_webhooks_may_work_their_queue_and_no_other() -> None:
+    made = OwnKeys.made({"JOBWIRE_KEYS_FILE": "f"}, webhooks_queue="hooks")
+    holder = parse_keys(made.for_broker["JOBWIRE_KEYS"], "it").holder_of(made.for_webhooks["JOBWIRE_API_KEY"])
+    assert holder is not None
+    assert all(holder.may_everywhere(verb) for verb in ("watch", "read"))
+    assert all(holder.may(verb, "hooks") and not holder.may(verb, "orders") for verb in ("enqueue", "work", "manage"))
+    assert not holder.may("control", "hooks")
+    assert OwnKeys.made({"JOBWIRE_KEYS_FILE": "f"}).for_webhooks == {}

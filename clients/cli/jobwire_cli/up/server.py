@@ -1,4 +1,4 @@
-"""A broker or gateway as a part of `jobwire up`: this same program, started again with another command."""
+"""A broker, a gateway or webhooks as a part of `jobwire up`: this same program, started again with another command."""
 
 import os
 import re
@@ -13,14 +13,14 @@ _STOP_GRACE_S = 20.0
 
 
 class Server:
-    """One server process that says `NAME.ready KEY=HOST:PORT` when it serves."""
+    """One server process that says `NAME.ready KEY=HOST:PORT` when it serves; `NAME.ready` where it has no address."""
 
-    def __init__(self, name: str, *, address_flag: str, address: str, arguments: Sequence[str], secrets: Mapping[str, str], sink: LineSink) -> None:
+    def __init__(self, name: str, *, address_flag: str = "", address: str = "", arguments: Sequence[str], secrets: Mapping[str, str], sink: LineSink) -> None:
         """Prepare a server.
 
         Args:
-            name: the command, `broker` or `gateway`.
-            address_flag: `grpc` or `http`: the flag for its address, and the key in its ready line.
+            name: the command, `broker`, `gateway` or `webhooks`.
+            address_flag: `grpc` or `http`: the flag for its address, and the key in its ready line. Empty where it listens nowhere.
             address: where it listens; port 0 picks one at the first start, and restarts keep it.
             arguments: further flags, without secrets.
             secrets: settings that travel in the environment, since every user of the machine can read flags.
@@ -43,7 +43,8 @@ class Server:
         self._child = Child(self._spec(), self._sink)
         await self._child.start()
         match = await self._child.ready(_READY_TIMEOUT_S)
-        self.address = match.group("address")
+        if self._address_flag:
+            self.address = match.group("address")
 
     async def wait(self) -> Ending:
         """Wait until it has ended, and say how."""
@@ -62,8 +63,10 @@ class Server:
             self._child.send_signal(signal.SIGKILL)
 
     def _spec(self) -> ChildSpec:
-        argv = [sys.executable, "-m", "jobwire_cli", self.name, f"--{self._address_flag}", self.address, *self._arguments]
-        ready = re.compile(rf"\b{self.name}\.ready\b.*?\b{self._address_flag}\"?[=:]\"?(?P<address>[^\s\"',}}]+)")
+        address = [f"--{self._address_flag}", self.address] if self._address_flag else []
+        argv = [sys.executable, "-m", "jobwire_cli", self.name, *address, *self._arguments]
+        told = rf".*?\b{self._address_flag}\"?[=:]\"?(?P<address>[^\s\"',}}]+)" if self._address_flag else ""
+        ready = re.compile(rf"\b{self.name}\.ready\b{told}")
         return ChildSpec(name=self.name, argv=argv, env=_environment(self._secrets), ready=ready)
 
 

@@ -1,4 +1,4 @@
-"""Start store, broker and gateway in this order, keep them running, stop them in the reverse order.
+"""Start store, broker, gateway and webhooks in this order, keep them running, stop them in the reverse order.
 
 Only this process hears the terminal's Ctrl-C: each part has a process group of its own. When this process dies without a word, the kernel ends the parts.
 """
@@ -40,6 +40,10 @@ class UpConfig:
     """Further flags for `jobwire broker`, without secrets."""
     gateway_arguments: tuple[str, ...] = ()
     """Further flags for `jobwire gateway`, without secrets."""
+    webhooks_arguments: tuple[str, ...] = ()
+    """Further flags for `jobwire webhooks`."""
+    webhooks_queue: str = ""
+    """The queue of webhooks' deliveries. Empty: there are no webhooks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,7 @@ class Supervisor:
         """Start what is not there yet, one after the other, then keep all of it running. Returns only by an error."""
         for part in self._parts:
             await part.start()
-        keys = OwnKeys.made()
+        keys = OwnKeys.made(webhooks_queue=self._config.webhooks_queue)
         broker = Server(
             "broker",
             address_flag="grpc",
@@ -148,6 +152,9 @@ class Supervisor:
             sink=self._sink,
         )
         await self._add(gateway)
+        if self._config.webhooks_queue:
+            arguments = ["--broker", broker.address, *self._config.webhooks_arguments]
+            await self._add(Server("webhooks", arguments=arguments, secrets=keys.for_webhooks, sink=self._sink))
         self._on_ready(Ready(grpc=broker.address, http=gateway.address, store=store_url))
         await self._keep_all()
 
@@ -200,7 +207,7 @@ class Supervisor:
             await asyncio.gather(task, stop, return_exceptions=True)
 
     async def _wind_down(self) -> None:
-        """Stop gateway, broker and store, one after the other; all at once when the second signal comes."""
+        """Stop webhooks, gateway, broker and store, one after the other; all at once when the second signal comes."""
         orderly = asyncio.create_task(self._stop_in_order())
         hurry = asyncio.create_task(self._hurry.wait())
         try:
@@ -213,7 +220,7 @@ class Supervisor:
             hurry.cancel()
 
     async def _stop_in_order(self) -> None:
-        for part in reversed(self._parts):  # gateway first, so that browsers are sent off while the broker still answers
+        for part in reversed(self._parts):  # those that need the broker first, so that browsers are sent off while it still answers
             await part.stop()
 
     async def _stop_at_once(self) -> None:

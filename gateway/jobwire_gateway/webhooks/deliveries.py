@@ -1,0 +1,180 @@
+"""An end becomes one job in the delivery queue for each endpoint that wants it, whoever sees the end and however often.
+
+1. The id is made of endpoint, queue, job and the moment of the end, so that several processes beside one another, and one that looks back, make the same.
+2. The same is its idempotency key, which is known for longer than anybody looks back: retention may have removed the delivery by then.
+3. The body is fixed here: a delivery that is tried for days tells what was true at the end.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from jobwire.v1.job_pb2 import Idempotency, Job, JobSpec
+from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueBatchResponse, EnqueueVerdict, GetJobRequest
+
+from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.problems import Problem
+from jobwire_gateway.webhooks.bodies import body_of
+from jobwire_gateway.webhooks.endpoints import EVENT_OF, JOB_NAME, Endpoint, Endpoints
+from jobwire_gateway.webhooks.metrics import WebhookMetrics
+
+_log = logging.getLogger("jobwire.webhooks")
+
+DELAYS = tuple(timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600))
+"""The waits between attempts, as Standard Webhooks asks: about three days in all."""
+JITTER = 0.2
+TOTAL = timedelta(days=14)
+"""A delivery ends by then whatever its receiver says: one that always asks to come later is not asked for ever."""
+
+MOST_WAITING = 10_000
+"""Ends that were heard of and are not enqueued yet. What is more is looked for later, as after a gap."""
+_MOST_AT_ONCE = 100
+_MOST_READS = 16
+_MOST_REMEMBERED = 50_000
+_KEY_MARGIN = timedelta(hours=1)
+_BACKOFF_S = (0.1, 10.0)
+_THERE_ALREADY = ("JOB_EXISTS", "IDEMPOTENCY_CONFLICT")
+"""Somebody made it, with a body that tells the same end in other words: a note was left at the job meanwhile, or its payload was gone."""
+
+
+class _Wanted(NamedTuple):
+    id: str
+    endpoint: Endpoint
+    job: Job
+
+
+class Deliveries:
+    """Makes the jobs. `on_doubt` is called with the name of a queue of which ends were heard that there was no room for."""
+
+    def __init__(self, brokers: Brokers, endpoints: Endpoints, queue: str, look_back: timedelta, metrics: WebhookMetrics) -> None:
+        self.on_doubt: Callable[[str], None] = _nothing
+        self._brokers = brokers
+        self._endpoints = endpoints
+        self._queue = queue
+        self._key_ttl = max(look_back, timedelta(0)) + _KEY_MARGIN
+        self._metrics = metrics
+        self._waiting: deque[Job] = deque()
+        self._dropped: set[str] = set()
+        self._remembered: OrderedDict[str, None] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self.idle = asyncio.Event()
+        """Set while all that was heard is enqueued."""
+        self.idle.set()
+
+    def hear(self, job: Job) -> None:
+        """Take the end of a job from the feed."""
+        if not self._endpoints.wanting(job):
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._dropped.add(job.queue)
+            return
+        self._waiting.append(job)
+        self.idle.clear()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Enqueue what is heard, for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                await self.make([self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))])
+            self.idle.set()
+            while self._dropped:
+                self.on_doubt(self._dropped.pop())
+
+    async def make(self, jobs: Iterable[Job]) -> None:
+        """Enqueue the deliveries of these ends, however long it takes to reach a broker that takes them."""
+        wanted = [_Wanted(delivery_id(endpoint.name, job), endpoint, job) for job in jobs for endpoint in self._endpoints.wanting(job)]
+        wanted = [one for one in wanted if one.id not in self._remembered]
+        for start in range(0, len(wanted), _MOST_AT_ONCE):
+            await self._make_patiently(wanted[start : start + _MOST_AT_ONCE])
+
+    async def _make_patiently(self, wanted: Sequence[_Wanted]) -> None:
+        failures = 0
+        while wanted:
+            try:
+                wanted = await self._make_once(wanted)
+            except (Problem, ValueError) as error:
+                _log.warning("webhooks.not_enqueued count=%d error=%s", len(wanted), error)
+            if wanted:
+                failures += 1
+                await asyncio.sleep(_backoff_s(failures))
+
+    async def _make_once(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
+        """Gives those that are to be tried again."""
+        jobs = await self._read_all(wanted)
+        specs = [self._spec(one, jobs[one.job.name]) for one in wanted]
+        response: EnqueueBatchResponse = await self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, EnqueueBatchRequest(jobs=specs))
+        left = []
+        for one, item in zip(wanted, response.items, strict=True):
+            if item.verdict == EnqueueVerdict.ENQUEUE_VERDICT_REFUSED and item.error.reason not in _THERE_ALREADY:
+                _log.warning(
+                    "webhooks.not_enqueued endpoint=%s job=%s reason=%s error=%s", one.endpoint.name, one.job.name, item.error.reason, item.error.message
+                )
+                left.append(one)
+                continue
+            if item.verdict == EnqueueVerdict.ENQUEUE_VERDICT_MADE:
+                self._metrics.enqueued(one.endpoint.name)
+            self._remember(one.id)
+        return left
+
+    async def _read_all(self, wanted: Sequence[_Wanted]) -> dict[str, Job]:
+        """The jobs with all that they carry, by name."""
+        jobs = {one.job.name: one.job for one in wanted}
+        room = asyncio.Semaphore(_MOST_READS)
+
+        async def read(job: Job) -> Job:
+            async with room:
+                return await self._read(job)
+
+        return dict(zip(jobs, await asyncio.gather(*map(read, jobs.values())), strict=True))
+
+    async def _read(self, ended: Job) -> Job:
+        """The job as REST shows it. One that is gone, or was retried, is as it was heard of: without payload."""
+        try:
+            job: Job = (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=ended.name))).job
+        except Problem as problem:
+            if problem.status != 404:
+                raise
+            return ended
+        return job if job.state == ended.state and job.finish_time == ended.finish_time else ended
+
+    def _spec(self, one: _Wanted, job: Job) -> JobSpec:
+        spec = JobSpec(queue=self._queue, id=one.id, job_name=JOB_NAME, group=one.endpoint.name, attempts=len(DELAYS) + 1)
+        spec.payload.json = body_of(job).decode()
+        spec.backoff.jitter = JITTER
+        for delay in DELAYS:
+            spec.backoff.delays.add().FromTimedelta(delay)
+        spec.total_timeout.FromTimedelta(TOTAL)
+        spec.labels.update({"event": EVENT_OF[job.state], "queue": job.queue, "job": job.id})
+        spec.idempotency.CopyFrom(Idempotency(key=one.id))
+        spec.idempotency.ttl.FromTimedelta(self._key_ttl)
+        return spec
+
+    def _remember(self, delivery: str) -> None:
+        """So that to look back costs nothing for what this process has made itself."""
+        self._remembered[delivery] = None
+        if len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+def delivery_id(endpoint: str, job: Job) -> str:
+    """The id of a delivery, and its `webhook-id`. A job that is retried and ends again has another end, and so another delivery."""
+    # Unlike the revision, the moment of the end stays when a note is left at the job. It is the store's, in microseconds, and no two ends of a job share it.
+    ended_us = job.finish_time.ToMicroseconds()
+    digest = hashlib.sha256("\0".join((endpoint, job.queue, job.id, str(ended_us))).encode()).hexdigest()
+    return f"msg_{digest[:32]}"
+
+
+def _backoff_s(failures: int) -> float:
+    first, longest = _BACKOFF_S
+    return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(failures - 1, 10))
+
+
+def _nothing(queue: str) -> None: ...

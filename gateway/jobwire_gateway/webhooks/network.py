@@ -1,0 +1,119 @@
+"""Which addresses a webhook may be sent to, and a connection to the very address that was checked.
+
+A name is resolved once. Unless all that it leads to may be connected to, nothing is; then the connection goes to one of these addresses and the name is not
+asked for again, so that an answer which changes between check and use (DNS rebinding) changes nothing. Odd forms of addresses, such as 0x7f.1, are a matter of
+the resolver: what comes out of it is what is checked.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, cast
+
+import httpcore
+
+from jobwire_gateway.addresses import Network
+
+Address = IPv4Address | IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Gives the addresses that a name leads to. Raises OSError."""
+
+_MAX_ADDRESSES = 64
+
+_PUBLIC_V6 = IPv6Network("2000::/3")
+_NAT64 = IPv6Network("64:ff9b::/96")
+"""An IPv4 address for networks that have IPv6 alone stands in its last 4 bytes."""
+
+_NOT_PUBLIC: tuple[Network, ...] = (
+    # What is_global of older Pythons takes for public.
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    IPv6Network("2001::/23"),  # Teredo and other tunnels: they lead to an IPv4 address
+    IPv6Network("2002::/16"),  # 6to4: likewise
+    IPv6Network("3fff::/20"),  # documentation
+)
+
+
+class AddressRefused(Exception):
+    """Raised when a host leads to an address that is not public and not allowed. The message names both."""
+
+    def __init__(self, host: str, address: str) -> None:
+        shown = host if host == address else f"{host} leads to {address}, which"
+        super().__init__(f"{shown} is no public address; a network that is meant must stand in allow_private")
+
+
+def is_public(address: Address) -> bool:
+    """Whether anybody's traffic may go there: no private, loopback, link-local, multicast or reserved address, and none that hides one."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address in _NAT64:
+            return is_public(IPv4Address(address.packed[12:]))
+        if address not in _PUBLIC_V6:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and not any(address in network for network in _NOT_PUBLIC)
+
+
+def is_allowed(text: str, allowed: Iterable[Network]) -> bool:
+    """Whether an address may be connected to: it is public, or in a network that the operator allows."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return is_public(address) or any(address in network for network in allowed)
+
+
+class CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects where it may, and nowhere else."""
+
+    def __init__(self, allowed: Sequence[Network], resolve: Resolve) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        # Without anyio it would be a class of another kind, which is what a checker sees.
+        self._backend = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to one of the addresses of a host. Raises AddressRefused, and what httpcore raises."""
+        error: Exception = httpcore.ConnectError(f"{host} leads to no address")
+        for address in await self._checked(host, port):
+            try:
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
+                error = failed
+        raise error
+
+    async def _checked(self, host: str, port: int) -> Sequence[str]:
+        try:
+            addresses = list(dict.fromkeys(await self._resolve(host, port)))[:_MAX_ADDRESSES]
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host} can't be resolved: {error.strerror or type(error).__name__}") from error
+        for address in addresses:
+            if not is_allowed(address, self._allowed):
+                raise AddressRefused(host, address)
+        return addresses
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; httpcore does between tries of its own, of which there are none."""
+        await asyncio.sleep(seconds)
+
+
+class Resolver:
+    """The system's resolver, in threads of its own: a name server that does not answer must not take those that others need."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Resolve a name."""
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        return [str(entry[4][0]) for entry in found]
+
+    def close(self) -> None:
+        """Wait for nothing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
