@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,12 @@ class Received(NamedTuple):
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 """The bytes of an answer, or what writes one."""
 
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """The answer of one that never answers."""
+    await asyncio.Event().wait()
+
+
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -65,6 +71,7 @@ class Receiver:
         self.port = 0
         self._answers: list[Answer] = []
         self._arrived = asyncio.Condition()
+        self._serving: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -72,12 +79,16 @@ class Receiver:
         """One on a port of loopback."""
         receiver = cls()
         receiver._answers = list(answers)
-        server = await asyncio.start_server(receiver._serve, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(receiver._connected, "127.0.0.1", 0, ssl=tls)
         receiver.port = server.sockets[0].getsockname()[1]
         try:
             yield receiver
         finally:
             server.close()
+            serving = list(receiver._serving)
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -93,6 +104,11 @@ class Receiver:
         async with asyncio.timeout(WAIT_S), self._arrived:
             await self._arrived.wait_for(lambda: len(self.received) >= count)
         return self.received
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -114,3 +130,5 @@ class Receiver:
             pass  # it gave up, which is its right
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()

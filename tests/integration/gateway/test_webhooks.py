@@ -38,7 +38,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.support import Broker, Store
 from tests.support.api import Api, api
 from tests.support.tls import Authority
-from tests.support.webhooks import OK, WAIT_S, Received, Receiver, WebhooksProcess, answer
+from tests.support.webhooks import OK, WAIT_S, Received, Receiver, WebhooksProcess, answer, silence
 
 from .reading import complete, fail, lease
 
@@ -268,9 +268,6 @@ async def test_who_asks_to_come_later_is_not_charged_for_it(lab: Lab, status: in
 async def test_an_answer_that_never_comes_or_never_ends_is_not_waited_for(lab: Lab) -> None:
     given_up = asyncio.Event()
 
-    async def silent(writer: asyncio.StreamWriter) -> None:
-        await writer.wait_closed()
-
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 500 No\r\nContent-Type: text/plain\r\n\r\n")
         try:
@@ -280,7 +277,7 @@ async def test_an_answer_that_never_comes_or_never_ends_is_not_waited_for(lab: L
         finally:
             given_up.set()
 
-    async with Receiver.listening([silent, endless]) as receiver, lab.running(lab.endpoint(receiver.url), timeout=timedelta(seconds=1)):
+    async with Receiver.listening([silence, endless]) as receiver, lab.running(lab.endpoint(receiver.url), timeout=timedelta(seconds=1)):
         await lab.ended()
         (request,) = await receiver.next()
         late = await lab.delivery(request.id, JobState.JOB_STATE_DELAYED)
@@ -387,7 +384,7 @@ async def test_killed_while_a_receiver_thinks_and_started_again_it_delivers(brok
 
     async def thinking(writer: asyncio.StreamWriter) -> None:
         asked.set()
-        await writer.wait_closed()
+        await silence(writer)
 
     async with Receiver.listening([thinking]) as receiver, api(broker) as services:
         lab = Lab(services, broker, queue, tmp_path)
