@@ -9,11 +9,13 @@ import asyncio
 import hashlib
 import logging
 import random
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+import grpc
 from jobwire.v1.job_pb2 import Idempotency, Job, JobSpec
 from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueBatchResponse, EnqueueVerdict, GetJobRequest
 
@@ -36,8 +38,12 @@ MOST_WAITING = 10_000
 _MOST_AT_ONCE = 100
 _MOST_READS = 16
 _MOST_REMEMBERED = 50_000
-_KEY_MARGIN = timedelta(hours=1)
 _BACKOFF_S = (0.1, 10.0)
+_LATE = timedelta(minutes=30)
+"""How much older than `look_back` an end may be that is heard of live, since clocks differ and a process may lag. What is older was told before, and somebody
+has left a note since."""
+_KEY_MARGIN = timedelta(hours=1)
+_NO_ROOM = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _THERE_ALREADY = ("JOB_EXISTS", "IDEMPOTENCY_CONFLICT")
 """Somebody made it, with a body that tells the same end in other words: a note was left at the job meanwhile, or its payload was gone."""
 
@@ -56,7 +62,8 @@ class Deliveries:
         self._brokers = brokers
         self._endpoints = endpoints
         self._queue = queue
-        self._key_ttl = max(look_back, timedelta(0)) + _KEY_MARGIN
+        self._oldest_s = (look_back + _LATE).total_seconds()
+        self._key_ttl = look_back + _KEY_MARGIN
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
         self._dropped: set[str] = set()
@@ -68,7 +75,7 @@ class Deliveries:
 
     def hear(self, job: Job) -> None:
         """Take the end of a job from the feed."""
-        if not self._endpoints.wanting(job):
+        if not self._endpoints.wanting(job) or self._is_old(job):
             return
         if len(self._waiting) >= MOST_WAITING:
             self._dropped.add(job.queue)
@@ -107,33 +114,35 @@ class Deliveries:
                 await asyncio.sleep(_backoff_s(failures))
 
     async def _make_once(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
-        """Gives those that are to be tried again."""
+        """Gives those for which there was no room, to be tried again. Raises Problem, and ValueError where the key can't be read."""
         jobs = await self._read_all(wanted)
-        specs = [self._spec(one, jobs[one.job.name]) for one in wanted]
+        specs = [self._spec(one, job) for one, job in zip(wanted, jobs, strict=True)]
         response: EnqueueBatchResponse = await self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, EnqueueBatchRequest(jobs=specs))
-        left = []
+        left, error = [], ""
         for one, item in zip(wanted, response.items, strict=True):
-            if item.verdict == EnqueueVerdict.ENQUEUE_VERDICT_REFUSED and item.error.reason not in _THERE_ALREADY:
-                _log.warning(
-                    "webhooks.not_enqueued endpoint=%s job=%s reason=%s error=%s", one.endpoint.name, one.job.name, item.error.reason, item.error.message
-                )
+            if item.error.code == _NO_ROOM:
                 left.append(one)
+                error = item.error.message
                 continue
             if item.verdict == EnqueueVerdict.ENQUEUE_VERDICT_MADE:
                 self._metrics.enqueued(one.endpoint.name)
+            elif item.verdict == EnqueueVerdict.ENQUEUE_VERDICT_REFUSED and item.error.reason not in _THERE_ALREADY:
+                # Another try would be refused as well, and all that wait behind it would wait for ever.
+                _log.error("webhooks.refused endpoint=%s job=%s reason=%s error=%s", one.endpoint.name, one.job.name, item.error.reason, item.error.message)
             self._remember(one.id)
+        if left:
+            _log.warning("webhooks.not_enqueued count=%d error=%s", len(left), error)
         return left
 
-    async def _read_all(self, wanted: Sequence[_Wanted]) -> dict[str, Job]:
-        """The jobs with all that they carry, by name."""
-        jobs = {one.job.name: one.job for one in wanted}
+    async def _read_all(self, wanted: Sequence[_Wanted]) -> list[Job]:
+        """The jobs with all that they carry."""
         room = asyncio.Semaphore(_MOST_READS)
 
-        async def read(job: Job) -> Job:
+        async def read(one: _Wanted) -> Job:
             async with room:
-                return await self._read(job)
+                return await self._read(one.job)
 
-        return dict(zip(jobs, await asyncio.gather(*map(read, jobs.values())), strict=True))
+        return await asyncio.gather(*map(read, wanted))
 
     async def _read(self, ended: Job) -> Job:
         """The job as REST shows it. One that is gone, or was retried, is as it was heard of: without payload."""
@@ -156,6 +165,9 @@ class Deliveries:
         spec.idempotency.CopyFrom(Idempotency(key=one.id))
         spec.idempotency.ttl.FromTimedelta(self._key_ttl)
         return spec
+
+    def _is_old(self, job: Job) -> bool:
+        return time.time() - job.finish_time.ToNanoseconds() / 1e9 > self._oldest_s
 
     def _remember(self, delivery: str) -> None:
         """So that to look back costs nothing for what this process has made itself."""

@@ -62,9 +62,10 @@ async def _serve(config: WebhookConfig) -> None:
     metrics = WebhookMetrics()
     stop = asyncio.Event()
     with _signals(stop), _metrics(config, metrics):
-        async with Webhooks(config, metrics).running():
+        webhooks = Webhooks(config, metrics)
+        async with webhooks.running():
             _log.info("webhooks.ready queue=%s endpoints=%d", config.settings.queue, len(config.settings.endpoints))
-            await stop.wait()
+            await webhooks.run_until(stop)
             _log.info("webhooks.draining")
 
 
@@ -85,16 +86,17 @@ class Webhooks:
         metrics.watch_feed(lambda: self._feed.open)
         self._resolver = Resolver(settings.concurrency)
         self._pool = _pool(settings, resolve or self._resolver, tls or ssl.create_default_context())
+        self._tasks: list[asyncio.Task[None]] = []
         self._sender = Sender(self._endpoints, self._pool, settings.timeout, self._pause, metrics)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow, enqueue and send, and end in order."""
-        tasks = [asyncio.create_task(work, name=name) for name, work in (("enqueue", self._deliveries.run()), ("look back", self._look_back.run()))]
+        tasks = self._tasks = [asyncio.create_task(work) for work in (self._deliveries.run(), self._look_back.run())]
         for queue in self._endpoints.queues:
             self._ends.follow(queue)
         if self._endpoints.has_prefixes:
-            tasks.append(asyncio.create_task(self._find_queues(), name="find queues"))
+            tasks.append(asyncio.create_task(self._find_queues()))
         self._feed.start()
         worker = self._worker()
         try:
@@ -114,6 +116,15 @@ class Webhooks:
             await self._pool.aclose()
             self._resolver.close()
             await self._brokers.close()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set. A part that fails by a mistake of ours ends the process, with its error, so that whoever supervises it begins anew."""
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in self._tasks:
+            if task.done():
+                task.result()
 
     async def caught_up(self) -> None:
         """Wait until all queues that are known are followed, and what ended in them before has its deliveries."""

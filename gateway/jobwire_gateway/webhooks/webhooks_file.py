@@ -28,6 +28,7 @@ MAX_SECRETS = 3
 _MAX_LISTED = 100
 _FIELDS = ("allow_http", "allow_private", "concurrency", "endpoints", "look_back", "queue", "timeout")
 _ENDPOINT_FIELDS = ("events", "labels", "queues", "secrets", "url")
+_HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _NUMERIC_LABEL = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 
 
@@ -150,6 +151,8 @@ class _Reading:
         except ValueError:
             if _NUMERIC_LABEL.fullmatch(host.rstrip(".").rpartition(".")[2]):
                 raise Mistake(node, f"url: {host} is neither a name nor an address; write an address as 192.0.2.1") from None
+            if not _HOST.fullmatch(host):
+                raise Mistake(node, f"url: {host[:80]} is no name of a host") from None
             return
         if not is_allowed(host, self._allowed):
             raise Mistake(node, f"url: {host} is no public address; a network that is meant must stand in allow_private")

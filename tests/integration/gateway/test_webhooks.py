@@ -27,6 +27,7 @@ from jobwire.v1.job_service_pb2 import (
     RetryJobRequest,
 )
 from jobwire.v1.queue_service_pb2 import ListGroupsRequest, ResumeGroupRequest
+from jobwire_gateway.webhooks import deliveries
 from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
 from jobwire_gateway.webhooks.endpoints import Endpoint, QueuePattern
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
@@ -332,6 +333,28 @@ async def test_what_ended_while_nobody_was_there_is_told_and_not_what_is_older(l
         assert len(receiver.received) == 5
 
 
+async def test_what_there_is_no_room_for_is_looked_back_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "MOST_WAITING", 1)
+    async with Receiver.listening() as receiver, lab.running(lab.endpoint(receiver.url)) as webhooks:
+        await webhooks.caught_up()
+        names = await asyncio.gather(*(lab.ended() for _ in range(30)))
+        requests = await receiver.next(30)
+        await webhooks.caught_up()
+    assert sorted(told(request)["data"]["name"] for request in requests) == sorted(names)
+
+
+async def test_an_endpoint_that_this_process_does_not_know_may_be_known_to_another(lab: Lab) -> None:
+    async with Receiver.listening() as receiver:
+        async with lab.running(lab.endpoint(receiver.url, "other", queues=(QueuePattern("none"),))):
+            spec = JobSpec(queue=lab.deliveries, id="msg_1", job_name="webhook", group="shop", payload=Payload(json='{"type":"job.failed"}'))
+            await lab.api.jobs.Enqueue(EnqueueRequest(job=spec))
+            waiting = await lab.delivery("msg_1", JobState.JOB_STATE_DELAYED)
+        async with lab.running(lab.endpoint(receiver.url)):
+            await lab.again("msg_1")
+            (request,) = await receiver.next()
+    assert (waiting.failure.type, request.body) == ("EndpointUnknown", b'{"type":"job.failed"}')
+
+
 async def test_an_endpoint_hears_of_what_it_wants_and_never_of_deliveries(lab: Lab) -> None:
     prefix = (QueuePattern(f"{lab.queue}*"),)  # the queue of the deliveries fits as well
     async with Receiver.listening() as receiver:
@@ -354,16 +377,21 @@ async def test_an_endpoint_hears_of_what_it_wants_and_never_of_deliveries(lab: L
 
 
 async def test_a_job_that_ends_again_is_told_again_and_a_note_is_no_end(lab: Lab) -> None:
-    async with Receiver.listening() as receiver, lab.running(lab.endpoint(receiver.url)) as webhooks:
-        await webhooks.caught_up()
-        name = await lab.enqueue()
-        await fail(lab.api, await lease(lab.api, lab.queue), "no paper")
-        await receiver.next()
-        await lab.api.jobs.ResolveJob(ResolveJobRequest(name=name, note="ordered some"))
-        await lab.api.jobs.RetryJob(RetryJobRequest(name=name))
-        await complete(lab.api, await lease(lab.api, lab.queue))
-        requests = await receiver.next(2)
-        await webhooks.caught_up()
+    async with Receiver.listening() as receiver:
+        endpoint = lab.endpoint(receiver.url)
+        async with lab.running(endpoint) as webhooks:
+            await webhooks.caught_up()
+            name = await lab.enqueue()
+            await fail(lab.api, await lease(lab.api, lab.queue), "no paper")
+            await receiver.next()
+            await lab.api.jobs.ResolveJob(ResolveJobRequest(name=name, note="ordered some"))
+        # One that remembers nothing finds a job that says something else of the same end.
+        async with lab.running(endpoint) as webhooks:
+            await webhooks.caught_up()
+            await lab.api.jobs.RetryJob(RetryJobRequest(name=name))
+            await complete(lab.api, await lease(lab.api, lab.queue))
+            requests = await receiver.next(2)
+            await webhooks.caught_up()
     assert [told(request)["type"] for request in requests] == ["job.failed", "job.completed"]
     assert told(requests[0])["data"]["failure"]["message"] == "no paper"
     assert len({request.id for request in requests}) == 2

@@ -216,3 +216,13 @@ finally:
     print([name for name in sys.modules if name.split(".")[0] in ("jobwire_broker", "redis", "starlette")])
 """
     assert run_apart(program, "broker", "--help").stdout.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize("arguments", [["webhooks", "--file"], ["up", "--webhooks"]])
+def test_a_file_of_endpoints_with_mistakes_starts_nothing_and_tells_their_lines(tmp_path: Path, arguments: list[str]) -> None:
+    file = tmp_path / "webhooks.yaml"
+    file.write_text("endpoints:\n  shop:\n    url: http://shop.example/\n    secrets: [{env: NOT_SET}]\n    queues: [orders]\n")
+    with pytest.raises(exits.CommandFailed) as raised:
+        app_for(arguments[0])([*arguments, str(file)], standalone_mode=False)
+    assert raised.value.code == exits.Exit.USAGE
+    assert [line.partition(": ")[0] for line in str(raised.value).splitlines()] == [f"{file}:3", f"{file}:4"]

@@ -161,6 +161,11 @@ def test_a_mistake_is_told_with_its_line_and_what_would_be_good(text: str, line:
         ("https://0177.0.0.1/", "neither a name nor an address"),
         ("https://127.1/", "neither a name nor an address"),
         ("https://127.0.0.1./", "neither a name nor an address"),
+        ("https://shop..example/", "no name of a host"),
+        ("https://.shop.example/", "no name of a host"),
+        (f"https://{'a' * 64}.example/", "no name of a host"),
+        (f"https://{'a.' * 130}example/", "no name of a host"),
+        ("https://sh*p.example/", "no name of a host"),
         ("https://1.1.1.256/", "neither a name nor an address"),
     ],
 )

@@ -1,0 +1,45 @@
+"""The scopes that docs/webhooks.md names are all that webhooks need."""
+
+import asyncio
+import base64
+from ipaddress import ip_network
+from pathlib import Path
+
+from jobwire.v1.job_pb2 import JobSpec
+from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest
+from jobwire.v1.queue_service_pb2 import ListGroupsRequest
+from jobwire_gateway.credentials import BrokerCredentials
+from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
+from jobwire_gateway.webhooks.endpoints import Endpoint, QueuePattern
+from jobwire_gateway.webhooks.metrics import WebhookMetrics
+from jobwire_gateway.webhooks.secrets import Secret
+from jobwire_gateway.webhooks.server import Webhooks
+
+from tests.support import Broker, Store
+from tests.support.api import api
+from tests.support.credentials import Keys
+from tests.support.webhooks import WAIT_S, Receiver, answer
+
+
+async def test_x12_x09_a_key_for_these_queues_and_for_that_of_the_deliveries_is_enough(shared_store: Store, tmp_path: Path, queue: str) -> None:
+    deliveries = f"{queue}-deliveries"
+    watched = f"watch:{queue}.* read:{queue}.*"
+    keys = Keys(hooks=f"{watched} enqueue:{deliveries} work:{deliveries} manage:{deliveries}", other="*:*")
+    metadata = [("authorization", f"Bearer {keys.of['other']}")]
+    (tmp_path / "secret").write_text("whsec_" + base64.b64encode(b"k" * 32).decode())
+    async with Broker(shared_store, env={"JOBWIRE_KEYS": keys.text}) as broker, api(broker) as services, Receiver.listening([answer(410)]) as receiver:
+        endpoint = Endpoint(name="shop", url=receiver.url, secrets=(Secret(file=tmp_path / "secret"),), queues=(QueuePattern(f"{queue}.*"),))
+        settings = WebhookSettings(endpoints=(endpoint,), queue=deliveries, allow_private=(ip_network("127.0.0.0/8"),))
+        config = WebhookConfig(settings=settings, broker=broker.address, credentials=BrokerCredentials(key=keys.of["hooks"]))
+        spec = JobSpec(queue=f"{queue}.orders", job_name="order")
+        name = (await services.jobs.Enqueue(EnqueueRequest(job=spec), metadata=metadata)).name
+        await services.jobs.CancelJob(CancelJobRequest(name=name), metadata=metadata)
+        async with Webhooks(config, WebhookMetrics()).running(), asyncio.timeout(WAIT_S):
+            await receiver.next()
+            # It answered that it is gone, so it is paused, which takes a right of its own.
+            while not [
+                group
+                for group in (await services.queues.ListGroups(ListGroupsRequest(parent=f"queues/{deliveries}"), metadata=metadata)).groups
+                if group.paused
+            ]:
+                await asyncio.sleep(0.02)

@@ -1,0 +1,61 @@
+"""What a delivery is made of."""
+
+import re
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from jobwire.v1.job_pb2 import Job, JobState
+from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.names import JOB_ID_PATTERN
+from jobwire_gateway.webhooks.deliveries import Deliveries, delivery_id
+from jobwire_gateway.webhooks.endpoints import Endpoint, Endpoints, QueuePattern
+from jobwire_gateway.webhooks.metrics import WebhookMetrics
+from jobwire_gateway.webhooks.secrets import Secret
+
+
+def ended(age: timedelta = timedelta(0), queue: str = "orders", job_id: str = "a", job_name: str = "order") -> Job:
+    job = Job(queue=queue, id=job_id, job_name=job_name, name=f"queues/{queue}/jobs/{job_id}", state=JobState.JOB_STATE_FAILED, revision=7)
+    job.finish_time.FromMicroseconds(round((time.time() - age.total_seconds()) * 1e6))
+    return job
+
+
+def test_the_id_is_that_of_the_end_and_fits_both_standards() -> None:
+    job = ended()
+    made = delivery_id("shop", job)
+    assert re.fullmatch(JOB_ID_PATTERN, made)
+    assert "." not in made
+    same = Job()
+    same.CopyFrom(job)
+    same.revision, same.resolution.note = 8, "a note"
+    assert delivery_id("shop", same) == made
+    again = Job()
+    again.CopyFrom(job)
+    again.finish_time.FromMicroseconds(job.finish_time.ToMicroseconds() + 1)
+    others = [delivery_id("other", job), delivery_id("shop", again), delivery_id("shop", ended(queue="mail")), delivery_id("shop", ended(job_id="b"))]
+    assert len({made, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    ("job", "is_heard"),
+    [
+        (ended(), True),
+        (ended(timedelta(minutes=40)), True),
+        # A note on an old dead letter: its delivery may be forgotten by now.
+        (ended(timedelta(minutes=50)), False),
+        (ended(queue="mail"), False),
+        (ended(queue="webhooks"), False),
+        (ended(job_name="webhook"), False),
+    ],
+)
+async def test_a_live_end_is_heard_unless_it_is_old_or_nobodys_or_of_a_delivery(job: Job, is_heard: bool) -> None:
+    queues = (QueuePattern("orders"), QueuePattern("webhooks"))
+    endpoint = Endpoint(name="shop", url="https://shop.example/", secrets=(Secret(file=Path("none")),), queues=queues)
+    brokers = Brokers(["127.0.0.1:9"], 1.0)
+    try:
+        deliveries = Deliveries(brokers, Endpoints([endpoint], "webhooks"), "webhooks", timedelta(minutes=15), WebhookMetrics())
+        deliveries.hear(job)
+        assert deliveries.idle.is_set() is not is_heard
+    finally:
+        await brokers.close()
