@@ -193,7 +193,7 @@ BUGS = (
     Bug(
         name="a job name runs as many as it likes",
         lua=[("if limit.concurrency and row.active + math.min(units, limit.concurrency) > limit.concurrency then return math.huge end", "")],
-        seed=17,
+        seed=5,
     ),
     Bug(
         name="a group starts although a worker said that it is limited",
@@ -252,7 +252,7 @@ BUGS = (
     Bug(
         name="a log takes the lines of a later attempt for repeats",
         lua=[("kept.new_lines(lines, token == j.token and sequence or 0)", "kept.new_lines(lines, sequence)")],
-        seed=4,
+        seed=84,
     ),
     Bug(
         name="a new payload is not written down",
@@ -264,7 +264,7 @@ BUGS = (
     Bug(
         name="a job that is to be cancelled is handed out again",
         lua=[("if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, timed_out and cancels.FORCED) end", "")],
-        seed=40,
+        seed=101,
     ),
     Bug(
         name="a bulk run counts one too many",
@@ -276,6 +276,16 @@ BUGS = (
         lua=[("if j and not j.dirty and is_as_it_was(j, newest) and", "if j and not j.dirty and")],
         python=[(bulk, "is_as_it_was", lambda record, newest: True)],
         seed=6,
+    ),
+    Bug(
+        name="a bulk run goes on although it was stopped",
+        lua=[("  if run.ending == 'STOPPED' then return { 'STOPPED', run.done, 0, run.by } end\n", "")],
+        seed=40,
+    ),
+    Bug(
+        name="a bulk run that was stopped begins again",
+        lua=[("  if run and run.ending == 'STOPPED' then return { 'STOPPED', run.done, run.by } end\n", "")],
+        seed=2,
     ),
     Bug(name="a purge says that it has deleted nothing", lua=[("remove(ctx, j)\n      count = count + 1", "remove(ctx, j)")], seed=57),
     Bug(
@@ -323,6 +333,7 @@ BUGS = (
                 "redis.call('ZRANGEBYSCORE', ctx.base .. 'd', '-inf', ctx.now_ms - 5000, 'LIMIT'",
             )
         ],
+        seed=2,
     ),
     Bug(name="the slots of a queue are not looked at", python=[(WorkSession, "free", _free_of_any_slots)], seed=23),
     Bug(name="credit is not reserved for a call under way", python=[(WorkSession, "reserve", _nothing), (WorkSession, "unreserve", _nothing)], seed=5),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,11 +116,13 @@ class History:
         self.jobs: dict[str, JobStory] = defaultdict(lambda: JobStory(""))
         self.lines: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
+        self.uncertain: set[str] = set()
+        """Jobs of which a store that lost its power does not know all that was done to them."""
         self.on_blame: Callable[[], None] = lambda: None
         self.payloads: dict[tuple[str, int], bytes] = {}
         """What a run must receive, by job and token."""
-        self.classes: Mapping[str, str] = {}
-        """Of queues."""
+        self.classes: Mapping[str, Sequence[str]] = {}
+        """By queue: all that it may be of."""
         self.slots: dict[str, tuple[float, int]] = {}
         """How many jobs of a queue one worker may run, and since when every broker knows it."""
 
@@ -130,7 +132,7 @@ class History:
 
     def blame(self, sin: str, text: str, job: str = "") -> None:
         """Something must not have happened. The first of it counts."""
-        if self.violation is None:
+        if self.violation is None and job not in self.uncertain:
             self.violation = Violation(sin, text, self.now(), job)
             self.tell(f"!!! {sin}: {text}", job)
             self.on_blame()
@@ -212,7 +214,7 @@ class History:
         """The slots that a worker keeps for a queue or a class are taken by no other."""
         for key, slots in worker.options.reserved.items():
             name = key if isinstance(key, str) else key.name
-            others = sum(worker.running_in(queue) for queue in worker.options.queues if name not in (queue, self.classes.get(queue)))
+            others = sum(worker.running_in(queue) for queue in worker.options.queues if name not in (queue, *self.classes.get(queue, ())))
             if others > worker.options.concurrency - slots:
                 self.blame(OVER_ADMITTED, f"{worker.name} keeps {slots} of {worker.options.concurrency} slots for {name}, and runs {others} jobs of others")
 

@@ -144,8 +144,10 @@ def _judge_job(world: World, job: JobPlan, story: JobStory, state: QueueState) -
         if story.is_surely_refused and (end or story.runs):
             blame(WRONG, f"{job.id} was refused, and was made all the same: {end}", job.id)
         return
-    if not end and _was_removed_long_ago(world, job, story):
+    if not end and (job.id in world.power_loss.lost or _was_removed_long_ago(world, job, story)):
         return
+    if end not in _FINAL and job.id in world.power_loss.changed:
+        blame(HUNG, f"{job.id}, of which the store has lost the last writes, is {end or 'gone'}")
     if story.acknowledged_s is not None and not end:
         blame(LOST, f"{job.id} was acknowledged, and the store knows nothing of it", job.id)
         return
@@ -331,6 +333,7 @@ def _judge_order(world: World) -> None:
     for lease in world.watch.leases:
         first.setdefault(lease.job, lease.token)
     plain = [job for job in world.plan.jobs if not job.delay_s and job.identity != "debounce" and job.id in first and not world.history.story(job.id).verbs]
+    plain = [job for job in plain if job.id not in world.power_loss.changed]
     # One whose job name has a limit is parked while that is used up, and another of its group may go before it.
     plain = [job for job in plain if (job.name != "heavy" or job.queue not in world.plan.bounds) and job.queue not in world.plan.ageing]
     for job in plain:

@@ -43,7 +43,10 @@ class Operations:
             self._move()
         if self.rng.random() < 0.2:
             self._classify()
+            self._reclassify()
         self._contend()
+        self._stop_some()
+        self._lose_power()
         return replace(self.plan, jobs=tuple(self.jobs), actions=tuple(self.actions))
 
     def _add(self, at_s: float, kind: str, *arguments: object) -> None:
@@ -75,6 +78,24 @@ class Operations:
             verb = rng.choice(("cancel", "retry", "promote", "delete", "resolve"))
             wait_s = round(rng.choice((0.0, 0.2, 2.0)) * rng.random(), 4)
             self._add(rng.random() * BUSY_S, "bulk", rng.choice(self.plan.queues), verb, self._where(verb), rng.choice((0.0, 1.0)), wait_s)
+
+    def _stop_some(self) -> None:
+        """Let somebody stop some of the bulk runs soon after they began. Drawn apart."""
+        rng = random.Random(self.plan.seed * 7919 + 8)
+        for i, action in enumerate(self.actions):
+            if action.kind == "bulk" and rng.random() < 0.4:
+                self.actions[i] = replace(action, arguments=(*action.arguments, round(rng.choice((0.005, 0.03, 0.5)) * rng.random(), 4)))
+
+    def _lose_power(self) -> None:
+        """Let the store lose its last writes, where no rules of queues and no bulk runs are lost with them. Drawn apart."""
+        rng, plan = random.Random(self.plan.seed * 7919 + 10), self.plan
+        has_rules = plan.ruled or plan.moving or plan.rules or plan.ages or plan.cleaned or any(job.identity for job in self.jobs)
+        if rng.random() >= 0.35 or has_rules or any(action.kind in ("bulk", "purge") for action in self.actions):
+            return
+        self.jobs = [replace(job, is_durable=job.is_durable or rng.random() < 0.3) for job in self.jobs]
+        at_s = 2 + rng.random() * (BUSY_S * 0.8 - 2)
+        self._add(at_s - rng.choice((0.1, 1.0, 2.0)) * (0.5 + rng.random() / 2), "write_to_disk")
+        self._add(at_s, "lose_power", round(rng.choice((0.1, 1.0, 3.0)) * (0.5 + rng.random()), 3))
 
     def _change_teams(self) -> None:
         """Jobs that get another label while they wait. Drawn apart, so that the rest of the plan stays as it is without it."""
@@ -140,9 +161,9 @@ class Operations:
         if rng.random() >= 0.5 or queue in {*self.plan.ruled, *self.plan.moving, *self.plan.rules}:
             return
         group, lasts_s = rng.choice(((Bound(1), 0.3), (Bound(0, 1, 0.3), 0.0), (Bound(2, 1, 0.3), 0.1)))
-        job = JobPlan(0, "", queue, 5, 0.0, 40, 0.0, (Step("fail", lasts_s, 0.0),) * 40, group="g0")
+        job = JobPlan(0, "", queue, 5, 0.0, 25, 0.0, (Step("fail", lasts_s, 0.0),) * 25, group="g0")
         first = replace(job, name="heavy", attempts=1, steps=(Step("complete", 0.05),))
-        rival = replace(job, name="heavy", group="", steps=(Step("fail", 0.25, 0.0),) * 40)
+        rival = replace(job, name="heavy", group="", steps=(Step("fail", 0.25, 0.0),) * 25)
         for i, made in enumerate((rival, first, job, job)):
             number = len(self.jobs)
             self.jobs = [*self.jobs, replace(made, number=number, id=f"contends-{number}", content=number)]
@@ -156,11 +177,23 @@ class Operations:
         rng, queues = self.rng, self.plan.queues
         classes = {queue: rng.choice(("CRITICAL", "HIGH", "LOW", "BATCH")) for queue in queues}
         for queue in queues:
-            self._add(0.0, "set_class", queue)
+            self._add(0.0, "set_class", queue, 0)
         for _ in range(rng.choice((0, 1, 1, 2))):
             self._add(rng.random() * BUSY_S * 0.8, "pause_class", rng.choice(list(classes.values())), round(rng.random() * 3, 3))
         reserves = {}
         for i, (concurrency, own) in enumerate(self.plan.workers):
             if len(own) > 1 and concurrency > 1 and rng.random() < 0.7:
                 reserves[i] = rng.choice((*queues, *classes.values())), rng.randint(1, concurrency - 1)
-        self.plan = replace(self.plan, classes=classes, reserves=reserves, moving=frozenset(queues))
+        by_queue = {queue: (name,) for queue, name in classes.items()}
+        self.plan = replace(self.plan, classes=by_queue, reserves=reserves, moving=frozenset(queues))
+
+    def _reclassify(self) -> None:
+        """Classes that change while jobs run, and pauses of what they are then. Drawn apart."""
+        rng, classes = random.Random(self.plan.seed * 7919 + 9), dict(self.plan.classes)
+        for queue in self.plan.queues:
+            for number in range(1, 1 + rng.choice((0, 1, 1, 2))):
+                classes[queue] = *classes[queue], rng.choice(("CRITICAL", "HIGH", "LOW", "BATCH"))
+                self._add(rng.random() * BUSY_S * 0.8, "set_class", queue, number)
+            if len(classes[queue]) > 1 and rng.random() < 0.5:
+                self._add(rng.random() * BUSY_S * 0.8, "pause_class", classes[queue][-1], round(rng.random() * 3, 3))
+        self.plan = replace(self.plan, classes=classes)

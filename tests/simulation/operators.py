@@ -39,10 +39,10 @@ class Operators:
         request.update_mask.paths.extend(("policy.max_depth", "policy.worker_slots"))
         self._world.loop.create_task(self._world.update_queue(request))
 
-    def do_set_class(self, queue: str) -> None:
-        """Which class the queue is of."""
+    def do_set_class(self, queue: str, number: int) -> None:
+        """Which class the queue is of from now on."""
         request = _update(queue)
-        request.queue.policy.queue_class = policy_pb2.QueueClass.Value(f"QUEUE_CLASS_{self._world.plan.classes[queue]}")
+        request.queue.policy.queue_class = policy_pb2.QueueClass.Value(f"QUEUE_CLASS_{self._world.plan.classes[queue][number]}")
         request.update_mask.paths.append("policy.queue_class")
         self._world.loop.create_task(self._world.update_queue(request))
 
@@ -52,13 +52,15 @@ class Operators:
 
     async def _pause_class(self, name: str, for_s: float) -> None:
         world, queue_class = self._world, policy_pb2.QueueClass.Value(f"QUEUE_CLASS_{name}")
-        queues = [queue for queue in world.plan.queues if world.plan.classes[queue] == name]
-        known = {queue for queue in queues if world.room.is_known(queue)}
+        queues = [queue for queue in world.plan.queues if name in world.plan.classes[queue]]
+        before = world.room.members(name)
         for queue in queues:
             world.begin_pause(queue)
         answer = await world.persist("PauseClass", queue_service_pb2.PauseClassRequest(queue_class=queue_class))
+        now = world.room.members(name)
+        known = {queue for queue, since_s in before.items() if now.get(queue) == since_s}
         if not known <= set(answer.queues) <= set(queues):
-            world.history.blame(WRONG, f"a pause of class {name}, which is that of {queues}, has paused {answer.queues}")
+            world.history.blame(WRONG, f"a pause of class {name}, which is that of {known} and may be that of {queues}, has paused {answer.queues}")
         for queue in answer.queues:
             world.is_paused(queue)
         await asyncio.sleep(for_s)

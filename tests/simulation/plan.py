@@ -162,8 +162,8 @@ class Plan:
     """For how many seconds ended jobs are kept, by queue and state, in the words of the policy. Set at the beginning."""
     moving: frozenset[str] = frozenset()
     """Queues whose depth and slots may change while jobs run."""
-    classes: Mapping[str, str] = field(default_factory=dict)
-    """By queue. Set at the beginning."""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By queue. The first is set at the beginning, the others in the course of it."""
     reserves: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     """For which queue or class a worker keeps slots, and how many, by its number."""
     cleaned: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,17 @@ class RealStore:
         keys = self.ask("KEYS", base + "*")
         if keys:
             self.ask("UNLINK", *keys)
+
+    def dump(self, base: str) -> dict[bytes, tuple[bytes, int]]:
+        """All keys of a run: each value in the store's own form, and how long it lives."""
+        keys = sorted(self.ask("KEYS", base + "*"))
+        found = self.ask_all([command for key in keys for command in (("DUMP", key), ("PTTL", key))])
+        return {key: (value, max(0, ttl_ms)) for key, value, ttl_ms in zip(keys, found[::2], found[1::2], strict=True)}
+
+    def restore(self, base: str, keys: Mapping[bytes, tuple[bytes, int]]) -> None:
+        """Let a run have these keys and no others."""
+        self.forget(base)
+        self.ask_all([("RESTORE", key, ttl_ms, value) for key, (value, ttl_ms) in keys.items()])
 
     def close(self) -> None:
         """Close the connection."""

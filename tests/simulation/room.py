@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobwire.v1 import policy_pb2
 from jobwire_broker.store.policy import policy_from_text
-from jobwire_worker._reserves import QueueClass
 
 from tests.simulation.worker import SimulatedWorker
 
@@ -24,6 +24,8 @@ class Room:
         self._queues = {world.base(queue): queue for queue in world.plan.queues if queue in world.plan.moving}
         self._slots: dict[str, list[tuple[float, int]]] = {queue: [(0.0, 0)] for queue in world.plan.moving}
         """By queue: since when there are how many, with those before as long as some broker may not know better."""
+        self._classes: dict[str, str] = {}
+        """By queue: that of now."""
         world.watch.on_policy = self._changed
 
     def _changed(self, base: str) -> None:
@@ -33,6 +35,7 @@ class Room:
         queue, world = self._queues[base], self._world
         policy = policy_from_text((world.store.real.ask("HGET", base + "m", "policy") or b"").decode())
         self._slots[queue].append((world.loop.time(), policy.slots))
+        self._classes[queue] = policy_pb2.QueueClass.Name(policy.queue_class).removeprefix("QUEUE_CLASS_")
         world.history.slots.pop(queue, None)
         world.watch.verbs.hold_to_depth(base, policy.rules.max_depth)
 
@@ -66,12 +69,12 @@ class Room:
     def _kept_from(self, worker: SimulatedWorker, queue: str) -> int:
         kept = 0
         for key, slots in worker.options.reserved.items():
-            members = {key} if isinstance(key, str) else self._members(key)
+            members = {key} if isinstance(key, str) else self.members(key.name).keys()
             if queue not in members:
                 # A handler that goes on after its attempt was given up takes room, and no slot of those that are kept: brokers count it no more.
                 kept += max(0, slots - sum(map(worker.running_in, members)))
         return kept
 
-    def _members(self, queue_class: QueueClass) -> set[str]:
-        """The queues that all brokers know to be of a class."""
-        return {queue for queue, name in self._world.plan.classes.items() if name == queue_class.name and self.is_known(queue)}
+    def members(self, class_name: str) -> dict[str, float]:
+        """The queues that all brokers know to be of a class; since when their policies have been as they are."""
+        return {queue: self._slots[queue][-1][0] for queue, name in self._classes.items() if name == class_name and self.is_known(queue)}

@@ -60,6 +60,10 @@ class SharedStore:
         """How far the store's clock is off: it may jump."""
         self.on_call: Callable[[bytes, Any], None] = lambda packed, answer: None
         self.before_call: Callable[[bytes], None] | None = None
+        self.on_synced: Callable[[], None] = lambda: None
+        """All that was written before now is on the disk."""
+        self.starts = 1
+        """How often the store's process was started."""
         self.synced_us = 0
         """When all that was written before was last brought to the disk."""
         self._heard: tuple[str, ...] = ()
@@ -161,6 +165,7 @@ class Line:
         """All that was there at this date has come to the disk."""
         if not (self.store.weather.refuses or self.store.weather.swallows):
             self.store.synced_us = max(self.store.synced_us, us)
+            self.store.on_synced()
             self._answer(connection, answer, [1, 0])
 
     def _answer(self, connection: _Connection, answer: asyncio.Future[Any], result: Any) -> None:
@@ -260,10 +265,12 @@ class SimulatedClient(StoreClient):
         self._calls = Connections(pool, CALL_TIMEOUT_S)
         self._command = self._calls.call
         self._version = line.store.real.library.version
+        self._start = 0
 
     async def _prepare(self) -> None:
         await self._command("PING")
         self.disk_durability = True
+        self._start = self._line.store.starts
         self._found()
 
     async def write_fence(self) -> None:
@@ -284,7 +291,7 @@ class SimulatedClient(StoreClient):
         await self._calls.close_idle()
 
     async def _is_another(self) -> bool:
-        return False
+        return self._start != self._line.store.starts
 
 
 class SimulatedListener(Listener):

@@ -51,6 +51,9 @@ class Leased:
 class StoreWatch:
     """Checks each call of a run when it has been carried out."""
 
+    #: What it knows of jobs by what the store has said of them.
+    REMEMBERED = ("_last", "_ended")
+
     def __init__(self, store: SharedStore, history: History, by_id: Mapping[str, JobPlan], forgetting: ForgetWatch) -> None:
         self.bounds: dict[str, tuple[float, Bounds]] = {}
         """Since when which limits are in force, by queue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from tests.simulation.store_line import SharedStore
 _SECTION_HEAD = 5
 _EARLY_MS = 2
 #: The calls whose arguments are needed.
-READ = frozenset(("cancel", "redrive", "retry", "promote", "delete", "update", "bulk", "enqueue"))
+READ = frozenset(("cancel", "redrive", "retry", "promote", "delete", "update", "bulk", "end_run", "enqueue"))
 #: Where the ids of each verb begin.
 _IDS_AT = {"cancel": 1, "redrive": 1, "retry": 0, "promote": 0, "delete": 0}
 _STATE = job_pb2.JobState
@@ -39,6 +40,8 @@ class VerbWatch:
         """The bulk run that leaves each note."""
         self.offered: dict[bytes, set[str]] = {}
         """The jobs that each bulk run has tried to act on."""
+        self.stopped: set[bytes] = set()
+        """The bulk runs that somebody has stopped."""
         self._unknown: Counter[str] = Counter()
         self.last_token: Callable[[str], int] = lambda text: 0
         self._store = store
@@ -54,6 +57,15 @@ class VerbWatch:
         """When jobs with a debounce were made."""
         self._moved: set[str] = set()
         """Jobs whose call has moved another."""
+
+    def remembered(self) -> dict[str, Any]:
+        """What it knows of jobs now."""
+        return {name: copy.copy(getattr(self, name)) for name in ("_payloads", "_teams", "_dues_ms", "_over", "made_us")}
+
+    def remember(self, known: Mapping[str, Any]) -> None:
+        """Know of jobs what was known once."""
+        for name, value in known.items():
+            setattr(self, name, value)
 
     def hold_to_depth(self, base: str, depth: int) -> None:
         """The queue takes no more jobs than this from now on; 0: any number."""
@@ -71,6 +83,8 @@ class VerbWatch:
             self._updated(arguments, answer[0][0])
         elif verb == "bulk":
             self._bulk(base, arguments, answer)
+        elif verb == "end_run" and arguments[1] == b"STOPPED" and answer[0] in (b"OK", b"STOPPED"):
+            self.stopped.add(arguments[0])
         elif verb == "purge":
             self._purged(base, answer[0])
         elif verb == "enqueue" and len(answer) > 1:
@@ -128,6 +142,8 @@ class VerbWatch:
         word, total, skipped, _ = answer
         if word != b"OK":
             return
+        if run in self.stopped:
+            self._history.blame(WRONG, f"a bulk {verb.decode()} goes on that was stopped")
         self.done[run] += len(raw_ids) - skipped
         self.offered.setdefault(run, set()).update(map(id_to_text, raw_ids))
         if raw_ids and self.done[run] != total:

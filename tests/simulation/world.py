@@ -25,11 +25,12 @@ from tests.simulation.judge import judge
 from tests.simulation.network import Network, Refused
 from tests.simulation.operators import Operators
 from tests.simulation.plan import BUSY_S, Bound, JobPlan, Plan, payload_of
+from tests.simulation.power_loss import PowerLoss
 from tests.simulation.real_store import RealStore
 from tests.simulation.room import KNOWN_S, Room
 from tests.simulation.store_line import SharedStore
 from tests.simulation.store_watch import StoreWatch
-from tests.simulation.sweeps import Sweeps
+from tests.simulation.sweeps import Sweeps, small_pages
 from tests.simulation.virtual_time import Hung, VirtualLoop, clocks_of
 from tests.simulation.where import Wanted, Where
 from tests.simulation.worker import SimulatedWorker, Step
@@ -69,7 +70,7 @@ def run_plan(plan: Plan, real: RealStore) -> Outcome:
     world = World(plan, loop, real, _NAMESPACE)
     calls = real.calls
     try:
-        with clocks_of(loop):
+        with clocks_of(loop), small_pages():
             try:
                 loop.run_until_complete(world.run())
             except Hung as hung:
@@ -109,7 +110,7 @@ class World:
         """When nothing was wrong, up to now."""
         self.paused: dict[str, int] = {}
         self.was_paused: dict[str, bool] = {}
-        self.attempts: dict[str, set[int]] = {queue: {3} | ({_ATTEMPTS[plan.classes[queue]]} if queue in plan.classes else set()) for queue in plan.queues}
+        self.attempts: dict[str, set[int]] = {queue: {3, *(_ATTEMPTS[name] for name in plan.classes.get(queue, ()))} for queue in plan.queues}
         """What a queue's jobs may have for attempts when they say nothing."""
         self.paused_groups: dict[tuple[str, str], int] = {}
         """Groups that were ever paused, and how many callers want them to be now."""
@@ -117,6 +118,7 @@ class World:
         self.operators = Operators(self)
         self.room = Room(self)
         self.history.classes = plan.classes
+        self.power_loss = PowerLoss(self)
         self.thaws: list[tuple[str, str, float]] = []
         """When somebody began to resume a group, which ends a worker's word as well. The call may be repeated, and carried out at any time after it."""
         self._open_calls = 0
@@ -484,12 +486,12 @@ class World:
         story.verbs[place] = (verb, tried_s, self.loop.time(), word)
         self.history.tell(f"{verb} answered: {word}", job.id)
 
-    def do_bulk(self, queue: str, verb: str, where: Where, grace_s: float, wait_s: float) -> None:
+    def do_bulk(self, queue: str, verb: str, where: Where, grace_s: float, wait_s: float, stop_s: float | None = None) -> None:
         wanted = Wanted(where, verb, self.store.now_us())
         request = jobs_pb.BulkJobsRequest(parent=f"queues/{queue}", verb=jobs_pb.BulkVerb.Value(f"BULK_VERB_{verb.upper()}"), filter=wanted.message())
         if verb == "cancel":
             request.grace.CopyFrom(duration_of(grace_s))
-        self.loop.create_task(self.sweeps.bulk(queue, verb, request, wanted, wait_s))
+        self.loop.create_task(self.sweeps.bulk(queue, verb, request, wanted, wait_s, stop_s))
 
     def do_purge(self, queue: str) -> None:
         self.loop.create_task(self.sweeps.purge(queue))
@@ -609,6 +611,15 @@ class World:
     def do_store_swallows(self, for_s: float) -> None:
         with self._trouble(for_s, self.store.come_back):
             self.store.go_down(swallows=True)
+
+    def do_write_to_disk(self) -> None:
+        self.power_loss.write()
+
+    def do_lose_power(self, for_s: float) -> None:
+        with self._trouble(for_s, self.store.come_back):
+            self.store.go_down(swallows=False)
+            self.store.starts += 1
+            self.power_loss.strike()
 
     def _weather(self, for_s: float, name: str, value: float) -> None:
         with self._trouble(for_s, lambda: setattr(self.store.weather, name, 0.0)):
