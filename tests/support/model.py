@@ -2,12 +2,13 @@
 
 The model decides everything but the numbers: it is told each new token and each new order by whoever runs it beside a store (`learn`), and says what they may
 be. `expected` is the whole state that the store must then have. Here is what makes jobs and leases; its other parts are what workers say (`model_finishes.py`),
-what time does (`model_clock.py`) and what callers do (`model_verbs.py`), all by the same moves (`model_moves.py`).
+what time does (`model_clock.py`), what callers do (`model_verbs.py`) and whose turn it is (`model_groups.py`), all by the same moves (`model_moves.py`).
 """
 
 from __future__ import annotations
 
 from tests.support.model_clock import SESSION_MS, Clock
+from tests.support.model_groups import Groups
 from tests.support.model_identity import Holder, waits_of
 from tests.support.model_job import FINAL, Content, Job, Session
 from tests.support.model_moves import Answer
@@ -17,7 +18,7 @@ from tests.support.queue_state import Numbers, QueueState, SessionView
 OVER = {"CANCEL": "CANCELLED", "TIMEOUT": "ALREADY_FINISHED"}
 
 
-class Model(Clock, Verbs):
+class Model(Clock, Verbs, Groups):
     """One queue."""
 
     # What the store must show -------------------------------------------------------------------------------------------------------------------------
@@ -26,7 +27,9 @@ class Model(Clock, Verbs):
         """The whole state."""
         state = QueueState(paused=self.paused, hungry=self.hungry, solo=self.solo, policy=self.policy_text)
         state.jobs = {raw_id: job.view() for raw_id, job in self.jobs.items()}
-        state.waiting = self._waiting(alone=False)
+        state.waiting = self.ungrouped()
+        state.lines = {"l" + name: ids for name, ids in self.lines().items()}
+        state.groups = self.group_views()
         state.alone = self._waiting(alone=True)
         state.delayed = sorted(self._in("DELAYED"), key=lambda raw_id: (self._order(raw_id), raw_id))
         state.active = {raw_id: self.jobs[raw_id].session for raw_id in self._in("ACTIVE")}
@@ -89,6 +92,7 @@ class Model(Clock, Verbs):
         self.touched.clear()
         self._grown.clear()
         self._added = False
+        self._ready = self.ready()
 
     def end(self) -> None:
         """It ends: what is not to be kept goes, and whoever found nothing before is told of what there is now."""
@@ -98,7 +102,7 @@ class Model(Clock, Verbs):
         for state in self._grown:
             for raw_id in self.policy.over(self.ended[state], set(self._kept(state, own=True))):
                 self._forget(raw_id)
-        if self._added and self.hungry and any(job.state == "WAITING" for job in self.jobs.values()):
+        if (self._added or self.ready() - self._ready) and self.hungry and any(job.state == "WAITING" for job in self.jobs.values()):
             self.hungry = False
 
     def enqueue(self, raw_id: str, content: Content) -> str:
@@ -174,7 +178,7 @@ class Model(Clock, Verbs):
             return "SESSION_MOVED", []
         if self.paused or row.solo:
             return "OK", []
-        alone = self._waiting(alone=True)
+        alone = [raw_id for raw_id in self._waiting(alone=True) if not (group := self.jobs[raw_id].content.group) or self.is_open(group)]
         if alone:
             if not self.held(session):
                 self.solo = ""
@@ -184,6 +188,9 @@ class Model(Clock, Verbs):
             if self.solo in ("", session) or self.solo not in self.sessions:
                 self.solo = session
                 return "OK", []
+        return "OK", self._lease_in_turn(session, count) if self.lines() else self._lease_plain(session, count)
+
+    def _lease_plain(self, session: str, count: int) -> list[str]:
         chosen: list[str] = []
         for raw_id in self._waiting(alone=False):
             if len(chosen) == count:
@@ -195,7 +202,22 @@ class Model(Clock, Verbs):
                 self._lease(raw_id, session)
         if len(chosen) < count:
             self.hungry = True
-        return "OK", chosen
+        return chosen
+
+    def _lease_in_turn(self, session: str, count: int) -> list[str]:
+        """What has expired has its turn all the same, and takes the room of another."""
+        chosen: list[str] = []
+        for _ in range(count):
+            raw_id = self.turn()
+            if raw_id is None:
+                self.hungry = True
+                break
+            if self._has_expired(raw_id):
+                self._end(raw_id, "EXPIRED")
+            else:
+                chosen.append(raw_id)
+                self._lease(raw_id, session)
+        return chosen
 
     def leased(self, raw_id: str, token: int) -> None:
         """The store gave this token."""
@@ -245,6 +267,8 @@ class Model(Clock, Verbs):
         if job.state == "ACTIVE":
             return ("HELD" if job.session == session else "STALE_LEASE"), "ACTIVE"
         if not job.ended:
+            if job.content.group and not self.has_room(job.content.group):
+                return "STALE_LEASE", job.state
             self._adopt(raw_id, session)
             return "HELD", "ACTIVE"
         return OVER.get(job.ended, "OK"), job.state

@@ -61,7 +61,7 @@ class Finishes(Moves):
             return "CANCELLED", job.state
         else:
             job.ended = SAME_END[kind]
-            {"F": self._fail, "S": self._snooze, "G": self._snooze, "R": self._release}[kind](raw_id, argument)
+            {"F": self._fail, "S": self._snooze, "G": self._limit_group, "R": self._release}[kind](raw_id, argument)
         return "OK", job.state
 
     def _fail(self, raw_id: str, argument: int, error: str = "") -> None:
@@ -78,6 +78,15 @@ class Finishes(Moves):
     def _snooze(self, raw_id: str, argument: int) -> None:
         self.jobs[raw_id].alone = False
         self._delay(raw_id, argument, argument)
+
+    def _limit_group(self, raw_id: str, argument: int) -> None:
+        job = self.jobs[raw_id]
+        if not job.content.group:
+            self._snooze(raw_id, argument)
+            return
+        job.alone = False
+        self.groups[job.content.group].frozen = True
+        self._wait(raw_id)
 
     def _release(self, raw_id: str, argument: int) -> None:
         job = self.jobs[raw_id]

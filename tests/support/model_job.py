@@ -28,6 +28,7 @@ class Content(NamedTuple):
     delays_ms: tuple[int, ...] = ()
     permanent: tuple[str, ...] = ()
     labels: bytes = b""
+    group: str = ""
 
     @property
     def sections(self) -> dict[int, bytes]:
@@ -36,6 +37,8 @@ class Content(NamedTuple):
         found = {tag: ms.to_bytes(8, "big") for tag, ms in numbers.items() if ms is not None}
         if self.expires_at or self.expires_ms:
             found[codec.TAG_EXPIRY] = codec.encode_expiry("d", self.expires_at) if self.expires_at else codec.encode_expiry("r", self.expires_ms)
+        if self.group:
+            found[codec.TAG_GROUP] = self.group.encode()
         if self.labels:
             found[codec.TAG_LABELS] = self.labels
         if self.identity:
@@ -136,6 +139,7 @@ class Job:
             "CANCEL_DELIVERED": self.cancel_delivered,
             "TIMED": self.timed,
             "KEPT": self.content.is_kept,
+            "COUNTED": bool(self.content.group),
         }
         sections = {SECTIONS.get(tag, str(tag)): packed for tag, packed in self.content.sections.items()}
         if self.content.delay_ms:
@@ -152,6 +156,18 @@ class Job:
             self.content.attempts,
             sections | self.happened,
         )
+
+
+@dataclass
+class Group:
+    """A group. `most` is a limit of its own, 0 for none; `tag` is what it has paid, in the time of its kind."""
+
+    paused: bool = False
+    express: bool = False
+    weight: float = 1.0
+    most: int = 0
+    frozen: bool = False
+    tag: float = 0.0
 
 
 @dataclass

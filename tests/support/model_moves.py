@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.model_identity import Identities
-from tests.support.model_job import FINAL, Job, Removed, Session
+from tests.support.model_job import FINAL, Group, Job, Removed, Session
 from tests.support.model_policy import Policy
 from tests.support.queue_state import RunView
 
@@ -27,6 +27,9 @@ class Moves:
         self.runs: dict[str, RunView] = {}
         self.untold: dict[tuple[str, int], tuple[str, Session]] = {}
         """Attempts that were ended at their deadline, by job and token, and whose worker has not been told: its session."""
+        self.groups: dict[str, Group] = {}
+        self.time = self.express_time = self.paid = 0.0
+        """The virtual times of groups, and the tag of the jobs that have none."""
         self.clock = 0
         self.paused = False
         self.hungry = False
@@ -37,6 +40,8 @@ class Moves:
         self._grown: set[str] = set()
         """Final states that are to be kept within their count when the call ends."""
         self._added = False
+        self._ready: set[str] = set()
+        """The groups that could start a job when the call began."""
 
     def _order(self, raw_id: str) -> int:
         order = self.jobs[raw_id].order
@@ -78,7 +83,7 @@ class Moves:
         job = self.jobs[raw_id]
         if job.timed:
             job.expires_ms = self.policy.expires_in(job.content)
-        if job.state == "WAITING":
+        if job.state == "WAITING" and (job.alone or job.content.group in self._ready | {""}):
             self._added = True
         self.touched.add(raw_id)
 

@@ -18,12 +18,14 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import Ask, Changed, LeaseRequest, PolicyChanged, Renewal, TurnItem
+from jobwire_broker.store.queue_store import NO_LIMIT, Ask, Changed, LeaseRequest, OwnLimit, PolicyChanged, Renewal, TurnItem
 
 from tests.support import Store
+from tests.support.line_state import GroupView
 from tests.support.model import Model
 from tests.support.model_clock import SESSION_MS, TICK_MS
 from tests.support.model_finishes import FAILURES
+from tests.support.model_groups import GroupChange
 from tests.support.model_job import FINAL, Change, Content
 from tests.support.model_moves import FUTURE, PAST, Answer
 from tests.support.model_policy import SHORT_MS, Policy
@@ -57,7 +59,8 @@ KEYS = [
 ]
 OTHERS = [Content(priority=1, attempts=1, payload=SHORT), Content(delay_ms=60_000, labels=LABELS), Content(attempts=0, payload=LONG)]
 OTHERS += [Content(attempts=0, delays_ms=(100_000, 30_000), permanent=("Dull", "Boom"))] * 2 + [Content(permanent=("TIMEOUT",), timeout_ms=1500, payload=LONG)]
-contents = st.sampled_from([PLAIN] * 4 + [Content(priority=None)] * 3 + TIMES + ENDS + [kind[0] for kind in KEYS] + OTHERS)
+GROUPED = [Content(group="g")] * 3 + [Content(group="h")]
+contents = st.sampled_from(GROUPED + [PLAIN] * 4 + [Content(priority=None)] * 3 + TIMES + ENDS + [kind[0] for kind in KEYS] + OTHERS)
 POLICIES = [Policy(attempts=1, max_payload=100), Policy(attempts=4, delays_ms=(50_000, 200_000)), Policy(permanent=("Boom",), kept=1)]
 POLICIES += [Policy(permanent=("TIMEOUT",), timeout_ms=1500, max_payload=100), Policy(timeout_ms=2500, total_ms=1500, kept=0)]
 POLICIES += [Policy(max_depth=2, max_payload=100), Policy(max_depth=3, kept=0), Policy(kept=1), Policy(expires_ms=2 * HOUR_MS, attempts=2)]
@@ -67,6 +70,16 @@ POLICIES += [Policy(age_ms=0)] * 2 + [Policy(age_ms=0, kept=1)] * 2
 policies = st.sampled_from([Policy()] * 3 + POLICIES)
 CHANGES = [Change(priority=1), Change(priority=5), Change(payload=b""), Change(payload=SHORT), Change(payload=LONG), Change(labels=LABELS), Change(labels=b"")]
 CHANGES += [Change(due_ms=0), Change(due_ms=FUTURE), Change(1, SHORT, LABELS, FUTURE), Change(5, LONG, b"", 0)]
+
+GROUP_CHANGES = [GroupChange(paused=True), GroupChange(paused=False), GroupChange(express=True), GroupChange(express=False)]
+GROUP_CHANGES += [
+    *[GroupChange(weight=0.25)] * 3,
+    GroupChange(weight=3.0),
+    GroupChange(most=1),
+    GroupChange(most=2),
+    GroupChange(most=0),
+    *[GroupChange(paused=False, thaw=True)] * 2,
+]
 
 
 def calls_with(kind: list[Content]) -> st.SearchStrategy[tuple[list[tuple[str, Content]], list[tuple[str, Content]]]]:
@@ -161,11 +174,25 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Calls --------------------------------------------------------------------------------------------------------------------------------------------
 
-    @initialize(policy=policies, count=st.integers(1, 4), content=contents, deaths=st.sampled_from([0, 0, 1, 2, 2, 3]), is_running=st.booleans())
-    def some_jobs_wait_and_have_killed_some_workers(self, policy: Policy, count: int, content: Content, deaths: int, is_running: bool) -> None:
+    @initialize(
+        policy=policies,
+        count=st.integers(1, 4),
+        content=contents,
+        change=st.sampled_from(GROUP_CHANGES),
+        deaths=st.sampled_from([0, 0, 1, 2, 2, 3]),
+        is_running=st.booleans(),
+    )
+    def some_jobs_wait_and_have_killed_some_workers(
+        self, policy: Policy, count: int, content: Content, change: GroupChange, deaths: int, is_running: bool
+    ) -> None:
+        """Where they have a group, every other one has another."""
+        others = content._replace(group="h") if content.group else content
+        if content.group:
+            self.set_group("g", change)
+            self.both_have_the_same_state()
         self.set_policy(policy)
         self.both_have_the_same_state()
-        self.enqueue([(raw_id, content) for raw_id in JOBS[:count]])
+        self.enqueue([(raw_id, others if i % 2 else content) for i, raw_id in enumerate(JOBS[:count])])
         self.both_have_the_same_state()
         for _ in range(deaths):
             self.a_worker_dies("s", count, True)
@@ -426,6 +453,18 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.policy, self.model.policy_text = policy, policy.text(self.version)
         assert self.call(self.q.store.set_policy(self.version - 1, self.model.policy_text)) == ("OK", self.model.policy_text)
 
+    @rule(group=st.sampled_from("gh"), change=st.sampled_from(GROUP_CHANGES))
+    def set_group(self, group: str, change: GroupChange) -> None:
+        limit: OwnLimit | str = "" if change.most is None else OwnLimit(concurrency=change.most) if change.most else NO_LIMIT
+        rules = self.q.store.set_group(group, paused=change.paused, express=change.express, weight=change.weight, limit=limit, thaw=change.thaw)
+        self.call(rules)
+        self.model.set_group(group, change)
+
+    @rule(pick=picks, session=sessions)
+    def a_workers_word_limits_a_group(self, pick: int, session: str) -> None:
+        running = [raw_id for raw_id, job in self.model.jobs.items() if job.state == "ACTIVE" and job.content.group]
+        self.turn([(("G", 60_000), running[pick % len(running)], "last")] if running else [], [(session, 0, 2)])
+
     @rule(paused=st.sampled_from([True, False, False]))
     def pause(self, paused: bool) -> None:
         self.call(self.q.store.pause(paused))
@@ -437,7 +476,7 @@ class StoreMachine(RuleBasedStateMachine):
         stats = self.call(self.q.store.stats())
         own = {name: len(state.own.get(name, ())) for name in FINAL}
         assert stats[:9] == (
-            len(state.waiting) + len(state.alone),
+            len(state.waiting) + len(state.alone) + sum(map(len, state.lines.values())),
             len(state.active),
             len(state.delayed),
             len(state.completed) + own["COMPLETED"],
@@ -455,7 +494,7 @@ def job_item(raw_id: str, content: Content) -> Any:
     body = codec.encode_body("work", content.payload, None, content.delay_ms, content.sections)
     ask = made.ask or (Ask(b"") if content.retention_ms is not None else None)
     due = f"+{content.delay_ms}" if content.delay_ms else made.due
-    return made._replace(body=body, ask=ask, due=due, flags=codec.FLAG_TIMED if content.is_timed else 0)
+    return made._replace(body=body, ask=ask, due=due, flags=codec.FLAG_TIMED * content.is_timed + codec.FLAG_COUNTED * bool(content.group))
 
 
 def section(tag: int, content: bytes) -> bytes:
@@ -489,7 +528,9 @@ def seen(changed: Changed) -> Answer:
 
 
 def normal(state: QueueState) -> QueueState:
-    """Failures that the store itself gives, by their reason alone; digests, by their presence."""
+    """Failures that the store itself gives, by their reason alone; digests, by their presence; groups, by what they show of themselves."""
+    shown = {name: replace(view, place=view.place.replace("v", "")) for name, view in state.groups.items()}
+    state.groups = {name: view for name, view in shown.items() if view != GroupView()}
     for raw_id, job in state.jobs.items():
         if "original" in job.sections:
             job = state.jobs[raw_id] = replace(job, sections={**job.sections, "original": b""})
