@@ -10,6 +10,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from jobwire.v1 import job_pb2
@@ -77,6 +78,9 @@ class Feed:
         self._many: dict[Part, set[Mailbox]] = {}
         self._counters: set[Callable[[], None]] = set()
         self._seq = 0
+        #: The number of the last event before anybody followed many jobs.
+        self._before = 0
+        self._is_followed = False
         self._is_listening = False
         self._is_promised = False
         self._reading: asyncio.Task[None] | None = None
@@ -121,6 +125,8 @@ class Feed:
             watchers.add(mailbox)
             mailbox.follow_queue(self._store.queue)
         await self._listen()
+        await self._count()
+        self._is_followed = True
 
     async def leave_many(self, part: Part, mailbox: Mailbox) -> None:
         """Follow them no more."""
@@ -157,24 +163,36 @@ class Feed:
         # From here on somebody counts on hearing everything.
         self._is_promised = True
 
+    async def _count(self) -> None:
+        """Ask for the number of the last event before somebody follows many jobs: else the next pulse is ahead, and a gap is told that is none."""
+        if self._seq or self._is_followed:
+            return
+        with suppress(BrokerError, StoreFault):
+            last = (await self._store.stats()).seq
+            if not self._seq and not self._is_followed:
+                self._before = last
+
     async def _unlisten(self) -> None:
         if self._is_listening and not self.is_watched:
-            self._is_listening = self._is_promised = False
-            self._seq = 0
+            self._is_listening = self._is_promised = self._is_followed = False
+            self._seq = self._before = 0
             await self._listener.remove(self._store.events_channel)
 
     # Events -------------------------------------------------------------------------------------------------------------------------------------------
 
     def _heard(self, message: bytes | None) -> None:
         if message is None:
-            self._seq = 0
+            self._seq = self._before = 0
             if self._is_promised:
                 self.read_again()
             return
         before, seq, entries = decode_events(message)
-        if self._seq and before != self._seq:
-            self.read_again()
-        self._seq = max(seq, self._seq) if before >= self._seq else seq
+        # One that was under way while its number was asked for says nothing of what comes next.
+        if seq > self._before:
+            last = self._seq or self._before
+            if last and before != last:
+                self.read_again()
+            self._seq = max(seq, self._seq) if before >= self._seq else seq
         if self._jobs or self._many:
             for raw_id, record in entries:
                 if codec.is_readable(record):
@@ -210,20 +228,29 @@ class Feed:
         self._lag_timer = None
         if self.is_watched and self._seq < seq:
             self._seq = seq
-            self.read_again()
+            self._read_jobs_again()
+            # What was before somebody followed many jobs is no gap to them.
+            if seq > self._before:
+                self._tell_gap()
             for changed in self._counters:
                 changed()
 
     def read_again(self) -> None:
         """Events may have been missed, or the store has lost what they told: read all watched jobs, and tell those who watch the whole queue."""
-        for mailbox in set().union(*self._jobs.values(), *self._many.values()):
+        self._read_jobs_again()
+        self._tell_gap()
+
+    def _read_jobs_again(self) -> None:
+        for mailbox in set().union(*self._jobs.values()):
             mailbox.doubt(self._store.queue)
         self._want(list(self._jobs))
-        if self._many:
-            gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
-            gap.job.queue, gap.job.name = self._store.queue, f"queues/{self._store.queue}"
-            for mailbox in set().union(*self._many.values()):
-                mailbox.put(gap)
+
+    def _tell_gap(self) -> None:
+        gap = pb.JobChange(type=pb.CHANGE_TYPE_GAP)
+        gap.job.queue, gap.job.name = self._store.queue, f"queues/{self._store.queue}"
+        for mailbox in set().union(*self._many.values()):
+            mailbox.doubt(self._store.queue)
+            mailbox.put(gap)
 
     def _want(self, raw_ids: Sequence[bytes]) -> None:
         self._wanted.update(raw_ids)
