@@ -125,7 +125,7 @@ def duration(field: str, value: object) -> Duration:
     """
     length = Duration()
     try:
-        length.FromJsonString(string(field, value))
+        length.FromJsonString(value)  # type: ignore[arg-type]  # it says what is no text
     except ValueError:
         raise invalid(field, 'must be a length of time in seconds with an s, for example "1.5s"') from None
     if length.seconds < 0 or length.nanos < 0:
@@ -141,7 +141,7 @@ def date(field: str, value: object) -> Timestamp:
     """
     moment = Timestamp()
     try:
-        moment.FromJsonString(string(field, value))
+        moment.FromJsonString(value)  # type: ignore[arg-type]  # it says what is no text
     except ValueError:
         raise invalid(field, 'must be a date such as "2030-01-01T00:00:00Z"') from None
     return moment

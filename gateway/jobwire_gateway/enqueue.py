@@ -113,9 +113,9 @@ def priority_of(value: object) -> int:
         Problem: 400, it is neither a whole number nor one of the names.
     """
     if isinstance(value, str):
-        if value not in _PRIORITIES:
+        if value.upper() not in _PRIORITIES:
             raise invalid("priority", f"must be a whole number or one of {', '.join(_PRIORITIES)}")
-        return _PRIORITIES[value]
+        return _PRIORITIES[value.upper()]
     return whole("priority", value)
 
 

@@ -36,8 +36,10 @@ def duration_ms(duration: Duration, field: str, *, low_ms: int, high_ms: int) ->
 
 
 def span(ms: int) -> str:
-    """A length of time for people, in the largest unit that says it whole: 30 days, 5 min, 90 s, 100 ms."""
-    for size, unit in ((86_400_000, "days"), (60_000, "min"), (1000, "s")):
+    """A length of time for people, in the largest unit that says it whole: 30 days, 1 h, 5 min, 90 s, 100 ms."""
+    if ms == 86_400_000:
+        return "1 day"
+    for size, unit in ((86_400_000, "days"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
         if ms and ms % size == 0:
             return f"{ms // size} {unit}"
     return f"{ms} ms"

@@ -85,7 +85,8 @@ def _required(value: Duration, is_set: bool, field: str, high_ms: int) -> int:
 
 def _key(key: str, field: str) -> bytes:
     if not _KEY.fullmatch(key):
-        raise InvalidField(f"{field} must be 1 to 255 printable characters of ASCII; it has {len(key)}", field=field)
+        found = f"has {len(key)}" if not 1 <= len(key) <= 255 else f"is {key!r}"
+        raise InvalidField(f"{field} must be 1 to 255 printable characters of ASCII; it {found}", field=field)
     return key.encode()
 
 

@@ -83,7 +83,7 @@ class QueueService(QueueServiceServicer):
         """Delete ended jobs."""
         state = request.state or job_pb2.JOB_STATE_COMPLETED
         if state not in _ENDED:
-            raise InvalidField(f"state must be COMPLETED, FAILED, CANCELLED or EXPIRED; it is {state}", field="state")
+            raise InvalidField(f"state must be COMPLETED, FAILED, CANCELLED or EXPIRED; it is {_state_name(state)}", field="state")
         grace_ms = duration_ms(request.grace, "grace", low_ms=0, high_ms=_MAX_GRACE_MS)
         store = self._registry.get(await self._known(request.name)).store
         step = await store.clean(state, grace_ms)
@@ -155,3 +155,7 @@ class QueueService(QueueServiceServicer):
         queue.policy.CopyFrom(policy_from_text(stats.policy).rules)
         queue.rate_in, queue.rate_out = stats.rate_in_milli / 1000, stats.rate_out_milli / 1000
         return queue
+
+
+def _state_name(state: job_pb2.JobState.ValueType) -> str:
+    return job_pb2.JobState.Name(state).removeprefix("JOB_STATE_") if state in job_pb2.JobState.values() else str(state)

@@ -208,7 +208,8 @@ def _set_field(message: Any, json_name: str, key: yaml.ScalarNode, node: yaml.No
     fields = {field.json_name: field for field in message.DESCRIPTOR.fields}
     field = fields.get(json_name)
     if field is None:
-        names = ", ".join(sorted({"class" if name == "queueClass" else name for name in fields}))
+        beside = {"paused", "groups"} if "queueClass" in fields else set()
+        names = ", ".join(sorted({"class" if name == "queueClass" else name for name in fields} | beside))
         raise Mistake(key, f"{key.value!r} is no field; there are {names}")
     path += field.name
     places[path] = key
@@ -255,7 +256,8 @@ def _scalar(field: FieldDescriptor, node: yaml.Node) -> Any:
     is_whole = field.type in _WHOLE
     wanted = ("tag:yaml.org,2002:int",) if is_whole else ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
     if node.tag not in wanted:
-        raise Mistake(node, f"{field.json_name} must be a {'whole ' if is_whole else ''}number; it is {text!r}")
+        words = f" or one of {', '.join(_PRIORITIES)}" if field.name == "priority" else ""
+        raise Mistake(node, f"{field.json_name} must be a {'whole ' if is_whole else ''}number{words}; it is {text!r}")
     value = yaml.SafeLoader("").construct_object(node)
     return value if is_whole else float(value)
 

@@ -88,6 +88,8 @@ def code_of(error: JobwireError) -> Exit:
 def job_name(job: str, queue: str | None) -> str:
     """The resource name out of JOB and --queue."""
     if queue is None:
+        if "/" not in job:
+            raise CommandFailed(f"{job!r} is an id: say its queue with --queue, or give queues/QUEUE/jobs/{job}", Exit.USAGE)
         return job
     if "/" in job:
         raise CommandFailed(f"{job!r} names its queue already; leave --queue out", Exit.USAGE)

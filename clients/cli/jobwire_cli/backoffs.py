@@ -1,5 +1,6 @@
 """Backoffs as they are written on the command line: `exponential:2s,factor=2,max=1h,jitter=0`, `fixed:30s`, or the waits one by one, `10s,1m,10m`."""
 
+from datetime import timedelta
 from typing import Any
 
 from jobwire_client import Backoff
@@ -17,7 +18,7 @@ def parse_backoff(text: str) -> Backoff:
     if kind not in _OPTIONS or (colon and not kind):
         raise ValueError(f"{text!r} is no backoff; {_FORMS}")
     parts = [part.strip() for part in rest.split(",")]
-    waits = [parse_duration(part) for part in parts if "=" not in part]
+    waits = [_wait(text, part) for part in parts if "=" not in part]
     options = _options(kind, [part for part in parts if "=" in part])
     if not kind:
         if not waits:
@@ -28,6 +29,13 @@ def parse_backoff(text: str) -> Backoff:
     if kind == "fixed":
         options["factor"] = 1.0
     return Backoff(base=waits[0], **options)
+
+
+def _wait(text: str, part: str) -> timedelta:
+    try:
+        return parse_duration(part)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no backoff: {error}; {_FORMS}") from None
 
 
 def _options(kind: str, parts: list[str]) -> dict[str, Any]:

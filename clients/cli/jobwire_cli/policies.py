@@ -9,6 +9,7 @@ from jobwire_client import Client, InvalidRequest, Priority, QueuePolicy
 
 from jobwire_cli import output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
 
@@ -46,7 +47,9 @@ def set_policy(
     queue: QueueArgument,
     changes: Annotated[
         list[str],
-        typer.Argument(metavar="FIELD=VALUE…", help="class=high, timeout=30s, limit.concurrency=5, jobLimits.NAME.concurrency=1; no value: the default."),
+        typer.Argument(
+            metavar="FIELD=VALUE…", help="class=high, timeout=30s, backoff=fixed:30s, limit.concurrency=5, jobLimits.NAME.concurrency=1; no value: the default."
+        ),
     ],
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -136,7 +139,7 @@ def _members(changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         inner = members
         for name in names[:-1]:
             inner = inner.setdefault(name, {})
-        inner[names[-1]] = _value(names[-1], value)
+        inner[names[-1]] = _value(path, names[-1], value)
     return members, fields
 
 
@@ -157,20 +160,27 @@ def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def _value(name: str, text: str) -> Any:
+def _value(path: str, name: str, text: str) -> Any:
+    """What stands in JSON for a field that is called `name`. Raises ValueError."""
     if name in _LISTS:
-        return [_span(part) if name == "delays" else part for part in text.split(",")]
+        return [_span(path, part) if name == "delays" else part for part in text.split(",")]
     if name in _SPANS:
-        return _span(text)
+        return _span(path, text)
     if name == "queueClass":
         return text
-    if name == "priority" and text.upper() in Priority.__members__:
+    if path == "backoff" and not text.startswith("{"):
+        return QueuePolicy(backoff=parse_backoff(text)).to_json()["backoff"]
+    if path == "priority" and text.upper() in Priority.__members__:
         return int(Priority[text.upper()])
     try:
         return json.loads(text)
     except ValueError:
-        raise ValueError(f"{name} must be a number; it is {text!r}") from None
+        words = " or one of critical, high, normal, low, batch" if path == "priority" else ""
+        raise ValueError(f"{path} must be a number{words}; it is {text!r}") from None
 
 
-def _span(text: str) -> str:
-    return f"{parse_duration(text).total_seconds():.3f}s"
+def _span(path: str, text: str) -> str:
+    try:
+        return f"{parse_duration(text).total_seconds():.3f}s"
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -12,7 +12,7 @@ from jobwire.v1 import job_service_pb2
 
 from jobwire_client._connections import Connections, Method
 from jobwire_client._filter import JobFilter
-from jobwire_client._wire import duration
+from jobwire_client._wire import duration, sendable
 from jobwire_client.errors import InvalidRequest, QueueUnavailable
 
 BulkVerb = Literal["cancel", "retry", "promote", "delete", "resolve"]
@@ -70,11 +70,13 @@ def bulk_request(
         number = job_service_pb2.BulkVerb.Value(f"BULK_VERB_{verb.upper()}")
     except ValueError:
         raise InvalidRequest(f"{verb!r} is no verb; use cancel, retry, promote, delete or resolve") from None
-    request = job_service_pb2.BulkJobsRequest(parent=f"queues/{queue}", verb=number, note=note, token=token)
+    with sendable("note"):
+        request = job_service_pb2.BulkJobsRequest(parent=f"queues/{queue}", verb=number, note=note, token=token)
     if wanted is not None:
         request.filter.CopyFrom(wanted.message())
     if grace is not None:
-        request.grace.CopyFrom(duration(grace))
+        with sendable("grace"):
+            request.grace.CopyFrom(duration(grace))
     return request
 
 

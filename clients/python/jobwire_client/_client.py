@@ -50,7 +50,7 @@ from jobwire_client._poller import quiet_poller
 from jobwire_client._queues import ClassStats, Queue, class_stats_from, queue_from
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client._update import Due, update_request
-from jobwire_client._wire import duration
+from jobwire_client._wire import duration, sendable
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"
@@ -288,7 +288,8 @@ class Client:
             JobNotFound: there is none.
             WrongState: it has already ended otherwise.
         """
-        request = job_service_pb2.CancelJobRequest(name=name_of(job), grace=None if grace is None else duration(grace))
+        with sendable("grace"):
+            request = job_service_pb2.CancelJobRequest(name=name_of(job), grace=None if grace is None else duration(grace))
         return job_from((await self._call(_CANCEL, request)).job)
 
     async def retry(self, job: str | Named, *, payload: Any = None) -> Job:
@@ -315,7 +316,9 @@ class Client:
             JobNotFound: there is none.
             WrongState: it has not failed.
         """
-        return job_from((await self._call(_RESOLVE, job_service_pb2.ResolveJobRequest(name=name_of(job), note=note))).job)
+        with sendable("note"):
+            request = job_service_pb2.ResolveJobRequest(name=name_of(job), note=note)
+        return job_from((await self._call(_RESOLVE, request)).job)
 
     async def update(
         self,
@@ -589,6 +592,8 @@ class Client:
         Raises:
             InvalidRequest: a field is out of its bounds, or there is none of that name. Nothing was changed.
         """
+        if isinstance(fields, str):
+            raise InvalidRequest(f"fields must be several names, not one text: [{fields!r}]")
         paths = ["policy"] if fields is None else [f"policy.{name}" for name in fields]
         wanted = queue_service_pb2.Queue(name=f"queues/{queue}", policy=policy.message())
         request = queue_service_pb2.UpdateQueueRequest(queue=wanted, update_mask=FieldMask(paths=paths))
@@ -618,7 +623,8 @@ class Client:
             InvalidRequest: the state is none in which a job has ended, or the grace is out of its bounds.
             QueueNotFound: nothing was ever enqueued there.
         """
-        request = queue_service_pb2.CleanQueueRequest(name=f"queues/{queue}", state=state_number(state), grace=duration(grace))
+        with sendable("grace"):
+            request = queue_service_pb2.CleanQueueRequest(name=f"queues/{queue}", state=state_number(state), grace=duration(grace))
         return (await self._call(_CLEAN, request)).deleted
 
     async def groups(self, queue: str) -> list[Group]:

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import policy_pb2
 from jobwire.v1 import queue_service_pb2 as pb
 
-from jobwire_client._wire import duration
+from jobwire_client._wire import duration, sendable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,13 +86,14 @@ def limit_to(limit: Limit) -> policy_pb2.Limit:
 
 
 def group_update(name: str, rules: Mapping[str, Any]) -> pb.UpdateGroupRequest:
-    """A request that changes those of these rules that are not None."""
+    """A request that changes those of these rules that are not None. Raises InvalidRequest for a value of the wrong type."""
     group = pb.Group(name=name)
     given = {field: value for field, value in rules.items() if value is not None}
     for field, value in given.items():
-        if field != "limit":
-            setattr(group, field, value)
-        elif value != "default":
-            group.limit.CopyFrom(limit_to(value))
-            group.limit.SetInParent()
+        with sendable(field):
+            if field != "limit":
+                setattr(group, field, value)
+            elif value != "default":
+                group.limit.CopyFrom(limit_to(value))
+                group.limit.SetInParent()
     return pb.UpdateGroupRequest(group=group, update_mask=FieldMask(paths=list(given)))

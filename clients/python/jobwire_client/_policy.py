@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Any, Self
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from jobwire.v1 import job_pb2, policy_pb2
 
 from jobwire_client._limits import Limit, limit_from, limit_to
 from jobwire_client._spec import Backoff, backoff_message, priority_number
-from jobwire_client._wire import duration
+from jobwire_client._wire import duration, sendable
 from jobwire_client.errors import InvalidRequest
 
 Span = timedelta | float
@@ -74,6 +75,7 @@ class QueuePolicy:
     def from_json(cls, members: Mapping[str, Any]) -> Self:
         """A policy from its members as REST has them: `{"queueClass": "high", "timeout": "30s"}`. Raises InvalidRequest."""
         given = dict(members)
+        _check_names(given, policy_pb2.QueuePolicy.DESCRIPTOR, "")
         if "queueClass" in given:
             given["queueClass"] = class_number(str(given["queueClass"]))
         try:
@@ -89,28 +91,37 @@ class QueuePolicy:
         return found
 
     def message(self) -> policy_pb2.QueuePolicy:
-        """The policy as it travels. Raises InvalidRequest for a word that is none."""
-        message = policy_pb2.QueuePolicy(permanent_errors=self.permanent_errors)
+        """The policy as it travels. Raises InvalidRequest for a word that is none, or a value of the wrong type."""
+        message = policy_pb2.QueuePolicy()
+        with sendable("permanent_errors"):
+            message.permanent_errors.extend(self.permanent_errors)
         for name in _NUMBERS:
-            setattr(message, name, getattr(self, name) or 0)
+            with sendable(name):
+                setattr(message, name, getattr(self, name) or 0)
         if self.queue_class is not None:
             message.queue_class = class_number(self.queue_class)
         if self.priority is not None:
-            message.priority = priority_number(self.priority)
+            with sendable("priority"):
+                message.priority = priority_number(self.priority)
         if self.backoff is not None:
-            message.backoff.CopyFrom(backoff_message(self.backoff))
+            with sendable("backoff"):
+                message.backoff.CopyFrom(backoff_message(self.backoff))
         for name in _SPANS:
             if (span := getattr(self, name)) is not None:
-                getattr(message, name).CopyFrom(duration(span))
-        for state, retention in self.retention.items():
-            if state not in _STATES:
-                raise InvalidRequest(f"retention is for {', '.join(_STATES)}, not for {state!r}")
-            _set_retention(getattr(message.retention, state), retention)
+                with sendable(name):
+                    getattr(message, name).CopyFrom(duration(span))
+        with sendable("retention"):
+            for state, retention in self.retention.items():
+                if state not in _STATES:
+                    raise InvalidRequest(f"retention is for {', '.join(_STATES)}, not for {state!r}")
+                _set_retention(getattr(message.retention, state), retention)
         for name in ("limit", "group_limit"):
             if (limit := getattr(self, name)) is not None:
-                getattr(message, name).CopyFrom(limit_to(limit))
-        for job_name, limit in self.job_limits.items():
-            message.job_limits[job_name].CopyFrom(limit_to(limit))
+                with sendable(name):
+                    getattr(message, name).CopyFrom(limit_to(limit))
+        with sendable("job_limits"):
+            for job_name, limit in self.job_limits.items():
+                message.job_limits[job_name].CopyFrom(limit_to(limit))
         return message
 
 
@@ -127,6 +138,20 @@ def class_word(number: policy_pb2.QueueClass.ValueType) -> str:
     if number not in policy_pb2.QueueClass.values():
         return str(number)
     return policy_pb2.QueueClass.Name(number).removeprefix(_PREFIX).lower()
+
+
+def _check_names(members: Mapping[str, Any], of: Descriptor, path: str) -> None:
+    """Raises InvalidRequest for a member that is no field, and for one value where several have a name."""
+    fields = {field.json_name: field for field in of.fields}
+    for name, value in members.items():
+        if name not in fields:
+            raise InvalidRequest(f"there is no field {path + name!r} in a policy; there {'are' if len(fields) > 1 else 'is'} {', '.join(sorted(fields))}")
+        inner = fields[name].message_type
+        if inner is None or inner.file.package != of.file.package or fields[name].is_repeated:
+            continue
+        if not isinstance(value, Mapping):
+            raise InvalidRequest(f"{path}{name} is made of {', '.join(sorted(field.json_name for field in inner.fields))}; it can't be {value!r}")
+        _check_names(value, inner, f"{path}{name}.")
 
 
 def policy_from(message: policy_pb2.QueuePolicy) -> QueuePolicy:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
+from operator import index
 from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -222,7 +223,7 @@ def _options(priority: int | str | None, delay: timedelta | float | None, delay_
     """Fields 5 to 9."""
     spec = job_pb2.JobSpec()
     if priority is not None:
-        spec.priority = priority if type(priority) is int else priority_number(priority)
+        spec.priority = priority_number(priority)
     if delay is not None or delay_until is not None:
         _set_delay(spec, delay, delay_until)
     if attempts is not None:
@@ -234,6 +235,10 @@ def _options(priority: int | str | None, delay: timedelta | float | None, delay_
 
 def priority_number(value: int | str) -> int:
     """The number of a priority. Raises ValueError and TypeError."""
+    if type(value) is int:
+        if -(2**31) <= value < 2**31:
+            return value
+        raise ValueError(f"priority must be a whole number of 32 bits; it is {value}")
     if isinstance(value, str):
         try:
             return Priority[value.upper()].value
@@ -241,7 +246,7 @@ def priority_number(value: int | str) -> int:
             raise ValueError(f"{value!r} is no priority; use a number or one of critical, high, normal, medium, low, batch") from None
     if isinstance(value, bool):
         raise TypeError("priority must be a number or a name, not a bool")
-    return int(value)
+    return priority_number(index(value))
 
 
 def _attempts(value: int) -> int:
@@ -266,6 +271,8 @@ def _set_delay(spec: job_pb2.JobSpec, delay: timedelta | float | None, delay_unt
 
 
 def _timestamp(date: datetime, name: str) -> Timestamp:
+    if not isinstance(date, datetime):
+        raise TypeError(f"{name} must be a datetime with a time zone, not {date!r}")
     if date.tzinfo is None:
         raise ValueError(f"{name} needs a time zone, for example datetime.now(UTC)")
     message = Timestamp()

@@ -52,6 +52,8 @@ async def test_only_states_in_which_jobs_have_ended_are_cleaned(api: Api, queue:
     await enqueue(api, queue)
     refused = await refusal(clean(api, queue, state))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("state",))
+    known = state in State.values()
+    assert f"it is {State.Name(state).removeprefix('JOB_STATE_') if known else state}" in refused.message
     assert (await counts(api, queue)).waiting == 1
 
 

@@ -21,6 +21,8 @@ def test_a_policy_is_set_field_by_field_and_shown(jobwire: Jobwire, queue: str) 
         "timeout": "30s",
         "limit": {"concurrency": 5},
     }
+    (fixed,) = jobwire.lines("queues", "policy", "set", queue, "backoff=fixed:30s")
+    assert fixed["backoff"] == {"base": "30s", "factor": 1.0}
     shown = jobwire("queues", "policy", "get", queue)
     assert "queueClass       high" in shown
     assert jobwire.lines("queues", "policy", "set", queue, "attempts=", "limit.concurrency=")[0].keys() == set_now.keys() - {"attempts", "limit"}
@@ -39,8 +41,13 @@ def test_the_limit_of_one_job_name_is_set_and_the_others_stay(jobwire: Jobwire, 
     [
         ("attempts", "'attempts' is no change; write FIELD=VALUE"),
         ("attempts=many", "attempts must be a number; it is 'many'"),
-        ("attemps=3", "no policy"),
-        ("timeout=soon", "'soon' is not a duration"),
+        ("attempts=1001", "attempts must be from 1 to 1000"),
+        ("attemps=3", "there is no field 'attemps' in a policy; there are ageing, attempts,"),
+        ("backoff.bas=3", "there is no field 'backoff.bas' in a policy; there are base, delays,"),
+        ("backoff=quick:3s", "'quick:3s' is no backoff; write exponential:2s"),
+        ("limit=5", "limit is made of concurrency, rate; it can't be 5"),
+        ("priority=urgent", "priority must be a number or one of critical, high, normal, low, batch; it is 'urgent'"),
+        ("timeout=soon", "timeout: 'soon' is not a duration"),
         ("class=urgent", "'urgent' is no class"),
         ("attempts=2000", "attempts must be from 1 to 1000"),
     ],

@@ -53,8 +53,14 @@ async def test_only_the_fields_that_are_named_are_taken(client: Client, queue: s
 async def test_a_policy_as_json_is_that_of_rest() -> None:
     assert QueuePolicy.from_json(FULL.to_json()) == FULL
     assert QueuePolicy(queue_class="normal", timeout=1.5).to_json() == {"queueClass": "medium", "timeout": "1.500s"}
-    with pytest.raises(InvalidRequest, match="this is no policy"):
-        QueuePolicy.from_json({"attemps": 3})
+    for members, sentence in (
+        ({"attemps": 3}, "there is no field 'attemps' in a policy; there are ageing, attempts"),
+        ({"limit": {"rate": {"max": 3}}}, "there is no field 'limit.rate.max' in a policy; there are burst, count, period"),
+        ({"retention": 5}, "retention is made of cancelled, completed, expired, failed; it can't be 5"),
+        ({"attempts": "many"}, "this is no policy"),
+    ):
+        with pytest.raises(InvalidRequest, match=sentence):
+            QueuePolicy.from_json(members)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,8 @@ async def test_a_field_out_of_its_bounds_is_told(client: Client, queue: str) -> 
         await client.update_queue(queue, QueuePolicy(attempts=2000))
     with pytest.raises(InvalidRequest, match="update_mask"):
         await client.update_queue(queue, QueuePolicy(), fields=["attemps"])
+    with pytest.raises(InvalidRequest, match="fields must be several names, not one text: \\['attempts'\\]"):
+        await client.update_queue(queue, QueuePolicy(), fields="attempts")
 
 
 async def test_classes_are_counted_paused_and_resumed(store: Store) -> None:

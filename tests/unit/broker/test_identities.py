@@ -47,6 +47,13 @@ def test_what_is_out_of_its_bounds_is_refused_by_its_name(fields: dict[str, obje
     assert caught.value.message.startswith(field)
 
 
+@pytest.mark.parametrize(("key", "end"), [("", "it has 0"), ("x" * 256, "it has 256"), ("café", "it is 'café'"), ("a\n", "it is 'a\\n'")])
+def test_a_key_that_is_none_is_told_with_what_is_wrong_with_it(key: str, end: str) -> None:
+    with pytest.raises(InvalidField, match="must be 1 to 255 printable characters of ASCII; ") as caught:
+        asked(throttle=job_pb2.Throttle(key=key, period=SECOND))
+    assert caught.value.message.endswith(end)
+
+
 def signature(**fields: object) -> bytes:
     ask = asked(idempotency=job_pb2.Idempotency(key="k"), **fields)
     assert ask is not None

@@ -10,7 +10,7 @@ from jobwire.v1 import job_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.rules import reports
-from jobwire_broker.rules.reports import checkpoint_item, clip, finish_item, log_item, progress_item, receipt_item
+from jobwire_broker.rules.reports import checkpoint_item, clip, finish_item, log_item, progress_item, receipt_item, span
 
 
 def finish(**outcome: Any) -> pb.Finish:
@@ -19,6 +19,23 @@ def finish(**outcome: Any) -> pb.Finish:
 
 def progress(**fields: Any) -> pb.ProgressReport:
     return pb.ProgressReport(queue="q", id="a", token=7, progress=job_pb2.Progress(**fields))
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 ms"),
+        (100, "100 ms"),
+        (1500, "1500 ms"),
+        (90_000, "90 s"),
+        (300_000, "5 min"),
+        (3_600_000, "1 h"),
+        (86_400_000, "1 day"),
+        (2_592_000_000, "30 days"),
+    ],
+)
+def test_a_length_of_time_is_said_in_the_largest_unit_that_says_it_whole(ms: int, text: str) -> None:
+    assert span(ms) == text
 
 
 @settings(deadline=None)

@@ -98,7 +98,7 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (("jobs", "get", "abc"), "queues/QUEUE/jobs/ID"),
+        (("jobs", "get", "abc"), "say its queue with --queue, or give queues/QUEUE/jobs/abc"),
         (("jobs", "get", "queues/q/jobs/a", "--queue", "q"), "leave --queue out"),
         (("jobs", "watch"), "name the jobs to watch"),
         (("jobs", "watch", "queues/q/jobs/a", "--url", "http://x"), "name the jobs to watch"),

@@ -118,7 +118,10 @@ def test_a_backoff_says_only_what_it_must() -> None:
     [
         ({"priority": "urgent"}, "critical, high, normal"),
         ({"priority": True}, "bool"),
-        ({"priority": 2**40}, "range"),
+        ({"priority": 2**40}, "priority must be a whole number of 32 bits; it is 1099511627776"),
+        ({"priority": 1.5}, "float"),
+        ({"expires_at": "2030-01-01"}, "expires_at must be a datetime with a time zone"),
+        ({"timeout": "10s"}, "'10s' is no length of time; give seconds or a timedelta"),
         ({"delay": 1, "delay_until": datetime.now(UTC)}, "not both"),
         ({"delay_until": datetime(2030, 1, 1)}, "time zone"),
         ({"attempts": 0}, "at least 1"),

@@ -101,7 +101,7 @@ def test_half_a_rate_of_a_group_is_refused_also_where_the_mask_passes_it_over() 
 def test_a_change_of_a_group_and_of_a_job_arrive() -> None:
     group = rules.update_group(asked({"weight": 2, "express": False, "limit": None}))
     assert (group.group.name, group.group.weight, list(group.update_mask.paths)) == ("queues/q/groups/acme", 2, ["weight", "express", "limit"])
-    job = rules.update_job(asked({"payload": None, "priority": "HIGH", "dueTime": None, "labels": {"a": "b"}}))
+    job = rules.update_job(asked({"payload": None, "priority": "High", "dueTime": None, "labels": {"a": "b"}}))
     assert (job.job.name, job.job.payload.json, job.job.priority, dict(job.job.labels)) == ("queues/q/jobs/a", "null", 1, {"a": "b"})
     assert list(job.update_mask.paths) == ["payload", "priority", "due_time", "labels"]
     refused(rules.update_job, {"state": "failed"}, match="state names nothing that can be changed")
@@ -144,7 +144,7 @@ def test_a_bulk_verb_arrives() -> None:
         ({"verb": "retry", "filter": {"state": "failed"}}, "state"),
         ({"verb": "retry", "filter": {"states": ["done"]}}, "filter.states must be an array of"),
         ({"verb": "retry", "filter": []}, "filter must be an object"),
-        ({"verb": "cancel", "grace": 5}, "grace must be a string"),
+        ({"verb": "cancel", "grace": 5}, "grace must be a length of time in seconds"),
     ],
 )
 def test_a_bulk_verb_that_makes_no_sense_is_named(body: dict[str, object], match: str) -> None:

@@ -1,0 +1,53 @@
+"""A value of the wrong type is told by the name of its field, before anything is sent."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from jobwire_client import Client, InvalidRequest, Limit, QueuePolicy, Retention
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda c: c.cancel("queues/q/jobs/a", grace="soon"), "grace"),
+        (lambda c: c.clean_queue("q", grace="soon"), "grace"),
+        (lambda c: c.plan_bulk("q", "cancel", grace="soon"), "grace"),
+        (lambda c: c.plan_bulk("q", "resolve", note=5), "note"),
+        (lambda c: c.resolve("queues/q/jobs/a", 5), "note"),
+        (lambda c: c.resolve("queues/q/jobs/a", "\ud800"), "note"),
+        (lambda c: c.update_group("q", "g", weight="much"), "weight"),
+        (lambda c: c.update_group("q", "g", express="yes"), "express"),
+        (lambda c: c.update_group("q", "g", limit=Limit(concurrency=cast(int, 1.5))), "limit"),
+        (lambda c: c.update_group("q", "g", limit=5), "limit"),
+    ],
+    ids=range(10),
+)
+async def test_an_argument_of_the_wrong_type_is_told_by_its_name(call: Callable[[Client | Any], Awaitable[Any]], field: str) -> None:
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest, match=f"^{field} can't be sent: "):
+            await call(client)
+
+
+@pytest.mark.parametrize(
+    ("policy", "field"),
+    [
+        ({"attempts": "x"}, "attempts"),
+        ({"max_depth": 1.5}, "max_depth"),
+        ({"priority": 2**31}, "priority"),
+        ({"backoff": 5}, "backoff"),
+        ({"timeout": "x"}, "timeout"),
+        ({"ageing": []}, "ageing"),
+        ({"permanent_errors": [5]}, "permanent_errors"),
+        ({"retention": 5}, "retention"),
+        ({"retention": {"failed": 5}}, "retention"),
+        ({"retention": {"failed": Retention(count=cast(int, "x"))}}, "retention"),
+        ({"limit": Limit(concurrency=2**40)}, "limit"),
+        ({"group_limit": 5}, "group_limit"),
+        ({"job_limits": {"mail": 5}}, "job_limits"),
+    ],
+    ids=str,
+)
+def test_a_field_of_a_policy_of_the_wrong_type_is_told_by_its_name(policy: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field} can't be sent: "):
+        QueuePolicy(**policy).message()
