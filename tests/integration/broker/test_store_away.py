@@ -216,6 +216,8 @@ async def test_what_chatty_workers_say_meanwhile_is_kept_within_bounds_and_their
         await enqueue_all(api, [spec("q", f"j{i}") for i in range(20)])
         await worker.hello(credit=20)
         chatty, *others = await worker.jobs(20)
+        # What a slow disk has not taken yet is lost with the store.
+        await api.jobs.Enqueue(pb.EnqueueRequest(job=spec("fence"), durability=job_pb2.DURABILITY_DISK))
         await store.kill()
         await broker.line("store.unavailable", past=True)
         for i in range(200):

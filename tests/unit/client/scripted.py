@@ -15,6 +15,12 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[Context], Awaitable[error_pb2.ErrorStatus | None]]
 """What to do before a call is answered: with success, or, a message of a stream, with this error."""
 
+PATIENT_S = 30.0
+"""A timeout of calls that succeed at once: only a busy machine needs any of it."""
+
+TIMEOUTS_S = (0.5, 2.0, 8.0, PATIENT_S)
+"""Of calls that go on for as long as they may: the longer ones are for a machine that was too busy for what was to happen before."""
+
 
 class Scripted:
     """A broker that does what `answer` says before it answers."""

@@ -10,7 +10,7 @@ from jobwire.v1 import error_pb2, job_service_pb2
 from jobwire_client import Client, DurabilityUnsupported, QueueUnavailable, StoreFull, SyncClient
 from jobwire_client import _enqueue_stream as module
 
-from tests.unit.client.scripted import Context, Scripted, never, nobody, refusing, saying, serving, status_of, well
+from tests.unit.client.scripted import TIMEOUTS_S, Context, Scripted, never, nobody, refusing, saying, serving, status_of, well
 
 NO = grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"
 
@@ -102,9 +102,14 @@ async def test_a_broker_that_is_ending_is_left_for_the_next_one() -> None:
 
 async def test_what_a_broker_that_ends_says_of_unanswered_messages_is_what_callers_hear() -> None:
     for word in ("no", "unknown"):
-        async with serving(refusing(*NO, accepted=word)) as (ending, _), Client([ending, nobody()], timeout=0.5) as client:
-            with pytest.raises(QueueUnavailable) as caught:
-                await client.enqueue("q", "h")
+        async with serving(refusing(*NO, accepted=word)) as (ending, _):
+            for timeout_s in TIMEOUTS_S:
+                async with Client([ending, nobody()], timeout=timeout_s) as client:
+                    with pytest.raises(QueueUnavailable) as caught:
+                        await client.enqueue("q", "h")
+                # Whom a busy machine keeps from being refused in time is unknown as well.
+                if caught.value.accepted == word:
+                    break
         assert caught.value.accepted == word
 
 
