@@ -213,6 +213,7 @@ class JobServiceServicer(object):
     def CancelJob(self, request, context):
         """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
         the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
+        Asked again, the grace of the first call stands; only a grace of 0 cuts it short.
 
         Errors:
         NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.

@@ -85,6 +85,7 @@ class JobServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
     the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
+    Asked again, the grace of the first call stands; only a grace of 0 cuts it short.
 
     Errors:
       NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
@@ -257,6 +258,7 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
     the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
+    Asked again, the grace of the first call stands; only a grace of 0 cuts it short.
 
     Errors:
       NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
@@ -462,6 +464,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
         """Cancels a job. One that has not started is CANCELLED at once. One that runs is told, and ends as CANCELLED when its handler gives way, or at the end of
         the grace at the latest; if it completes before that, it is COMPLETED. To cancel what is already cancelled is no error.
+        Asked again, the grace of the first call stands; only a grace of 0 cuts it short.
 
         Errors:
           NOT_FOUND / JOB_NOT_FOUND: there is no such job, or it is gone → stop asking.
