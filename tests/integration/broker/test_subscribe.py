@@ -20,7 +20,7 @@ NOT_FOUND = job_service_pb2.CHANGE_TYPE_NOT_FOUND
 
 
 class Subscription:
-    """One stream, read frame by frame; each wait lasts 5 s at the most."""
+    """One stream, read frame by frame; each wait lasts 30 s at the most, and only a busy machine needs any of it."""
 
     def __init__(self, api: Api) -> None:
         self._call = api.events.Subscribe()
@@ -70,7 +70,7 @@ class Subscription:
         assert self._changes == []
 
     async def _read(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             frame = await self._call.read()
         if not isinstance(frame, pb.SubscribeResponse):
             raise grpc.aio.AioRpcError(
