@@ -7,8 +7,9 @@ the resolver: what comes out of it is what is checked.
 
 import asyncio
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, cast
 
@@ -103,17 +104,17 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-class Resolver:
-    """The system's resolver, in threads of its own: a name server that does not answer must not take those that others need."""
+async def resolve_by_system(host: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver, in a thread of its own: a name server that does not answer takes nobody else's, and holds up no end of the process."""
+    answer: Future[Sequence[str]] = Future()
+    threading.Thread(target=_look_up, args=(answer, host, port), name="resolve", daemon=True).start()
+    return await asyncio.wrap_future(answer)
 
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
 
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Resolve a name."""
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        return [str(entry[4][0]) for entry in found]
-
-    def close(self) -> None:
-        """Wait for nothing."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+def _look_up(answer: "Future[Sequence[str]]", host: str, port: int) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result([str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
+    except Exception as error:
+        answer.set_exception(error)

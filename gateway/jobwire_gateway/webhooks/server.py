@@ -32,7 +32,7 @@ from jobwire_gateway.webhooks.endpoints import JOB_NAME, Endpoints
 from jobwire_gateway.webhooks.ends import Ends
 from jobwire_gateway.webhooks.look_back import LookBack
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
-from jobwire_gateway.webhooks.network import CheckedNetwork, Resolve, Resolver
+from jobwire_gateway.webhooks.network import CheckedNetwork, Resolve, resolve_by_system
 from jobwire_gateway.webhooks.sending import Sender
 
 _log = logging.getLogger("jobwire.webhooks")
@@ -72,7 +72,7 @@ async def _serve(config: WebhookConfig) -> None:
 class Webhooks:
     """All of it. Made inside the event loop that uses it. `resolve` and `tls` stand in for the system's, for tests."""
 
-    def __init__(self, config: WebhookConfig, metrics: WebhookMetrics, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, config: WebhookConfig, metrics: WebhookMetrics, *, resolve: Resolve = resolve_by_system, tls: ssl.SSLContext | None = None) -> None:
         settings = config.settings
         self._settings = settings
         self._config = config
@@ -84,8 +84,7 @@ class Webhooks:
         self._ends = Ends(self._deliveries.hear, self._look_back.doubt)
         self._feed = Feed(self._brokers, self._ends)
         metrics.watch_feed(lambda: self._feed.open)
-        self._resolver = Resolver(settings.concurrency)
-        self._pool = _pool(settings, resolve or self._resolver, tls or ssl.create_default_context())
+        self._pool = _pool(settings, resolve, tls or ssl.create_default_context())
         self._tasks: list[asyncio.Task[None]] = []
         self._sender = Sender(self._endpoints, self._pool, settings.timeout, self._pause, metrics)
 
@@ -114,7 +113,6 @@ class Webhooks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._pool.aclose()
-            self._resolver.close()
             await self._brokers.close()
 
     async def run_until(self, stop: asyncio.Event) -> None:

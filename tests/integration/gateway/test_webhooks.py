@@ -31,7 +31,7 @@ from jobwire_gateway.webhooks import deliveries
 from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
 from jobwire_gateway.webhooks.endpoints import Endpoint, QueuePattern
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
-from jobwire_gateway.webhooks.network import Resolve
+from jobwire_gateway.webhooks.network import Resolve, resolve_by_system
 from jobwire_gateway.webhooks.secrets import Secret
 from jobwire_gateway.webhooks.server import Webhooks
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -70,7 +70,7 @@ class Lab:
 
     @asynccontextmanager
     async def running(
-        self, *endpoints: Endpoint, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None, **settings: Any
+        self, *endpoints: Endpoint, resolve: Resolve = resolve_by_system, tls: ssl.SSLContext | None = None, **settings: Any
     ) -> AsyncIterator[Webhooks]:
         made = WebhookSettings(**{"endpoints": endpoints, "queue": self.deliveries, "allow_private": LOOPBACK, **settings})
         webhooks = Webhooks(WebhookConfig(settings=made, broker=self._broker.address), WebhookMetrics(), resolve=resolve, tls=tls)

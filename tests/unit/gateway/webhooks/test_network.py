@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import httpcore
 import pytest
-from jobwire_gateway.webhooks.network import AddressRefused, CheckedNetwork, Resolver, is_allowed
+from jobwire_gateway.webhooks.network import AddressRefused, CheckedNetwork, is_allowed, resolve_by_system
 
 PUBLIC = [
     "1.1.1.1",
@@ -157,7 +157,7 @@ async def test_one_address_that_is_not_allowed_refuses_all(addresses: list[str])
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "localhost"])
 async def test_odd_forms_of_an_address_are_judged_by_what_the_system_makes_of_them(host: str) -> None:
-    network = CheckedNetwork((), Resolver(1))
+    network = CheckedNetwork((), resolve_by_system)
     with pytest.raises((AddressRefused, httpcore.ConnectError)):
         await network.connect_tcp(host, 9)
 
