@@ -184,7 +184,7 @@ class Chooser:
 
     def options(self, moment: Moment) -> list[Candidate | None]:
         """The jobs of which one must be given now. None among them: it is right to give nothing."""
-        self._note_rules(moment)
+        self.note_rules(moment)
         found: list[Candidate | None] = []
         chosen, is_sure = self._turn(moment)
         if not is_sure or self._is_held(moment):
@@ -218,7 +218,7 @@ class Chooser:
 
     def may_start(self, moment: Moment, kind: Kind) -> bool:
         """Whether no limit, pause or label forbids a job to start now, whosever turn it is."""
-        self._note_rules(moment)
+        self.note_rules(moment)
         gates = (
             self._name_gate(moment, kind),
             self._group_gate(moment, kind),
@@ -315,15 +315,18 @@ class Chooser:
             self._rates[what].doubt(self._doubted_us)
         return self._rates[what]
 
-    def _note_rules(self, moment: Moment) -> None:
+    def note_rules(self, moment: Moment) -> None:
         """Express groups have a time of their own; a rate that is new may go on from the date of the one before, or not."""
         rules = moment.rules
         for group in [group for group in self.tags if rules.of(group).express != (group in self._express)]:
             # Its tag was in another time.
             del self.tags[group]
         self._express = {group for group, found in rules.groups.items() if found.express}
-        limits = {"queue": rules.queue, **{f"name {name}": limit for name, limit in rules.names.items()}}
-        limits |= {f"group {group}": rules.limit_of(group) for group in {job.kind.group for job in moment.waiting if job.kind.group}}
+        # A limit that is taken away takes with it what has counted.
+        limits = {what: NO_LIMIT for what in self._rates if what.startswith("name ")}
+        limits |= {"queue": rules.queue, **{f"name {name}": limit for name, limit in rules.names.items()}}
+        groups = {job.kind.group for job in moment.waiting if job.kind.group} | {what[6:] for what in self._rates if what.startswith("group ")}
+        limits |= {f"group {group}": rules.limit_of(group) for group in groups}
         for what, limit in limits.items():
             paced = self._paced(what, limit)
             if paced.rate != limit.rate:

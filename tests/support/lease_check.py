@@ -150,6 +150,7 @@ class LeaseCheck:
             return ""
         self._note_ageing(seen, asked)
         rules = seen.rules
+        self.chooser.note_rules(Moment(now_us, rules, [], []))
         if seen.paused and any(one.given for one in asked):
             return "a job is leased, and the queue is paused"
         left = {raw_id: self._candidate(raw_id, place, line) for raw_id, (place, line) in seen.waiting.items()}
