@@ -55,10 +55,11 @@ class _Wanted(NamedTuple):
 
 
 class Deliveries:
-    """Makes the jobs. `on_doubt` is called with the name of a queue of which ends were heard that there was no room for."""
+    """Makes the jobs. Where there is no room for an end that is heard, `on_lost` is called with the name of its queue, and `on_doubt` when there is some."""
 
     def __init__(self, brokers: Brokers, endpoints: Endpoints, queue: str, look_back: timedelta, metrics: WebhookMetrics) -> None:
         self.on_doubt: Callable[[str], None] = _nothing
+        self.on_lost: Callable[[str], None] = _nothing
         self._brokers = brokers
         self._endpoints = endpoints
         self._queue = queue
@@ -79,6 +80,7 @@ class Deliveries:
             return
         if len(self._waiting) >= MOST_WAITING:
             self._dropped.add(job.queue)
+            self.on_lost(job.queue)
             return
         self._waiting.append(job)
         self.idle.clear()

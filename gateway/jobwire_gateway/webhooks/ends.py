@@ -18,13 +18,16 @@ _log = logging.getLogger("jobwire.webhooks")
 
 
 class Ends:
-    """`on_end` is called with each job at its end; `on_doubt` with the name of a queue of which ends may have been missed."""
+    """`on_end` is called with each job at its end. With the name of a queue are called `on_doubt`, where ends of it may have been missed, and `on_lost`, where no
+    more of it is heard.
+    """
 
-    def __init__(self, on_end: Callable[[Job], None], on_doubt: Callable[[str], None]) -> None:
+    def __init__(self, on_end: Callable[[Job], None], on_doubt: Callable[[str], None], on_lost: Callable[[str], None]) -> None:
         self.on_demand: Callable[[], None] = _nothing
         self.trouble: str | None = None
         self._on_end = on_end
         self._on_doubt = on_doubt
+        self._on_lost = on_lost
         self.live = asyncio.Event()
         """Set while everything that is followed is heard."""
         self._queues: set[str] = set()
@@ -50,6 +53,8 @@ class Ends:
         """The stream is broken."""
         self.trouble = reason
         self.live.clear()
+        for queue in self._confirmed:
+            self._on_lost(queue)
         yield
 
     def demand(self) -> tuple[list[str], list[str]]:

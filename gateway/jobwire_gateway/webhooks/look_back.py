@@ -6,6 +6,8 @@ not made again.
 
 import asyncio
 import logging
+import math
+import random
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -33,15 +35,24 @@ class LookBack:
         self._endpoints = endpoints
         self._deliveries = deliveries
         self._span_s = look_back.total_seconds()
-        self._doubted: dict[str, None] = {}
+        # From when on, in seconds since 1970: of queues to be looked at, and of those that are followed no more until a broker is back.
+        self._doubted: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
         self._arrived = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing is in doubt."""
         self.idle.set()
 
+    def lose(self, queue: str) -> None:
+        """From now on this queue is not heard of. However long that lasts, it is looked back to here once it is."""
+        self._lost.setdefault(queue, time.time() - self._span_s)
+
     def doubt(self, queue: str) -> None:
         """Ends of this queue may have been missed."""
-        self._doubted[queue] = None
+        self._look_from(queue, min(time.time() - self._span_s, self._lost.pop(queue, math.inf)))
+
+    def _look_from(self, queue: str, since: float) -> None:
+        self._doubted[queue] = min(since, self._doubted.get(queue, math.inf))
         self.idle.clear()
         self._arrived.set()
 
@@ -52,24 +63,24 @@ class LookBack:
             self._arrived.clear()
             while self._doubted:
                 queue = next(iter(self._doubted))
-                del self._doubted[queue]
+                since = self._doubted.pop(queue)
                 try:
-                    await self._look(queue)
+                    await self._look(queue, since)
                 except (Problem, ValueError) as error:
                     _log.warning("webhooks.look_back_failed queue=%s error=%s", queue, error)
-                    self.doubt(queue)
-                    await asyncio.sleep(_RETRY_S)
+                    self._look_from(queue, since)
+                    await asyncio.sleep(random.uniform(0.5, 1.0) * _RETRY_S)
             self.idle.set()
 
-    async def _look(self, queue: str) -> None:
+    async def _look(self, queue: str, since: float) -> None:
         events = self._endpoints.events_of(queue)
         for state in (state for state, event in EVENT_OF.items() if event in events):
-            async for jobs in self._ended(queue, state):
+            async for jobs in self._ended(queue, state, since):
                 await self._deliveries.make(jobs)
 
-    async def _ended(self, queue: str, state: "JobState.ValueType") -> AsyncIterator[list[Job]]:
-        """The jobs of a final state that ended lately, in pages. Raises Problem."""
-        since, token = time.time() - self._span_s, ""
+    async def _ended(self, queue: str, state: "JobState.ValueType", since: float) -> AsyncIterator[list[Job]]:
+        """The jobs of a final state that ended since then, in pages. Raises Problem."""
+        token = ""
         while True:
             request = ListJobsRequest(parent=queue_name(queue), state=state, page_size=_PAGE, page_token=token)
             response: ListJobsResponse = await self._brokers.call(lambda broker: broker.jobs.ListJobs, request)

@@ -81,7 +81,8 @@ class Webhooks:
         self._deliveries = Deliveries(self._brokers, self._endpoints, settings.queue, settings.look_back, metrics)
         self._look_back = LookBack(self._brokers, self._endpoints, self._deliveries, settings.look_back)
         self._deliveries.on_doubt = self._look_back.doubt
-        self._ends = Ends(self._deliveries.hear, self._look_back.doubt)
+        self._deliveries.on_lost = self._look_back.lose
+        self._ends = Ends(self._deliveries.hear, self._look_back.doubt, self._look_back.lose)
         self._feed = Feed(self._brokers, self._ends)
         metrics.watch_feed(lambda: self._feed.open)
         self._pool = _pool(settings, resolve, tls or ssl.create_default_context())
