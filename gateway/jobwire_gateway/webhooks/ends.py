@@ -18,8 +18,9 @@ _log = logging.getLogger("jobwire.webhooks")
 
 
 class Ends:
-    """`on_end` is called with each job at its end. With the name of a queue are called `on_doubt`, where ends of it may have been missed, and `on_lost`, where no
-    more of it is heard.
+    """`on_end` is called with each job at its end.
+
+    `on_doubt` is called with the name of a queue of which ends may have been missed, `on_lost` with that of one of which no more is heard.
     """
 
     def __init__(self, on_end: Callable[[Job], None], on_doubt: Callable[[str], None], on_lost: Callable[[str], None]) -> None:
