@@ -13,7 +13,7 @@ from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueVerdict
 from tests.support import Broker, Gateway
 from tests.support.api import api
 
-from .reading import LARGE, enqueue
+from .reading import LARGE
 from .talking import talking
 from .wire import stalled, stalled_stream
 
@@ -43,7 +43,7 @@ async def test_b04_w07_w08_who_takes_nothing_for_half_a_minute_or_says_nothing_f
                 # The overview and the log are more than the kernel holds as they begin. Of the others that much is to come first.
                 while (left := await _open_streams(http)) and time.monotonic() - began < 60:
                     assert left == len(paths) + 1 or time.monotonic() - began > 25
-                    await asyncio.gather(*(enqueue(http, queue, labels=LARGE) for _ in range(50)))
+                    await _make(broker, [JobSpec(queue=queue, job_name="t", labels=LARGE)] * 50)
                     await asyncio.sleep(0.5)
             assert await _open_streams(http) == 0
     await silent
@@ -51,8 +51,12 @@ async def test_b04_w07_w08_who_takes_nothing_for_half_a_minute_or_says_nothing_f
 
 async def _make_many_queues(broker: Broker) -> None:
     """An overview of nearly half a megabyte."""
+    await _make(broker, [JobSpec(queue=f"{number:q>100}", job_name="j") for number in range(1_000)])
+
+
+async def _make(broker: Broker, jobs: list[JobSpec]) -> None:
     async with api(broker) as services:
-        answer = await services.jobs.EnqueueBatch(EnqueueBatchRequest(jobs=[JobSpec(queue=f"{number:q>100}", job_name="j") for number in range(1_000)]))
+        answer = await services.jobs.EnqueueBatch(EnqueueBatchRequest(jobs=jobs))
     assert {item.verdict for item in answer.items} == {EnqueueVerdict.ENQUEUE_VERDICT_MADE}
 
 
