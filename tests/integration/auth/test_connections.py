@@ -273,7 +273,7 @@ async def test_worker_and_gateway_reach_a_broker_over_tls(store: Store, tmp_path
     async with Broker(store, extra=["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)], env={"JOBWIRE_KEYS": keys.text}) as broker:
         env = {"JOBWIRE_TLS_CA": str(authority.file), "JOBWIRE_API_KEY": keys.of["gateway"]}
         async with Gateway(broker, env=env) as gateway:
-            await gateway.line("feed_open", past=True)
+            await gateway.line(r"feed\.open", past=True)
         name = f"localhost:{broker.address.rpartition(':')[2]}"
         worker = Worker(name, queues=["q"], credentials=WorkerCredentials(ca=authority.file, key=keys.of["all"]))
         worker.handler("*")(_nothing)
@@ -288,7 +288,7 @@ async def test_authorities_and_certificates_of_both_sides_are_exchanged_without_
     env = {"JOBWIRE_KEYS": "gateway cert:gateway.example watch:* read:*\nann cert:ann.example *:*"}
     certified = {"JOBWIRE_TLS_CA": str(old.file), "JOBWIRE_CLIENT_CERT": str(own.certificate), "JOBWIRE_CLIENT_KEY": str(own.key)}
     async with Broker(store, extra=flags, env=env) as broker, Gateway(broker, env=certified) as gateway:
-        await gateway.line("feed_open", past=True)
+        await gateway.line(r"feed\.open", past=True)
         of_old = tmp_path / "of-old.pem"
         of_old.write_bytes(old.file.read_bytes())
         # Half of it: the broker's clients must be of the new authority, and the gateway is not yet.
@@ -304,7 +304,7 @@ async def test_authorities_and_certificates_of_both_sides_are_exchanged_without_
                 await client.server_info()
         await broker.kill()
         await broker.restart()
-        back = asyncio.create_task(gateway.line("feed_open", timeout=20))
+        back = asyncio.create_task(gateway.line(r"feed\.open", timeout=20))
         new.issue("gateway.example", to=own)
         await back
 
