@@ -52,7 +52,7 @@ class Secret:
         try:
             with self.file.open("rb") as file:
                 return file.read(_MAX_TEXT).decode("ascii")
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no ASCII, or a path that can't be one
             raise SecretUnreadable(f"{self} can't be read: {type(error).__name__}") from None
 
 

@@ -20,7 +20,7 @@ from jobwire_gateway.webhooks.endpoints import EVENTS, Endpoint, QueuePattern
 from jobwire_gateway.webhooks.network import is_allowed
 from jobwire_gateway.webhooks.nodes import Mistake, pairs, sequence, whole, word, yes_or_no
 from jobwire_gateway.webhooks.nodes import duration as read_duration
-from jobwire_gateway.webhooks.secrets import Secret, SecretUnreadable
+from jobwire_gateway.webhooks.secrets import PREFIX, Secret, SecretUnreadable
 
 MAX_FILE_BYTES = 1 << 20
 MAX_ENDPOINTS = 1_000
@@ -29,6 +29,7 @@ _MAX_LISTED = 100
 _FIELDS = ("allow_http", "allow_private", "concurrency", "endpoints", "look_back", "queue", "timeout")
 _ENDPOINT_FIELDS = ("events", "labels", "queues", "secrets", "url")
 _HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_PORT = re.compile(r":[0-9]*$")
 _NUMERIC_LABEL = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
 
 
@@ -51,6 +52,8 @@ def parse_webhooks(text: str, file: str) -> WebhookSettings:
         raise ValueError(f"{file}:{line}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{file}:1: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{file}:1: the file is nested too deeply") from None
     reading = _Reading()
     settings = reading.settings(root)
     if reading.mistakes or settings is None:
@@ -131,8 +134,9 @@ class _Reading:
         try:
             parts = urlsplit(text)
             parts.port  # noqa: B018  # it is checked when it is read
-        except ValueError as error:
-            raise Mistake(node, f"url is no address: {error}") from None
+        except ValueError:
+            # Python's own words quote the text, where a password may stand.
+            raise Mistake(node, "url is no address such as https://shop.example:8443/jobs") from None
         if parts.scheme != "https" and not (parts.scheme == "http" and self._allow_http):
             raise Mistake(node, "url must begin with https://; http:// is taken with allow_http: true alone")
         if parts.username is not None or parts.password is not None:
@@ -146,6 +150,8 @@ class _Reading:
         host = parts.hostname or ""
         if not host or "%" in host or parts.port == 0:
             raise Mistake(node, "url must name a host, and a port other than 0 if it names one")
+        if _PORT.sub("", parts.netloc).lower() != (f"[{host}]" if ":" in host else host):
+            raise Mistake(node, "url: brackets stand around an address of IPv6 and nothing else")
         try:
             ip_address(host)
         except ValueError:
@@ -224,6 +230,8 @@ def _secret(node: yaml.Node) -> Secret:
     if len(entries) != 1 or entries[0][0].value not in ("file", "env"):
         raise Mistake(node, "a secret must be one of `file: PATH` and `env: NAME`")
     key, value = entries[0]
+    if word(value).startswith(PREFIX):
+        raise Mistake(value, f"secrets: behind {key.value}: stands a secret itself, and not where one is; change it, since others may have read it here")
     secret = Secret(file=Path(word(value))) if key.value == "file" else Secret(variable=word(value))
     try:
         secret.key()

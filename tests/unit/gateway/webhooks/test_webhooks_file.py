@@ -84,6 +84,7 @@ def test_the_defaults() -> None:
         ("endpoint: {}", 1, "'endpoint' is not known here; there are allow_http, "),
         ("a: [", 1, "expected"),
         ("a: \x07", 1, "special characters"),
+        ("[" * 3_000, 1, "nested too deeply"),
         (SMALL + "queue: no/name", 7, "queue must be of the form"),
         (SMALL + "look_back: soon", 7, "look_back: 'soon' is no duration"),
         (SMALL + "look_back: 8d", 7, "look_back must be from"),
@@ -112,6 +113,9 @@ def test_the_defaults() -> None:
         (SMALL.replace("{env: GOOD}", "{text: GOOD}"), 5, "one of `file: PATH` and `env: NAME`"),
         (SMALL.replace("{env: GOOD}", "{env: MISSING}"), 5, "the variable MISSING is not set"),
         (SMALL.replace("{env: GOOD}", "{file: /no/such/file}"), 5, "the file /no/such/file can't be read"),
+        (SMALL.replace("{env: GOOD}", '{file: "a\\0b"}'), 5, "can't be read"),
+        (SMALL.replace("{env: GOOD}", f"{{file: {GOOD}}}"), 5, "a secret itself"),
+        (SMALL.replace("{env: GOOD}", f"{{env: {GOOD}}}"), 5, "a secret itself"),
         (SMALL.replace("{env: GOOD}", "{env: SHORT}"), 5, "24 to 64 bytes; it has 23"),
         (SMALL.replace("{env: GOOD}", "{env: LONG}"), 5, "24 to 64 bytes; it has 65"),
         (SMALL.replace("{env: GOOD}", "{env: PLAIN}"), 5, "begins with whsec_"),
@@ -142,6 +146,10 @@ def test_a_mistake_is_told_with_its_line_and_what_would_be_good(text: str, line:
         ("https://user@shop.example/", "no user"),
         ("https://user:word@shop.example/", "no user"),
         ("https://shop.example@10.0.0.1/", "no user"),
+        ("https://user:PASS/WORD@shop.example/", "no address"),
+        ("https://user:PASSWORD", "no address"),
+        ("https://[v1.x]/", "brackets"),
+        ("https://[2606:4700::1111].shop.example/", "brackets"),
         ("https://@shop.example/", "no user"),
         ("https://shop.example/#part", "behind a #"),
         ("https://shop.example/#", "behind a #"),
@@ -173,11 +181,12 @@ def test_an_address_that_could_mean_something_else_is_refused(url: str, said: st
     with pytest.raises(ValueError, match=r"^f:4: ") as raised:
         parse_webhooks(SMALL.replace("https://shop.example/hook", f'"{url.replace(chr(92), chr(92) * 2)}"'), "f")
     assert said in str(raised.value)
+    assert "PASS" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["https://shop.example", "https://SHOP.example:8443/a/b?c=d", "https://8.8.8.8/", "https://[2606:4700::1111]:8443/", "https://xn--bcher-kva.example/"],
+    ["https://shop.example", "https://shop.example.:/", "https://shop.example:0443/", "https://SHOP.example:8443/a/b?c=d", "https://8.8.8.8/", "https://[2606:4700::1111]:8443/", "https://xn--bcher-kva.example/"],
 )
 def test_others_are_taken(url: str) -> None:
     (endpoint,) = parse_webhooks(SMALL.replace("https://shop.example/hook", f'"{url}"'), "f").endpoints
