@@ -10,7 +10,8 @@ from typing import NamedTuple
 from tests.support.broker import Broker
 from tests.support.process import Process, python
 
-WAIT_S = 30.0
+WAIT_S = 120.0
+"""On a busy machine all is slow; who waits for what comes pays nothing for a long bound."""
 
 
 class WebhooksProcess(Process):

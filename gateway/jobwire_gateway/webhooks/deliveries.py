@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -34,7 +34,8 @@ TOTAL = timedelta(days=14)
 """A delivery ends by then whatever its receiver says: one that always asks to come later is not asked for ever."""
 
 MOST_WAITING = 10_000
-"""Ends that were heard of and are not enqueued yet. What is more is looked for later, as after a gap."""
+MOST_WAITING_BYTES = 32 << 20
+"""Ends that were heard of and are not enqueued yet, and their bytes, since each has its result with it. What is more is looked for later, as after a gap."""
 _MOST_AT_ONCE = 100
 _MOST_READS = 16
 _MOST_REMEMBERED = 50_000
@@ -46,6 +47,10 @@ _KEY_MARGIN = timedelta(hours=1)
 _NO_ROOM = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _THERE_ALREADY = ("JOB_EXISTS", "IDEMPOTENCY_CONFLICT")
 """Somebody made it, with a body that tells the same end in other words: a note was left at the job meanwhile, or its payload was gone."""
+
+
+_End = tuple[str, str, int]
+"""The queue and id of a job, and the moment of its end."""
 
 
 class _Wanted(NamedTuple):
@@ -67,6 +72,7 @@ class Deliveries:
         self._key_ttl = look_back + _KEY_MARGIN
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
+        self._waiting_bytes = 0
         self._dropped: set[str] = set()
         self._remembered: OrderedDict[str, None] = OrderedDict()
         self._arrived = asyncio.Event()
@@ -78,11 +84,13 @@ class Deliveries:
         """Take the end of a job from the feed."""
         if not self._endpoints.wanting(job) or self._is_old(job):
             return
-        if len(self._waiting) >= MOST_WAITING:
+        size = job.ByteSize()
+        if self._waiting and (len(self._waiting) >= MOST_WAITING or self._waiting_bytes + size > MOST_WAITING_BYTES):
             self._dropped.add(job.queue)
             self.on_lost(job.queue)
             return
         self._waiting.append(job)
+        self._waiting_bytes += size
         self.idle.clear()
         self._arrived.set()
 
@@ -92,10 +100,16 @@ class Deliveries:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                await self.make([self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))])
+                await self.make(self._taken())
             self.idle.set()
             while self._dropped:
                 self.on_doubt(self._dropped.pop())
+
+    def _taken(self) -> list[Job]:
+        """The next of those that wait."""
+        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+        self._waiting_bytes -= sum(job.ByteSize() for job in jobs)
+        return jobs
 
     async def make(self, jobs: Iterable[Job]) -> None:
         """Enqueue the deliveries of these ends, however long it takes to reach a broker that takes them."""
@@ -117,8 +131,8 @@ class Deliveries:
 
     async def _make_once(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
         """Gives those for which there was no room, to be tried again. Raises Problem, and ValueError where the key can't be read."""
-        jobs = await self._read_all(wanted)
-        specs = [self._spec(one, job) for one, job in zip(wanted, jobs, strict=True)]
+        bodies = await self._bodies({_end_of(one.job): one.job for one in wanted})
+        specs = [self._spec(one, bodies[_end_of(one.job)]) for one in wanted]
         response: EnqueueBatchResponse = await self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, EnqueueBatchRequest(jobs=specs))
         left, error = [], ""
         for one, item in zip(wanted, response.items, strict=True):
@@ -136,15 +150,15 @@ class Deliveries:
             _log.warning("webhooks.not_enqueued count=%d error=%s", len(left), error)
         return left
 
-    async def _read_all(self, wanted: Sequence[_Wanted]) -> list[Job]:
-        """The jobs with all that they carry."""
+    async def _bodies(self, ends: Mapping[_End, Job]) -> dict[_End, str]:
+        """What is said of each end. A job is read once, however many want to hear of it, and no longer held than it takes to write its body."""
         room = asyncio.Semaphore(_MOST_READS)
 
-        async def read(one: _Wanted) -> Job:
+        async def body(ended: Job) -> str:
             async with room:
-                return await self._read(one.job)
+                return body_of(await self._read(ended)).decode()
 
-        return await asyncio.gather(*map(read, wanted))
+        return dict(zip(ends, await asyncio.gather(*map(body, ends.values())), strict=True))
 
     async def _read(self, ended: Job) -> Job:
         """The job as REST shows it. One that is gone, or was retried, is as it was heard of: without payload."""
@@ -156,9 +170,10 @@ class Deliveries:
             return ended
         return job if job.state == ended.state and job.finish_time == ended.finish_time else ended
 
-    def _spec(self, one: _Wanted, job: Job) -> JobSpec:
+    def _spec(self, one: _Wanted, body: str) -> JobSpec:
+        job = one.job
         spec = JobSpec(queue=self._queue, id=one.id, job_name=JOB_NAME, group=one.endpoint.name, attempts=len(DELAYS) + 1)
-        spec.payload.json = body_of(job).decode()
+        spec.payload.json = body
         spec.backoff.jitter = JITTER
         for delay in DELAYS:
             spec.backoff.delays.add().FromTimedelta(delay)
@@ -181,9 +196,12 @@ class Deliveries:
 def delivery_id(endpoint: str, job: Job) -> str:
     """The id of a delivery, and its `webhook-id`. A job that is retried and ends again has another end, and so another delivery."""
     # Unlike the revision, the moment of the end stays when a note is left at the job. It is the store's, in microseconds, and no two ends of a job share it.
-    ended_us = job.finish_time.ToMicroseconds()
-    digest = hashlib.sha256("\0".join((endpoint, job.queue, job.id, str(ended_us))).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join((endpoint, *map(str, _end_of(job)))).encode()).hexdigest()
     return f"msg_{digest[:32]}"
+
+
+def _end_of(job: Job) -> _End:
+    return job.queue, job.id, job.finish_time.ToMicroseconds()
 
 
 def _backoff_s(failures: int) -> float:

@@ -22,6 +22,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses that a name leads to. Raises OSError."""
 
 _MAX_ADDRESSES = 64
+EACH_S = 5.0
+"""How long an address may take to be connected to, where there is another: it must not use up the time of that one."""
 
 _PUBLIC_V6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -82,9 +84,11 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to one of the addresses of a host. Raises AddressRefused, and what httpcore raises."""
         error: Exception = httpcore.ConnectError(f"{host} leads to no address")
-        for address in await self._checked(host, port):
+        addresses = await self._checked(host, port)
+        for address in addresses:
+            within = timeout if address == addresses[-1] else EACH_S
             try:
-                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await self._backend.connect_tcp(address, port, within, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
                 error = failed
         raise error

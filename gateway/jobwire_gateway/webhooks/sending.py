@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import httpcore
 from jobwire_worker import Job, Limited, Permanent, Retry
 
-from jobwire_gateway.json_text import encoded
 from jobwire_gateway.webhooks.endpoints import Endpoint, Endpoints
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
 from jobwire_gateway.webhooks.network import AddressRefused
@@ -36,8 +35,8 @@ _EXCERPT_S = 2.0
 _SHORTEST_LIMIT_S, _LONGEST_LIMIT_S = 1.0, 86_400.0
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
-Pause = Callable[[str], Awaitable[None]]
-"""Stops the deliveries of an endpoint."""
+Pause = Callable[[str], Awaitable[bool]]
+"""Stops the deliveries of an endpoint, and says whether it could."""
 
 
 class DeliveryFailed(Retry):
@@ -75,14 +74,14 @@ class Sender:
         self._pause = pause
         self._metrics = metrics
 
-    async def deliver(self, job: Job[dict[str, object]]) -> dict[str, object]:
+    async def deliver(self, job: Job[bytes]) -> dict[str, object]:
         """Send one delivery. Raises what says how its attempt ended."""
         endpoint = self._endpoints.named(job.group)
         if endpoint is None:
             raise EndpointUnknown(f"there is no endpoint {job.group} in the file of this process")
         began, outcome = time.monotonic(), "failed"
         try:
-            answer = await self._ask(endpoint, job.id, encoded(job.payload))
+            answer = await self._ask(endpoint, job.id, job.payload)
             outcome = _outcome_of(answer)
             await self._judge(endpoint, outcome, answer)
             return {"status": answer.status}
@@ -106,7 +105,9 @@ class Sender:
             raise DeliveryFailed(f"{endpoint.host} can't be reached: {_shown(str(error)) or type(error).__name__}") from None
 
     async def _post(self, endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Answer:
-        async with self._pool.stream("POST", _url(endpoint.url), headers=list(headers.items()), content=body) as response:
+        # A dot at the end of a name is for resolvers alone; no certificate has it.
+        tls = {"sni_hostname": endpoint.host.removesuffix(".")}
+        async with self._pool.stream("POST", _url(endpoint.url), headers=list(headers.items()), content=body, extensions=tls) as response:
             found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             excerpt = "" if 200 <= response.status < 300 else await _excerpt(response)
             return Answer(response.status, found.get(b"retry-after", ""), excerpt)
@@ -118,8 +119,8 @@ class Sender:
             case "delivered":
                 return
             case "gone":
-                await self._pause(endpoint.name)
-                raise EndpointGone(f"{said}; {endpoint.name} is paused until its group is resumed")
+                paused = await self._pause(endpoint.name)
+                raise EndpointGone(f"{said}; {endpoint.name} " + ("is paused until its group is resumed" if paused else "could not be paused"))
             case "limited":
                 raise Limited(_limit_s(answer.retry_after) or _SHORTEST_LIMIT_S)
             case _:

@@ -141,25 +141,21 @@ class Webhooks:
         )
 
         @worker.handler(JOB_NAME)
-        async def deliver(job: Job) -> dict[str, object]:
+        async def deliver(job: Job[bytes]) -> dict[str, object]:
             return await self._sender.deliver(job)
 
         return worker
 
-    async def _pause(self, endpoint: str) -> None:
-        """Stop an endpoint's deliveries, at all processes, until somebody starts them again."""
+    async def _pause(self, endpoint: str) -> bool:
+        """Stop an endpoint's deliveries, at all processes, until somebody starts them again. Says whether it could."""
         name = group_name(self._settings.queue, endpoint)
         try:
             await self._brokers.call(lambda broker: broker.queues.PauseGroup, PauseGroupRequest(name=name))
         except (Problem, ValueError) as error:
             _log.error("webhooks.not_paused endpoint=%s error=%s", endpoint, error)
-            return
-        _log.error(
-            "webhooks.endpoint_gone endpoint=%s: it answered 410 and is paused; `jobwire queues groups resume %s %s` starts it again",
-            endpoint,
-            self._settings.queue,
-            endpoint,
-        )
+            return False
+        _log.error("webhooks.endpoint_gone endpoint=%s status=410 undo=%s", endpoint, f"jobwire queues groups resume {self._settings.queue} {endpoint}")
+        return True
 
     async def _find_queues(self) -> None:
         """Follow what fits the prefixes, for ever."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import dataclasses
 from ipaddress import ip_network
 from pathlib import Path
 
-from jobwire.v1.job_pb2 import JobSpec
-from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest
+from jobwire.v1.job_pb2 import JobSpec, JobState
+from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest, ListJobsRequest, PromoteJobRequest
 from jobwire.v1.queue_service_pb2 import ListGroupsRequest
 from jobwire_gateway.credentials import BrokerCredentials
 from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
@@ -24,18 +25,31 @@ from tests.support.webhooks import WAIT_S, Receiver, answer
 async def test_x12_x09_a_key_for_these_queues_and_for_that_of_the_deliveries_is_enough(shared_store: Store, tmp_path: Path, queue: str) -> None:
     deliveries = f"{queue}-deliveries"
     watched = f"watch:{queue}.* read:{queue}.*"
-    keys = Keys(hooks=f"{watched} enqueue:{deliveries} work:{deliveries} manage:{deliveries}", other="*:*")
+    needed = f"{watched} enqueue:{deliveries} work:{deliveries}"
+    keys = Keys(hooks=f"{needed} manage:{deliveries}", less=needed, other="*:*")
     metadata = [("authorization", f"Bearer {keys.of['other']}")]
     (tmp_path / "secret").write_text("whsec_" + base64.b64encode(b"k" * 32).decode())
-    async with Broker(shared_store, env={"JOBWIRE_KEYS": keys.text}) as broker, api(broker) as services, Receiver.listening([answer(410)]) as receiver:
+    async with (
+        Broker(shared_store, env={"JOBWIRE_KEYS": keys.text}) as broker,
+        api(broker) as services,
+        Receiver.listening([answer(410), answer(410)]) as receiver,
+    ):
         endpoint = Endpoint(name="shop", url=receiver.url, secrets=(Secret(file=tmp_path / "secret"),), queues=(QueuePattern(f"{queue}.*"),))
         settings = WebhookSettings(endpoints=(endpoint,), queue=deliveries, allow_private=(ip_network("127.0.0.0/8"),))
         config = WebhookConfig(settings=settings, broker=broker.address, credentials=BrokerCredentials(key=keys.of["hooks"]))
         spec = JobSpec(queue=f"{queue}.orders", job_name="order")
         name = (await services.jobs.Enqueue(EnqueueRequest(job=spec), metadata=metadata)).name
         await services.jobs.CancelJob(CancelJobRequest(name=name), metadata=metadata)
+        waiting = ListJobsRequest(parent=f"queues/{deliveries}", state=JobState.JOB_STATE_DELAYED)
+        # Without the last of them a receiver that is gone can't be paused, which the delivery says.
+        less = dataclasses.replace(config, credentials=BrokerCredentials(key=keys.of["less"]))
+        async with Webhooks(less, WebhookMetrics()).running(), asyncio.timeout(WAIT_S):
+            while not (delayed := (await services.jobs.ListJobs(waiting, metadata=metadata)).jobs):
+                await asyncio.sleep(0.02)
+        assert delayed[0].failure.message.endswith("answered 410; shop could not be paused")
+        await services.jobs.PromoteJob(PromoteJobRequest(name=delayed[0].name), metadata=metadata)
         async with Webhooks(config, WebhookMetrics()).running(), asyncio.timeout(WAIT_S):
-            await receiver.next()
+            await receiver.next(2)
             # It answered that it is gone, so it is paused, which takes a right of its own.
             while not [
                 group

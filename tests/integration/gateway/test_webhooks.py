@@ -27,7 +27,7 @@ from jobwire.v1.job_service_pb2 import (
     RetryJobRequest,
 )
 from jobwire.v1.queue_service_pb2 import ListGroupsRequest, ResumeGroupRequest
-from jobwire_gateway.webhooks import deliveries
+from jobwire_gateway.webhooks import bodies, deliveries
 from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
 from jobwire_gateway.webhooks.endpoints import Endpoint, QueuePattern
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
@@ -36,8 +36,9 @@ from jobwire_gateway.webhooks.secrets import Secret
 from jobwire_gateway.webhooks.server import Webhooks
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.support import Broker, Store
+from tests.support import Broker
 from tests.support.api import Api, api
+from tests.support.relay import Relay
 from tests.support.tls import Authority
 from tests.support.webhooks import OK, WAIT_S, Received, Receiver, WebhooksProcess, answer, silence
 
@@ -57,7 +58,7 @@ class Lab:
         self.api = api
         self.queue = queue
         self.deliveries = f"{queue}-webhooks"
-        self._broker = broker
+        self.address = broker.address
         self._directory = directory
 
     def secret(self, byte: int = 7) -> Secret:
@@ -73,7 +74,7 @@ class Lab:
         self, *endpoints: Endpoint, resolve: Resolve = resolve_by_system, tls: ssl.SSLContext | None = None, **settings: Any
     ) -> AsyncIterator[Webhooks]:
         made = WebhookSettings(**{"endpoints": endpoints, "queue": self.deliveries, "allow_private": LOOPBACK, **settings})
-        webhooks = Webhooks(WebhookConfig(settings=made, broker=self._broker.address), WebhookMetrics(), resolve=resolve, tls=tls)
+        webhooks = Webhooks(WebhookConfig(settings=made, broker=self.address), WebhookMetrics(), resolve=resolve, tls=tls)
         async with webhooks.running():
             yield webhooks
 
@@ -199,12 +200,13 @@ async def test_x12_a_certificate_must_be_of_the_host_and_not_of_its_address(lab:
         return ["127.0.0.1"]
 
     async with Receiver.listening(tls=served) as receiver:
-        right, wrong = (lab.endpoint(f"https://{host}:{receiver.port}/", name) for host, name in (("localhost", "right"), ("hooks.example", "wrong")))
-        async with lab.running(right, wrong, resolve=resolve, tls=trusted):
+        hosts = {"right": "localhost", "right-too": "localhost.", "wrong": "hooks.example"}
+        endpoints = [lab.endpoint(f"https://{host}:{receiver.port}/", name) for name, host in hosts.items()]
+        async with lab.running(*endpoints, resolve=resolve, tls=trusted):
             await lab.ended()
-            (request,) = await receiver.next()
+            requests = await receiver.next(2)
             (waiting,) = await lab.in_state(JobState.JOB_STATE_DELAYED)
-    assert request.headers["host"] == f"localhost:{receiver.port}"
+    assert sorted(request.headers["host"] for request in requests) == [f"localhost.:{receiver.port}", f"localhost:{receiver.port}"]
     assert waiting.group == "wrong"
     assert "certificate" in waiting.failure.message
 
@@ -344,15 +346,16 @@ async def test_what_there_is_no_room_for_is_looked_back_for(lab: Lab, monkeypatc
 
 
 async def test_an_endpoint_that_this_process_does_not_know_may_be_known_to_another(lab: Lab) -> None:
+    body = '{"type": "job.failed",  "data": 1e400}'  # it is sent as it stands there, whatever it is
     async with Receiver.listening() as receiver:
         async with lab.running(lab.endpoint(receiver.url, "other", queues=(QueuePattern("none"),))):
-            spec = JobSpec(queue=lab.deliveries, id="msg_1", job_name="webhook", group="shop", payload=Payload(json='{"type":"job.failed"}'))
+            spec = JobSpec(queue=lab.deliveries, id="msg_1", job_name="webhook", group="shop", payload=Payload(json=body))
             await lab.api.jobs.Enqueue(EnqueueRequest(job=spec))
             waiting = await lab.delivery("msg_1", JobState.JOB_STATE_DELAYED)
         async with lab.running(lab.endpoint(receiver.url)):
             await lab.again("msg_1")
             (request,) = await receiver.next()
-    assert (waiting.failure.type, request.body) == ("EndpointUnknown", b'{"type":"job.failed"}')
+    assert (waiting.failure.type, request.body) == ("EndpointUnknown", body.encode())
 
 
 async def test_an_endpoint_hears_of_what_it_wants_and_never_of_deliveries(lab: Lab) -> None:
@@ -374,6 +377,24 @@ async def test_an_endpoint_hears_of_what_it_wants_and_never_of_deliveries(lab: L
         heard = sorted((request.path.rpartition("&")[2], told(request)["type"]) for request in receiver.received)
     assert heard == [("acme", "job.cancelled"), ("all", "job.cancelled"), ("all", "job.completed"), ("done", "job.completed")]
     assert len(made) == 4
+
+
+async def test_a_job_is_read_once_however_many_want_to_hear_of_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def body_of(job: JobMessage) -> bytes:
+        read.append(job.id)
+        return bodies.body_of(job)
+
+    monkeypatch.setattr(deliveries, "body_of", body_of)
+    await lab.ended()
+    async with Receiver.listening() as receiver, lab.running(*(lab.endpoint(receiver.url, f"shop-{n}") for n in range(5)), look_back=timedelta(0)) as webhooks:
+        await webhooks.caught_up()
+        name = await lab.ended()
+        requests = await receiver.next(5)
+    assert len({request.id for request in requests}) == 5
+    assert len({request.body for request in requests}) == 1
+    assert read == [name.rpartition("/")[2]]
 
 
 async def test_a_job_that_ends_again_is_told_again_and_a_note_is_no_end(lab: Lab) -> None:
@@ -443,20 +464,21 @@ async def test_the_first_signal_lets_a_request_end(shared_broker: Broker, lab: L
         async with process:
             await lab.ended()
             (request,) = await receiver.next()
-            assert await process.ended() == 0
+            assert await process.ended(WAIT_S) == 0
         assert (await lab.delivery(request.id, JobState.JOB_STATE_COMPLETED)).attempt == 1
 
 
-async def test_what_ended_while_no_broker_was_there_is_told_however_long_that_was(store: Store, tmp_path: Path, queue: str) -> None:
-    async with Broker(store) as lost, Broker(store) as other, Receiver.listening() as receiver, api(other) as services:
-        lab = Lab(services, lost, queue, tmp_path)
+async def test_what_ended_while_no_broker_was_there_is_told_however_long_that_was(lab: Lab, shared_broker: Broker) -> None:
+    async with Relay(shared_broker.address) as relay, Receiver.listening() as receiver:
+        lab.address = relay.address
         async with lab.running(lab.endpoint(receiver.url), look_back=timedelta(0)) as webhooks:
             await webhooks.caught_up()
-            await lost.kill()
+            relay.refuse()
+            relay.cut_all()
             async with asyncio.timeout(WAIT_S):
                 while webhooks._feed.open:
                     await asyncio.sleep(0.02)
             name = await lab.ended()
-            await lost.restart()
+            relay.refuse(False)
             (request,) = await receiver.next()
     assert told(request)["data"]["name"] == name

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from jobwire.v1.job_pb2 import Job, JobState
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.names import JOB_ID_PATTERN
+from jobwire_gateway.webhooks import deliveries as module
 from jobwire_gateway.webhooks.deliveries import Deliveries, delivery_id
 from jobwire_gateway.webhooks.endpoints import Endpoint, Endpoints, QueuePattern
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
@@ -52,12 +54,31 @@ def test_the_id_is_that_of_the_end_and_fits_both_standards() -> None:
     ],
 )
 async def test_a_live_end_is_heard_unless_it_is_old_or_nobodys_or_of_a_delivery(of_job: Mapping[str, Any], is_heard: bool) -> None:
+    async with hearing() as deliveries:
+        deliveries.hear(ended(**of_job))
+        assert deliveries.idle.is_set() is not is_heard
+
+
+async def test_what_waits_is_bounded_by_its_bytes_too_and_one_end_always_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ended()
+    job.result.json = '"' + "x" * 1_000 + '"'
+    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 100)
+    async with hearing() as deliveries:
+        lost: list[str] = []
+        deliveries.on_lost = lost.append
+        deliveries.hear(job)
+        assert lost == []
+        deliveries.hear(job)
+        assert lost == ["orders"]
+
+
+@asynccontextmanager
+async def hearing() -> AsyncIterator[Deliveries]:
+    """Deliveries of one endpoint, with no broker that takes them."""
     queues = (QueuePattern("orders"), QueuePattern("webhooks"))
     endpoint = Endpoint(name="shop", url="https://shop.example/", secrets=(Secret(file=Path("none")),), queues=queues)
     brokers = Brokers(["127.0.0.1:9"], 1.0)
     try:
-        deliveries = Deliveries(brokers, Endpoints([endpoint], "webhooks"), "webhooks", timedelta(minutes=15), WebhookMetrics())
-        deliveries.hear(ended(**of_job))
-        assert deliveries.idle.is_set() is not is_heard
+        yield Deliveries(brokers, Endpoints([endpoint], "webhooks"), "webhooks", timedelta(minutes=15), WebhookMetrics())
     finally:
         await brokers.close()

@@ -1,11 +1,14 @@
 """Which addresses webhooks may be sent to."""
 
 import asyncio
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 
 import httpcore
 import pytest
+from jobwire_gateway.webhooks import network
 from jobwire_gateway.webhooks.network import AddressRefused, CheckedNetwork, is_allowed, resolve_by_system
 
 PUBLIC = [
@@ -157,9 +160,8 @@ async def test_one_address_that_is_not_allowed_refuses_all(addresses: list[str])
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "localhost"])
 async def test_odd_forms_of_an_address_are_judged_by_what_the_system_makes_of_them(host: str) -> None:
-    network = CheckedNetwork((), resolve_by_system)
     with pytest.raises((AddressRefused, httpcore.ConnectError)):
-        await network.connect_tcp(host, 9)
+        await CheckedNetwork((), resolve_by_system).connect_tcp(host, 9)
 
 
 async def test_a_name_that_leads_nowhere_is_no_refusal() -> None:
@@ -186,3 +188,34 @@ async def test_the_next_address_is_tried_where_one_cannot_be_reached() -> None:
         await stream.aclose()
     finally:
         server.close()
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "EACH_S", 0.05)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    try:
+        with silent("127.0.0.2", port):
+            async with asyncio.timeout(60):
+                stream = await CheckedNetwork([ip_network("127.0.0.0/8")], resolve).connect_tcp("hooks.example", port)
+            await stream.aclose()
+    finally:
+        server.close()
+
+
+@contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """An address that answers nobody who connects: its queue of connections is full, so the kernel drops what comes."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield

@@ -186,7 +186,15 @@ def test_an_address_that_could_mean_something_else_is_refused(url: str, said: st
 
 @pytest.mark.parametrize(
     "url",
-    ["https://shop.example", "https://shop.example.:/", "https://shop.example:0443/", "https://SHOP.example:8443/a/b?c=d", "https://8.8.8.8/", "https://[2606:4700::1111]:8443/", "https://xn--bcher-kva.example/"],
+    [
+        "https://shop.example",
+        "https://shop.example.:/",
+        "https://shop.example:0443/",
+        "https://SHOP.example:8443/a/b?c=d",
+        "https://8.8.8.8/",
+        "https://[2606:4700::1111]:8443/",
+        "https://xn--bcher-kva.example/",
+    ],
 )
 def test_others_are_taken(url: str) -> None:
     (endpoint,) = parse_webhooks(SMALL.replace("https://shop.example/hook", f'"{url}"'), "f").endpoints
