@@ -3,13 +3,16 @@
 import asyncio
 import base64
 import dataclasses
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
+import pytest
 from jobwire.v1.job_pb2 import JobSpec, JobState
 from jobwire.v1.job_service_pb2 import CancelJobRequest, EnqueueRequest, ListJobsRequest, PromoteJobRequest
 from jobwire.v1.queue_service_pb2 import ListGroupsRequest
 from jobwire_gateway.credentials import BrokerCredentials
+from jobwire_gateway.webhooks import deliveries as module
 from jobwire_gateway.webhooks.config import WebhookConfig, WebhookSettings
 from jobwire_gateway.webhooks.endpoints import Endpoint, QueuePattern
 from jobwire_gateway.webhooks.metrics import WebhookMetrics
@@ -22,7 +25,10 @@ from tests.support.credentials import Keys
 from tests.support.webhooks import WAIT_S, Receiver, answer
 
 
-async def test_x12_x09_a_key_for_these_queues_and_for_that_of_the_deliveries_is_enough(shared_store: Store, tmp_path: Path, queue: str) -> None:
+async def test_x12_x09_a_key_for_these_queues_and_for_that_of_the_deliveries_is_enough(
+    shared_store: Store, tmp_path: Path, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DELAYS", (timedelta(hours=1),) * len(module.DELAYS))
     deliveries = f"{queue}-deliveries"
     watched = f"watch:{queue}.* read:{queue}.*"
     needed = f"{watched} enqueue:{deliveries} work:{deliveries}"
