@@ -23,8 +23,8 @@ from tests.support.lease_check import Asked, LeaseCheck, Seen, given_by, reading
 
 #: So many jobs may be leased before one that goes before them, and waits for room that they take.
 PASSED_MAX = 6
-#: So often may one of its group be leased before a job whose name had room meanwhile, and whose group had none. Who comes before it, of its name and its group,
-#: begins to count anew.
+#: So often may one of its group be leased before a job whose name had room meanwhile, when its group had none or others had their turn. Who comes before it, of
+#: its name and its group, begins to count anew.
 MISSED_MAX = 12
 _CALL = re.compile(rb"jobwire_\w+?_([a-z_]+)\r\n\$1\r\n1\r\n\$\d+\r\n(\w+:\{[^}]*\}:)m\r\n")
 

@@ -9,7 +9,7 @@ Nothing is taken from how the store does it: for each choice all that waits is l
 
 Where the outside cannot tell, more than one choice is right: a rate opens at a moment that depends on the numbers that a call has given out; a job that is
 parked (its line says so) may be passed; and what has no room for a job that only another session may take, that is to go alone, or whose name had no room
-when its group could start it, may wait for it.
+when its group could start it, may wait for it. So may one of a name that has no room for another before it as well, which waits for nothing but its turn.
 """
 
 from __future__ import annotations
@@ -255,6 +255,8 @@ class Chooser:
         is_held, kept = False, 0
         for job in line:
             named = self._name_gate(moment, job.kind)
+            if named is Gate.OPEN and self._may_be_kept(moment, job):
+                named = Gate.UNSURE
             grouped = self._group_gate(moment, job.kind)
             if not job.kind.labels <= moment.session_labels:
                 # Room may be left to it, though this session could not take it.
@@ -273,6 +275,27 @@ class Chooser:
                 yield job, is_first and grouped is Gate.OPEN and not is_held and self._has_room_beside(moment, job.kind, kept)
             if is_first:
                 return
+
+    def _may_be_kept(self, moment: Moment, job: Candidate) -> bool:
+        """Whether the room of its name may be kept for another, which has missed it often enough and waits for nothing but the turn of its group."""
+        rules, limit = moment.rules, moment.rules.names.get(job.kind.name)
+        if limit is None:
+            return False
+        for other in moment.waiting:
+            kind = other.kind
+            if kind.name != job.kind.name or kind.labels or other.place >= job.place or (rules.of(job.kind.group).express and not rules.of(kind.group).express):
+                continue
+            if any(before.kind.group == kind.group and before.place < other.place and not before.parked for before in moment.waiting):
+                continue
+            if self._group_gate(moment, kind) is not Gate.CLOSED and not self._name_has_both(moment, limit, job.kind, kind.units):
+                return True
+        return False
+
+    def _name_has_both(self, moment: Moment, limit: Limit, kind: Kind, more: int) -> bool:
+        most, running = limit.concurrency, sum(job.units for job in moment.active if job.name == kind.name)
+        if most and running + min(kind.units, most) + min(more, most) > most:
+            return False
+        return not limit.rate or self._paced(f"name {kind.name}", limit).has_beside(kind.units, more, moment.now_us)
 
     def _has_room_beside(self, moment: Moment, kind: Kind, kept: int) -> bool:
         """Whether its group has room for it and for as many units more, under its concurrency and under its rate."""

@@ -227,16 +227,17 @@ class LeaseCheck:
         return found
 
     def passed_in_turn(self, seen: Seen, asked: Sequence[Asked]) -> list[bytes]:
-        """The jobs that one of their group was leased before, after one of their name was: they lack room in the one when there is some in the other.
+        """The jobs that one of their group was leased before, after one of their name was: they miss the room of the one, and then the turn of the other.
 
-        Each of these goes before all others of its name that are parked, and requires no labels.
+        Each of these goes before all others of its name that are parked, and requires no labels. Where its group has no limit, it goes before all others of its
+        name.
         """
         rules = seen.rules
         if not rules.names:
             return []
         kinds = {raw_id: self._kind_of(raw_id) for raw_id in seen.waiting}
-        held = {raw_id for raw_id, kind in kinds.items() if kind.group and kind.name in rules.names and not kind.labels}
-        held = {raw_id for raw_id in held if rules.limit_of(kinds[raw_id].group) != NO_LIMIT}
+        held = {raw_id for raw_id, kind in kinds.items() if kind.name in rules.names and not kind.labels}
+        held = {raw_id for raw_id in held if _has_limit(rules, kinds[raw_id]) or self._is_foremost(seen, kinds, raw_id)}
         self._missed &= held
         first = {line: min(place for place, other in seen.waiting.values() if other == line) for _, line in seen.waiting.values() if line[:1] == "n"}
         found = []
@@ -246,15 +247,31 @@ class LeaseCheck:
                 kind, (place, line) = kinds[raw_id], seen.waiting[raw_id]
                 if place > lease.place or place > first.get(line, place):
                     continue
-                if other.name == kind.name and other.group != kind.group:
+                if (
+                    other.name == kind.name
+                    and other.group != kind.group
+                    and (_has_limit(rules, kind) or rules.of(kind.group).express >= rules.of(other.group).express)
+                ):
                     self._missed.add(raw_id)
                 elif other.name != kind.name and other.group == kind.group and raw_id in self._missed:
                     self._missed.discard(raw_id)
                     found.append(raw_id)
         return found
 
+    @staticmethod
+    def _is_foremost(seen: Seen, kinds: Mapping[bytes, Kind], raw_id: bytes) -> bool:
+        """Whether a job goes before all others of its name, and its group and nobody who goes alone keep it from starting."""
+        kind, (place, _) = kinds[raw_id], seen.waiting[raw_id]
+        group = seen.rules.of(kind.group)
+        others = (seen.waiting[other][0] for other, its in kinds.items() if its.name == kind.name)
+        return not seen.alone and not group.paused and not group.frozen_until_us and place == min(others)
+
     def _candidate(self, raw_id: bytes, place: tuple[float, bytes], line: str) -> Candidate:
         return Candidate(id_to_text(raw_id), place, self._kind_of(raw_id), line[:1] == "n" or raw_id in self._placed_before)
+
+
+def _has_limit(rules: Rules, kind: Kind) -> bool:
+    return bool(kind.group) and rules.limit_of(kind.group) != NO_LIMIT
 
 
 def _park_labelled(left: dict[bytes, Candidate], to_come: dict[bytes, Candidate], count: int) -> None:

@@ -149,7 +149,7 @@ def _check_counters(keys: LineKeys) -> None:
     counted = {name.decode(): GROUP_ROW.unpack_from(row)[2] for name, row in keys.hashes["G"].items()}
     assert {name: count for name, count in counted.items() if count} == dict(active), "units of groups that are not those of their leases"
     if is_judged:
-        rows = {name.decode(): NAME_ROW.unpack(row)[0] for name, row in keys.hashes["N"].items()}
+        rows = {name.decode(): NAME_ROW.unpack_from(row)[0] for name, row in keys.hashes["N"].items()}
         assert {name: count for name, count in rows.items() if count} == dict(names), "units of job names that are not those of their leases"
     parked = Counter(rules_of(keys.records[member[8:]]).group for line, members in keys.lines.items() if line[0] in "nq" for member, _ in members)
     parked.pop("", None)

@@ -178,6 +178,20 @@ local function pick(ctx)
   return name and of_group(ctx, name, 'r', tag)
 end
 
+-- The job that a name awaits, where it is the first of its line and may start, but for the limit of the queue, when that has its turn.
+function choosing.waits_for_turn(ctx, row)
+  local j, awaited = groups.awaited_job(ctx, row), row.awaited
+  if not j or has_flag(j, FLAG_ALONE) then return nil end
+  local rules = lines.rules_of(j)
+  if rules.group == '' then
+    local first = ungrouped(ctx)
+    return first and first.member == awaited.member and j or nil
+  end
+  local g = groups.get(ctx, rules.group)
+  if first_of(ctx, g.line) ~= awaited.member then return nil end
+  return groups.opens_at(ctx, g, rules.units) == 0 and not groups.is_kept(ctx, g, awaited, rules.units) and j or nil
+end
+
 -- From when a job name may start the job that is parked first for it, where that one goes before this one, as groups.opens_at: it waits for the room that it needs.
 local function opens_before(ctx, limit, row, next_one, ahead)
   local first = redis.call('ZRANGE', ctx.base .. 'n' .. row.name, 0, 0, 'WITHSCORES')
@@ -211,8 +225,11 @@ local function judge(ctx, sid, next_one, ahead)
     local row = limits.name(ctx, name)
     local date = limits.name_opens_at(ctx, limit, row, rules.units, ahead)
     if date == 0 then date = opens_before(ctx, limit, row, next_one, ahead) end
+    if date == 0 and limits.kept_for(ctx, limit, row, next_one, rules.units, ahead) then date = ctx.now_ms + limits.YIELD_MS end
     if date > 0 then
       lines.park(ctx, next_one.suffix, j, 'n' .. name)
+      groups.note_miss(row, next_one)
+      row.changed = true
       if g then groups.note_miss(g, next_one) end
       redis.call('ZADD', ctx.base .. 'b', date, '\1' .. name)
       owe(ctx, j, labels or '')
@@ -262,7 +279,9 @@ local function take(ctx, next_one, ahead)
     fair.fw = fair.vt + units
     fair.own = nil
   end
-  local limited = ctx.policy.names and ctx.policy.names[lines.job_name(j)]
+  local name = ctx.policy.names and lines.job_name(j)
+  local limited = name and ctx.policy.names[name]
+  if limited then limits.note_start(ctx, limits.name(ctx, name), next_one) end
   if limited and not has_flag(j, FLAG_COUNTED) then redis.call('SETRANGE', ctx.record_key .. j.id, 2, string.char(j.flags + FLAG_COUNTED)) end
 end
 
@@ -450,7 +469,11 @@ function choosing.kept_for(ctx, j)
     if first and groups.opens_at(ctx, g, lines.rules_of(first).units) > 0 then by_group = first end
   end
   local first = row and first_before(ctx, 'n' .. row.name, score, member)
-  if first and limits.name_opens_at(ctx, ctx.policy.names[row.name], row, lines.rules_of(first).units) > 0 then by_name = first end
+  if first and limits.name_opens_at(ctx, ctx.policy.names[row.name], row, lines.rules_of(first).units) > 0 then
+    by_name = first
+  elseif row and not has_flag(j, FLAG_ALONE) then
+    by_name = limits.kept_for(ctx, ctx.policy.names[row.name], row, { score = score, member = member, group = g }, units)
+  end
   local alone = has_flag(j, FLAG_ALONE) and {} or kept_for_alone(ctx, g, row)
   return {
     queue = queue_date == 0 and (alone.queue or by_turn) or nil,

@@ -28,7 +28,7 @@
 --   r y b v     zsets of groups (lib/groups.lua): ready, ready and express, blocked (score = date in ms; \1<job name>: a name with a line n), idle with a memory
 --   O           zset with a short life, score = date in ms: waiting jobs for which a session with their labels found no room under a limit (lib/choosing.lua)
 --   G           hash: group -> its rules and counters
---   N           hash: job name -> units leased (4) date of its rate (8), for names that have a limit
+--   N           hash: job name -> units leased (4) date of its rate (8) the job that it awaits (lib/limits.lua), for names that have a limit
 --   M           hash: sid (4) -> the labels of a session that has some
 --   j<id>       string, the record
 --   p<id>       string, a payload that is kept apart from its record

@@ -11,8 +11,6 @@
 local GROUP_ROW, PARKED = '>BdI4dddI4I4dI4', '>I4'
 local PARKED_AT = 58
 local AWAITED, AWAITED_AT = '>I2d', 62
--- How often a job may miss the room that its name had, before its group keeps room for it.
-local MISSES_MAX = 8
 local GROUP_FLAG = { PAUSED = 1, EXPRESS = 2, OWN = 4 }
 local PLACES = { 'r', 'b', 'y', 'v' }
 
@@ -106,13 +104,14 @@ function groups.enter(ctx, name)
   end
 end
 
+-- Here and in the next: `g` may be the row of a job name as well.
 function groups.is_behind(g, next_one)
   local awaited = g.awaited
   return next_one.score > awaited.score or (next_one.score == awaited.score and next_one.member > awaited.member)
 end
 
 -- The job that is awaited. Who waits no more, or elsewhere, is not.
-local function awaited_job(ctx, g)
+function groups.awaited_job(ctx, g)
   local awaited = g.awaited
   local j = awaited and find(ctx, sub(awaited.member, 9))
   if j and j.state == STATE.WAITING and place(j, j.id) == awaited.member and lines.score(ctx, j.priority, j.order) == awaited.score then return j end
@@ -128,14 +127,14 @@ function groups.await(ctx, j)
   local g = groups.get(ctx, rules.group)
   if not groups.limit_of(ctx, g) then return end
   local member, score = place(j, j.id), lines.score(ctx, j.priority, j.order)
-  if awaited_job(ctx, g) and (member == g.awaited.member or groups.is_behind(g, { member = member, score = score })) then return end
+  if groups.awaited_job(ctx, g) and (member == g.awaited.member or groups.is_behind(g, { member = member, score = score })) then return end
   groups.touch(ctx, g.name).awaited = { misses = 0, score = score, member = member }
 end
 
--- A job of a group is parked, for its name has no room, or none any more.
+-- A job of a group, or of a name, is parked, for its name has no room, or none any more.
 function groups.note_miss(g, next_one)
   local awaited = g.awaited
-  if awaited and next_one.member == awaited.member then awaited.misses = math.min(awaited.misses + 1, MISSES_MAX) end
+  if awaited and next_one.member == awaited.member then awaited.misses = math.min(awaited.misses + 1, limits.MISSES_MAX) end
 end
 
 -- A job of a group starts.
@@ -145,7 +144,7 @@ end
 
 -- The job that is awaited, where it may be kept room: nobody goes before it under its name.
 function groups.awaited(ctx, g)
-  local j = g.awaited and g.awaited.misses >= MISSES_MAX and awaited_job(ctx, g)
+  local j = g.awaited and g.awaited.misses >= limits.MISSES_MAX and groups.awaited_job(ctx, g)
   if not j then return nil end
   local line = ctx.base .. 'n' .. lines.job_name(j)
   if redis.call('ZSCORE', line, g.awaited.member) and redis.call('ZRANGE', line, 0, 0)[1] ~= g.awaited.member then return nil end

@@ -8,6 +8,9 @@ local GUARD = 300
 local SLACK_MAX, SLACK_SHARE = 40000, 25
 -- Those of a group, or of a job name, of which one waits for room to go alone are looked at again after so long.
 limits.YIELD_MS = 1000
+-- How often a job may miss the room that its name had, before its group keeps room for it, or its name.
+limits.MISSES_MAX = 8
+local NAME_ROW, NAME_AWAITED, NAME_AWAITED_AT = '>I4d', '>I2d', 13
 local STATE_FIELDS = { 'vt', 'fw', 'vx', 'tat', 'extra' }
 
 -- What is kept for choosing: virtual time, the tag of those without a group, virtual time of express groups; the date of the queue's rate; the units of its leases
@@ -129,13 +132,18 @@ end
 
 -- Job names -----------------------------------------------------------------------------------------------------------------------------------------------
 
+-- The row of a name: units leased, date of its rate; and the job that is awaited, if there is one: how often the room was missed, score and member.
 function limits.name(ctx, name)
   ctx.names = ctx.names or {}
   local row = ctx.names[name]
   if not row then
     row = { active = 0, tat = 0, name = name }
     local found = redis.call('HGET', ctx.base .. 'N', name)
-    if found then row.active, row.tat = struct.unpack('>I4d', found) end
+    if found then row.active, row.tat = struct.unpack(NAME_ROW, found) end
+    if found and #found > NAME_AWAITED_AT then
+      local misses, score = struct.unpack(NAME_AWAITED, found, NAME_AWAITED_AT)
+      row.awaited = { misses = misses, score = score, member = sub(found, NAME_AWAITED_AT + 10) }
+    end
     ctx.names[name] = row
   end
   return row
@@ -145,8 +153,10 @@ function limits.save_names(ctx)
   for name, row in pairs(ctx.names or {}) do
     if row.changed then
       row.changed = false
-      if row.active > 0 or limits.remembered((ctx.policy.names or NO_POLICY)[name], row.tat) > ctx.now_us then
-        redis.call('HSET', ctx.base .. 'N', name, struct.pack('>I4d', row.active, row.tat))
+      local awaited = row.awaited
+      if row.active > 0 or awaited or limits.remembered((ctx.policy.names or NO_POLICY)[name], row.tat) > ctx.now_us then
+        awaited = awaited and struct.pack(NAME_AWAITED, awaited.misses, awaited.score) .. awaited.member or ''
+        redis.call('HSET', ctx.base .. 'N', name, struct.pack(NAME_ROW, row.active, row.tat) .. awaited)
       else
         redis.call('HDEL', ctx.base .. 'N', name)
       end
@@ -181,6 +191,39 @@ local function name_room(ctx, limit, row)
   return room, 0
 end
 
+-- Jobs go back to their lines, for their name has room. Later ones may take it before the first of them has its turn, and so for ever where others of its line use
+-- up the share of that. So it is counted how often the first has missed the room, and after MISSES_MAX the name keeps it: for no longer than the job waits for its
+-- turn and for nothing else. Another is awaited in its place where it waits for something else; what was missed still counts then.
+local function await(ctx, row, back)
+  local before = groups.awaited_job(ctx, row) and row.awaited
+  for _, j in ipairs(back) do
+    if lines.rules_of(j).labels == '' then
+      local one = { misses = before and before.misses or 0, score = lines.score(ctx, j.priority, j.order), member = place(j, j.id) }
+      if not before or before.member ~= one.member and not (groups.is_behind(row, one) and choosing.waits_for_turn(ctx, row)) then row.awaited = one end
+      return
+    end
+  end
+end
+
+-- The job for which a name keeps its room, where that has none for another before it as well; nil: for none. Express groups go before all others here, too.
+function limits.kept_for(ctx, limit, row, next_one, units, ahead)
+  if not row.awaited or row.awaited.misses < limits.MISSES_MAX or not groups.is_behind(row, next_one) then return nil end
+  local j = choosing.waits_for_turn(ctx, row)
+  if not j then return nil end
+  local rules, most, rate = lines.rules_of(j), limit.concurrency, limit.rate
+  if next_one.group and next_one.group.express and not (rules.group ~= '' and groups.get(ctx, rules.group).express) then return nil end
+  if most and row.active + math.min(units, most) + math.min(rules.units, most) > most then return j end
+  return rate and limits.date(ctx, rate, limits.passed(ctx, rate, row.tat, units, ahead), rules.units, ahead) > 0 and j or nil
+end
+
+-- A job of a name starts: what has left it the room of its name need not any more.
+function limits.note_start(ctx, row, next_one)
+  local awaited = row.awaited
+  if not awaited or awaited.member ~= next_one.member then return end
+  row.awaited = nil
+  if awaited.misses >= limits.MISSES_MAX then limits.touch(ctx, row.name) end
+end
+
 local function settle_name(ctx, name)
   local limit, row, line = (ctx.policy.names or {})[name], limits.name(ctx, name), 'n' .. name
   local room, date = lines.UNPARK_MAX, 0
@@ -189,6 +232,9 @@ local function settle_name(ctx, name)
   if parked > 0 and room > 0 then parked = parked - lines.unpark(ctx, line, room, back) end
   if limit then
     for _, j in ipairs(back) do groups.await(ctx, j) end
+    await(ctx, row, back)
+  else
+    row.awaited = nil
   end
   row.changed = true
   if parked > 0 then
@@ -298,7 +344,7 @@ local function count_names(ctx)
   for i = 1, #rows, 2 do
     local row = limits.name(ctx, rows[i])
     row.active, row.changed = 0, true
-    if not names[rows[i]] then row.tat = 0 end
+    if not names[rows[i]] then row.tat, row.awaited = 0, nil end
   end
   if not next(names) then return end
   local members = redis.call('ZRANGE', ctx.base .. 'a', 0, -1)

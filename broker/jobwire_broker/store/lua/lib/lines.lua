@@ -141,9 +141,11 @@ local function leave_room(ctx, j)
   if ctx.policy.names and ctx.policy.names[name] then limits.touch(ctx, name) end
 end
 
--- Take a waiting job out of wherever it stands.
+-- Take a waiting job out of wherever it stands. The room of its name may be kept for it.
 function lines.depart(ctx, j)
   local suffix, member = lines.suffix(j), place(j, j.id)
+  local names = ctx.policy.names
+  if names and names[lines.job_name(j)] then limits.touch(ctx, lines.job_name(j)) end
   if ctx.lw == 0 then return gather(ctx, 'ZREM ' .. suffix, member) end
   if lines.remove(ctx, suffix, member) then
     if suffix == 'o' then leave_room(ctx, j) end
