@@ -121,7 +121,9 @@ class Feed:
     async def _try_session(self, broker: Broker) -> str:
         """Hold one stream open for as long as it lasts. Returns why it ended."""
         try:
-            await asyncio.wait_for(broker.channel.channel_ready(), _CONNECT_S)
+            # Not wait_for: before Python 3.12 it swallows a cancel that comes with the answer, and `stop` would wait for ever.
+            async with asyncio.timeout(_CONNECT_S):
+                await broker.channel.channel_ready()
             return await self._session(broker)
         except TimeoutError:
             return "no connection, or no answer"
@@ -137,7 +139,8 @@ class Feed:
         call: Call = broker.events.Subscribe(metadata=self._brokers.own_metadata())
         try:
             # It says at once whether it has its store. One that takes the call and then refuses it, as it does a key that is not good, was never open.
-            first = await asyncio.wait_for(call.read(), _CONNECT_S)
+            async with asyncio.timeout(_CONNECT_S):
+                first = await call.read()
             if not isinstance(first, SubscribeResponse):
                 return await _end_of(call)
             self.open = True

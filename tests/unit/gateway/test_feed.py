@@ -69,6 +69,23 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("turns", range(24))
+async def test_it_can_be_stopped_at_any_moment_of_its_beginning(turns: int) -> None:
+    welcomed = asyncio.Event()
+
+    async def welcome(context: Context) -> None:
+        await context.write(SubscribeResponse(store_available=True))
+        welcomed.set()
+        await answer(context)
+
+    async with fed(welcome) as (feed, _, _):
+        await welcomed.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await feed.stop()
+
+
 async def test_a_broker_that_refuses_the_key_was_never_there() -> None:
     async def refuse(context: Context) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no such key")
