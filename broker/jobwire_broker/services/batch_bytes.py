@@ -4,13 +4,14 @@ The plain form is what every encoder makes of a JobSpec with a queue, an id of o
 each once; queue and name must have been found right before. Everything else is read by protobuf, and so is every message that is not made of whole jobs. So
 all ways accept the same messages and make the same items of them, which tests/unit/broker compares.
 
-Jobs that come together are often alike: then all bytes but those of the id and of the payload's text are the same, and only these two are looked at.
+Jobs that come together are often alike: then all bytes but those of the id and of the payload's text are the same, and many of them are looked at together.
 """
 
 from __future__ import annotations
 
 from binascii import unhexlify
 from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -30,6 +31,8 @@ _MAX_ENUM = (1 << 31) - 1
 _MAX_REMEMBERED = 10_000
 #: Bytes of a payload that are too many for the plain form: far below what a job may have.
 _LONG = 1 << 14
+#: So many jobs that are alike are looked at together at most: one that differs sends the others to be read again, each for itself.
+_TOGETHER = 32
 _make_item = tuple.__new__
 
 #: Fields `queue` and the head of `id`, and the name of the queue that they stand for.
@@ -48,14 +51,12 @@ class Message(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """The bytes of a plain job around its id and its payload's text. Places are counted from its tag."""
+    """The bytes of a plain job around its id and its payload's text."""
 
-    size: int
+    layout: Struct
+    """The four parts of its bytes: from its tag to the id, the id, from there to the text, the text."""
     head: bytes
-    """From its tag to the id."""
     between: bytes
-    """From the id to the text."""
-    between_at: int
     queue: str
     body: bytes
     """What its record begins with, up to the text."""
@@ -74,9 +75,11 @@ def read(data: bytes) -> Message:
     end = len(data)
     try:
         while at < end:
-            if form is not None and _has_form(data, at, form, batch):
-                at += form.size
-                continue
+            if form is not None:
+                if count := _alike(data, at, form, batch):
+                    at += count * form.layout.size
+                    continue
+                form = None
             tag = data[at]
             if tag == _JOBS:
                 first = at
@@ -177,27 +180,37 @@ def _form_of(data: bytes, first: int, start: int, stop: int, batch: Batch) -> _F
         is_json = data[payload_at] == _JSON
         _, text_at = _varint(data, payload_at + 1)
     body = batch.items[-1].body
-    between_at = name_at - 1
-    return _Form(stop - first, data[first:id_at], data[between_at:text_at], between_at - first, batch.queues[-1], body[: len(body) - (stop - text_at)], is_json)
+    layout = _layout(id_at - first, text_at - (name_at - 1), stop - text_at)
+    return _Form(layout, data[first:id_at], data[name_at - 1 : text_at], batch.queues[-1], body[: len(body) - (stop - text_at)], is_json)
 
 
-def _has_form(data: bytes, at: int, form: _Form, batch: Batch) -> bool:
-    """Add the job whose tag is at `at` when it has this form."""
-    size, head, between, between_at, queue, body, is_json = form
-    text_at, stop = at + between_at + len(between), at + size
-    if stop > len(data) or not data.startswith(head, at) or not data.startswith(between, at + between_at):
-        return False
-    id_text, text = data[at + len(head) : at + between_at], data[text_at:stop]
-    if id_text[0] not in b"01" or not id_text.islower() or not (text.isascii() or not is_json or _is_utf8(text)):
-        return False
+@lru_cache(4096)
+def _layout(head: int, between: int, text: int) -> Struct:
+    return Struct(f"{head}s{_ID_SIZE}s{between}s{text}s")
+
+
+def _alike(data: bytes, at: int, form: _Form, batch: Batch) -> int:
+    """Add the jobs from `at` on that have this form, and give their number. When one of them is odd, all are left to be read for themselves: 0."""
+    layout, head, between, queue, body, is_json = form
+    most = min(_TOGETHER, (len(data) - at) // layout.size)
+    if not most or not data.startswith(head, at):
+        return 0
+    heads, ids, betweens, texts = zip(*layout.iter_unpack(data[at : at + most * layout.size]), strict=True)
+    count = most
+    if heads.count(head) < most or betweens.count(between) < most:
+        count = next(i for i in range(most) if heads[i] != head or betweens[i] != between)
+        ids, texts = ids[:count], texts[:count]
+    digits = b"".join(ids)
+    if digits[::_ID_SIZE].strip(b"01") or not digits.islower() or (is_json and not b"".join(texts).isascii() and not all(map(_is_utf8, texts))):
+        return 0
     try:
-        raw_id = unhexlify(id_text)
+        raw = unhexlify(digits)
     except ValueError:
-        return False
-    batch.queues.append(queue)
-    batch.items.append(_make_item(JobItem, (raw_id, "", None, 0, body + text, None, 0)))
-    batch.size += 1
-    return True
+        return 0
+    batch.queues += [queue] * count
+    batch.items += [_make_item(JobItem, (raw[16 * i : 16 * i + 16], "", None, 0, body + text, None, 0)) for i, text in enumerate(texts)]
+    batch.size += count
+    return count
 
 
 def _payload_at(data: bytes, at: int, stop: int) -> int:
