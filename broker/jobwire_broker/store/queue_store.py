@@ -400,20 +400,20 @@ def item_args(items: Sequence[JobItem], default: int) -> list[Any]:
     """What `enqueue` says of the jobs to the store, where `default` is the priority of the queue."""
     ids = [item.raw_id for item in items]
     args: list[Any] = [len(items), int(len(set(ids)) < len(ids)), *_dates(ids), ""]
+    own: list[Any] = []
     special: list[Any] = []
     asks: list[Any] = []
-    own = f"{default}.0"
     for number, (raw_id, due, priority, attempts, body, ask, flags) in enumerate(items, 1):
         if priority is None:
-            args[4] = default
-            args += (raw_id, own, (_HEADS.get((attempts, default)) or _tail_head(attempts, default)) + body)
+            args[4] = priority = default
         else:
-            args += (raw_id, priority, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
+            own += (number, priority)
+        args += (raw_id, (_HEADS.get((attempts, priority)) or _tail_head(attempts, priority)) + body)
         if due or flags:
             special += (number, due, flags)
         if ask is not None:
             asks += (number, *ask)
-    return [*args, len(special) // 3, *special, len(asks) // 3, *asks]
+    return [*args, len(own) // 2, *own, len(special) // 3, *special, len(asks) // 3, *asks]
 
 
 def _dates(ids: Sequence[bytes]) -> tuple[int, int]:

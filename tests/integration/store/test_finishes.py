@@ -8,7 +8,7 @@ import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.names import id_to_bytes
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import LeaseRequest, TurnItem
+from jobwire_broker.store.queue_store import LeaseRequest, TurnItem, item_args
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView, session_bytes
@@ -482,6 +482,12 @@ async def test_a_batch_with_a_malformed_job_makes_none(q: QueueLab) -> None:
     for bad, what in ((item("b", due="soon"), "due date 1"), (item("b")._replace(body=b""), "item 2")):
         with pytest.raises(Exception, match=f"{what} is malformed"):
             await q.make(item("a"), bad)
+        assert await q.state() == QueueState()
+    jobs = [item("a", priority=None), item("b", priority=33)]
+    args = item_args(jobs, 5)
+    for at, bad_value, what in ((4, "", "the priority of the queue is missing"), (args.index(33), "high", "priority 1 is malformed")):
+        with pytest.raises(Exception, match=what):
+            await q.store.enqueue(jobs, args=[bad_value if i == at else value for i, value in enumerate(args)])
         assert await q.state() == QueueState()
 
 
