@@ -8,7 +8,7 @@ from jobwire_client import Client, FailureGroup, JobFilter
 from jobwire_cli import filtering, output
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, job_name
 from jobwire_cli.filtering import QueueArgument
-from jobwire_cli.given import moment
+from jobwire_cli.given import moment, word
 
 
 def register(jobs: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def failures(
     as_json: AsJson = False,
 ) -> None:
     """Group the failed jobs of a queue by what failed; the group that failed last comes first."""
-    wanted = JobFilter(job_name=name, finished_after=moment("--ended-since", ended_since), finished_before=moment("--ended-until", ended_until))
+    wanted = JobFilter(job_name=word("--name", name), finished_after=moment("--ended-since", ended_since), finished_before=moment("--ended-until", ended_until))
 
     async def question(client: Client) -> None:
         groups = [group async for group in client.failures(queue, filter=wanted, limit=limit)]

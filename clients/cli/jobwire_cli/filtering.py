@@ -6,7 +6,7 @@ import typer
 from jobwire_client import JobFilter
 
 from jobwire_cli.asking import labels_of
-from jobwire_cli.given import moment
+from jobwire_cli.given import moment, word
 
 _WHEN = "DURATION|DATE"
 
@@ -40,13 +40,13 @@ def filter_of(
     """The filter that the options say. Raises CommandFailed."""
     return JobFilter(
         states=states or (),
-        job_name=name,
-        group=group,
+        job_name=word("--name", name),
+        group=word("--group", group),
         labels=labels_of(label) or {},
         created_after=moment("--since", since),
         created_before=moment("--until", until),
         finished_after=moment("--ended-since", ended_since),
         finished_before=moment("--ended-until", ended_until),
-        fingerprint=fingerprint,
+        fingerprint=word("--fingerprint", fingerprint),
         resolved=resolved,
     )

@@ -18,6 +18,13 @@ def given(flag: str, text: str, read: Callable[[str], _Read]) -> _Read:
         raise CommandFailed(f"{flag}: {error}", Exit.USAGE) from None
 
 
+def word(flag: str, text: str | None) -> str | None:
+    """A text that is not empty; None when the flag was not given. Raises CommandFailed: an empty one is a variable of a script that nobody has set."""
+    if text == "":
+        raise CommandFailed(f"{flag} must not be empty; leave it out to ask for any", Exit.USAGE)
+    return text
+
+
 def span(flag: str, text: str | None) -> timedelta | None:
     """A duration; None when the flag was not given. Raises CommandFailed."""
     return None if text is None else given(flag, text, parse_duration)

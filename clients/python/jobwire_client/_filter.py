@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_service_pb2
 
 from jobwire_client._job import state_number, state_word
+from jobwire_client._wire import sendable
 from jobwire_client.errors import InvalidRequest
 
 
@@ -40,23 +41,23 @@ class JobFilter:
         """The filter as it travels.
 
         Raises:
-            InvalidRequest: a value is of the wrong type. The bounds are the broker's to check.
+            InvalidRequest: a value is of the wrong type, or an empty text, which on the wire would ask for any. The bounds are the broker's to check.
         """
-        try:
-            message = job_service_pb2.JobFilter(
-                job_name=self.job_name or "",
-                group=self.group or "",
-                labels=dict(self.labels),
-                fingerprint=self.fingerprint or "",
-                resolved=self.resolved,
-                created_after=_date(self.created_after),
-                created_before=_date(self.created_before),
-                finished_after=_date(self.finished_after),
-                finished_before=_date(self.finished_before),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InvalidRequest(f"the filter can't be sent: {error}") from error
-        message.states.extend(state_number(word) for word in self.states)
+        message = job_service_pb2.JobFilter(states=[state_number(word) for word in self.states])
+        for name in ("job_name", "group", "fingerprint", "resolved"):
+            value = getattr(self, name)
+            if value == "":
+                raise InvalidRequest(f"{name} must not be empty; None asks for any")
+            if value is not None:
+                with sendable(name):
+                    setattr(message, name, value)
+        with sendable("labels"):
+            message.labels.update(self.labels)
+        for name in ("created_after", "created_before", "finished_after", "finished_before"):
+            date = getattr(self, name)
+            if date is not None:
+                with sendable(name):
+                    getattr(message, name).CopyFrom(_date(date))
         return message
 
 
@@ -76,9 +77,7 @@ def filter_from(message: job_service_pb2.JobFilter) -> JobFilter:
     )
 
 
-def _date(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
+def _date(moment: datetime) -> Timestamp:
     if moment.tzinfo is None:
         raise ValueError("a date needs a time zone, for example datetime.now(UTC)")
     message = Timestamp()

@@ -14,7 +14,7 @@ from jobwire.v1 import job_pb2
 from jobwire_client._batches import MAX_BYTES
 from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._payload import encoded
-from jobwire_client._wire import duration, varint
+from jobwire_client._wire import duration, sendable, varint
 from jobwire_client.errors import InvalidRequest, PayloadTooLarge
 
 _JOBS = b"\x0a"
@@ -146,11 +146,18 @@ def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_l
     """
     if group is None and labels is None and required_labels is None and units is None:
         return b""
-    try:
-        spec = job_pb2.JobSpec(group=group or "", labels=labels, required_labels=required_labels, units=0 if units is None else _units(units))
-        return spec.SerializeToString(deterministic=True)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest(f"the job can't be sent: {error}") from error
+    spec = job_pb2.JobSpec()
+    if group is not None:
+        with sendable("group"):
+            spec.group = group
+    for name, given in (("labels", labels), ("required_labels", required_labels)):
+        if given is not None:
+            with sendable(name):
+                getattr(spec, name).update(given)
+    if units is not None:
+        with sendable("units"):
+            spec.units = _units(units)
+    return spec.SerializeToString(deterministic=True)
 
 
 def encode_times(
@@ -257,7 +264,7 @@ def _attempts(value: int) -> int:
 
 def _units(value: int) -> int:
     if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
-        raise ValueError(f"units must be at least 1, not {value!r}")
+        raise ValueError(f"it must be at least 1, not {value!r}")
     return value
 
 

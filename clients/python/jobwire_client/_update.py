@@ -9,6 +9,7 @@ from jobwire.v1 import job_service_pb2
 
 from jobwire_client._payload import payload_message
 from jobwire_client._spec import priority_number
+from jobwire_client._wire import sendable
 from jobwire_client.errors import InvalidRequest
 
 Due: TypeAlias = datetime | timedelta | float | None
@@ -38,11 +39,12 @@ def update_request(
             paths.append("due_time")
             if due is not None:
                 request.job.due_time.FromDatetime(_date(due))
-        if labels is not ...:
-            paths.append("labels")
-            request.job.labels.update(labels)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"the change can't be sent: {error}") from error
+    if labels is not ...:
+        paths.append("labels")
+        with sendable("labels"):
+            request.job.labels.update(labels)
     if not paths:
         raise InvalidRequest("say what to change: payload, priority, due or labels")
     return request
