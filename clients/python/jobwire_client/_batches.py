@@ -203,7 +203,8 @@ class Lane:
             _deliver_all(batch, verdicts)
         else:
             self._failed(batch, began, error)
-        if self._waiting and not self._gathering:
+        if not self._gathering:
+            # Behind the callers that have just been told, each of which may come with its next job: so no further round is needed to gather those.
             self._gather()
         self._let_in()
 

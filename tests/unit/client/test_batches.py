@@ -105,6 +105,23 @@ async def test_a_second_call_goes_beside_the_first(broker: Broker) -> None:
     await asyncio.gather(*callers)
 
 
+async def test_callers_that_come_back_at_once_are_sent_in_the_round_in_which_they_were_told(broker: Broker) -> None:
+    lane = lane_to(broker)
+
+    async def two_jobs() -> None:
+        await enqueue(lane)
+        await enqueue(lane)
+
+    callers = [asyncio.create_task(two_jobs()) for _ in range(8)]
+    await settle()
+    broker.answer()
+    await asyncio.sleep(0)  # they are told
+    await asyncio.sleep(0)  # and run
+    assert broker.sizes == [8, 8]
+    broker.answer()
+    await asyncio.gather(*callers)
+
+
 async def test_never_more_than_two_calls_are_under_way(broker: Broker) -> None:
     lane = lane_to(broker)
     callers = []
