@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from jobwire_client._enqueue_stream import ALL_MADE, Verdicts
+from jobwire_client._enqueue_stream import Tell, Verdicts
 from jobwire_client._job import Enqueued
 from jobwire_client.errors import JobwireError, QueueUnavailable
 
@@ -26,7 +26,7 @@ MAX_CALLS = 2
 _SPLIT_FROM = 16
 """Fewer jobs than this are not worth two calls."""
 
-Send = Callable[[bytes], "asyncio.Future[Verdicts]"]
+Send = Callable[[bytes, Tell], None]
 
 
 class Entry(Protocol):
@@ -56,8 +56,8 @@ class Lane:
         """Prepare a lane.
 
         Args:
-            send: makes the jobs of the joined frames, and says what became of them. The call is under way when it returns: no task, no further round of the
-                event loop.
+            send: makes the jobs of the joined frames, and tells once what became of them: no task, no future, no further round of the event loop. The call
+                is under way when it returns, or has failed and was told so.
             max_waiting: how many jobs may wait to be sent before callers have to wait.
             max_waiting_bytes: the same in bytes.
         """
@@ -67,7 +67,9 @@ class Lane:
         self._waiting: deque[Entry] = deque()
         self._jobs = 0
         self._bytes = 0
-        self._under_way: dict[asyncio.Future[Verdicts], int] = {}
+        self._under_way: list[int] = []
+        """How many jobs each call has."""
+        self._answer = asyncio.Event()
         self._gathering = False
         self._callers: deque[tuple[asyncio.Future[None], int]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None  # known at the first use: to ask which one runs costs a system call
@@ -112,7 +114,8 @@ class Lane:
     async def flush(self) -> None:
         """Wait until everything that was put has its answer."""
         while self._waiting or self._under_way or self._callers:
-            await (asyncio.wait(list(self._under_way), return_when=asyncio.FIRST_COMPLETED) if self._under_way else asyncio.sleep(0))
+            self._answer.clear()
+            await (self._answer.wait() if self._under_way else asyncio.sleep(0))
 
     def _gather(self) -> None:
         # Not at once: all callers that are ready in this round of the event loop come along.
@@ -138,7 +141,7 @@ class Lane:
             return self._jobs if self._jobs < _SPLIT_FROM else min(MAX_JOBS, (self._jobs + 1) // 2)
         if len(self._under_way) >= MAX_CALLS:
             return 0
-        (beside,) = self._under_way.values()
+        (beside,) = self._under_way
         return min(MAX_JOBS, self._jobs) if 2 * self._jobs >= beside else 0
 
     def _take(self, jobs: int) -> tuple[list[Entry], int]:
@@ -187,22 +190,19 @@ class Lane:
         self._reserved_bytes -= size
 
     def _call(self, batch: list[Entry], count: int) -> None:
-        began = self._running().time()
-        answer = self._send(b"".join([entry.frames for entry in batch]))
-        self._under_way[answer] = count
-        answer.add_done_callback(partial(self._answered, batch, count, began))
+        self._under_way.append(count)
+        self._send(b"".join([entry.frames for entry in batch]), partial(self._answered, batch, count, self._running().time()))
 
-    def _answered(self, batch: list[Entry], count: int, began: float, answer: "asyncio.Future[Verdicts]") -> None:
-        del self._under_way[answer]
-        error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
-        verdicts = ALL_MADE if error else answer.result()
-        if verdicts and max(verdicts) >= count:
-            error = QueueUnavailable("the broker answered for jobs that it was not sent", accepted="unknown")
-        if error is None:
-            self._last_success = self._running().time()
-            _deliver_all(batch, verdicts)
+    def _answered(self, batch: list[Entry], count: int, began: float, said: Verdicts | BaseException) -> None:
+        self._under_way.remove(count)
+        self._answer.set()
+        if isinstance(said, BaseException):
+            self._failed(batch, began, said)
+        elif said and max(said) >= count:
+            self._failed(batch, began, QueueUnavailable("the broker answered for jobs that it was not sent", accepted="unknown"))
         else:
-            self._failed(batch, began, error)
+            self._last_success = self._running().time()
+            _deliver_all(batch, said)
         if not self._gathering:
             # Behind the callers that have just been told, each of which may come with its next job: so no further round is needed to gather those.
             self._gather()

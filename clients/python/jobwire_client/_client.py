@@ -18,7 +18,7 @@ from jobwire_client._bulk import BulkPlan, BulkProgress, BulkVerb, bulk_request,
 from jobwire_client._bulk_runs import BulkRun, bulk_run_from
 from jobwire_client._connections import Answer, Connections, Method
 from jobwire_client._credentials import Credentials
-from jobwire_client._enqueue_stream import Verdicts
+from jobwire_client._enqueue_stream import Tell
 from jobwire_client._entries import OneJob
 from jobwire_client._explain import Explanation, explanation_from
 from jobwire_client._failures import FailureGroup, failure_group_from
@@ -736,11 +736,11 @@ class Client:
         answer = await self._open().call(_WAIT, request.SerializeToString(), deadline=retry_until + step_s, retry_until=retry_until)
         return job_from(answer.job)
 
-    def _send_batch(self, frames: bytes) -> "asyncio.Future[Verdicts]":
-        return self._connections.enqueue(frames, min(self._timeout_s, _MAX_ENQUEUE_S))
+    def _send_batch(self, frames: bytes, tell: Tell) -> None:
+        self._connections.enqueue(frames, min(self._timeout_s, _MAX_ENQUEUE_S), tell)
 
-    def _send_disk_batch(self, frames: bytes) -> "asyncio.Future[Verdicts]":
-        return self._send_batch(frames + _DISK)
+    def _send_disk_batch(self, frames: bytes, tell: Tell) -> None:
+        self._send_batch(frames + _DISK, tell)
 
 
 def _run_name(run: str | Named) -> str:

@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from jobwire_client._credentials import Bearer, Credentials
-from jobwire_client._enqueue_stream import EnqueueStream, Verdicts
+from jobwire_client._enqueue_stream import EnqueueStream, Tell, Verdicts
 from jobwire_client._status import error_of
 from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
 
@@ -84,11 +84,11 @@ class _Tries:
 
 
 class _Enqueue(NamedTuple):
-    """A message that is being sent, and who waits for its verdicts."""
+    """A message that is being sent, and who is told its verdicts."""
 
     frames: bytes
     tries: _Tries
-    answer: "asyncio.Future[Verdicts]"
+    tell: Tell
 
 
 class Connections:
@@ -124,13 +124,10 @@ class Connections:
             lambda index, limit_s: self._stub(index, method)(request, timeout=limit_s, metadata=self._bearer.metadata()), deadline, retry_until
         )
 
-    def enqueue(self, frames: bytes, limit_s: float) -> "asyncio.Future[Verdicts]":
-        """Make the jobs of the joined frames within `limit_s`, over a stream that all enqueues share. It is repeated, and fails, as `call` does; it is under
-        way when this returns."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Verdicts] = loop.create_future()
-        self._ask(_Enqueue(frames, _Tries(loop.time() + limit_s, None), answer))
-        return answer
+    def enqueue(self, frames: bytes, limit_s: float, tell: Tell) -> None:
+        """Make the jobs of the joined frames within `limit_s`, over a stream that all enqueues share, and tell once what became of them. It is repeated, and
+        fails, as `call` does; it is under way when this returns, or was told that it failed."""
+        self._ask(_Enqueue(frames, _Tries(asyncio.get_running_loop().time() + limit_s, None), tell))
 
     def _ask(self, enqueue: "_Enqueue") -> None:
         index = self._current
@@ -138,16 +135,16 @@ class Connections:
             limit_s = self._limit_s(enqueue.tries)
             self._enqueues(index).ask(enqueue.frames, limit_s, partial(self._told, enqueue, index))
         except Exception as error:  # no channel can be made, and another try would meet the same
-            _settle(enqueue.answer, error)
+            enqueue.tell(error)
 
     def _told(self, enqueue: "_Enqueue", index: int, said: Verdicts | BaseException) -> None:
         if not isinstance(said, QueueUnavailable):
-            _settle(enqueue.answer, said)
+            enqueue.tell(said)
             return
         try:
             pause_s = self._after(enqueue.tries, index, said)
         except QueueUnavailable as error:
-            _settle(enqueue.answer, error)
+            enqueue.tell(error)
         else:
             # Not at once: who tells is a stream that is just ending.
             asyncio.get_running_loop().call_later(pause_s, self._ask, enqueue)
@@ -237,14 +234,3 @@ class Connections:
         if channel is None:
             channel = self._channels[index] = self._credentials.channel(self.addresses[index], _OPTIONS)
         return channel
-
-
-def _settle(answer: "asyncio.Future[Verdicts]", said: Verdicts | BaseException) -> None:
-    if answer.done():
-        return
-    if isinstance(said, asyncio.CancelledError):
-        answer.cancel()
-    elif isinstance(said, BaseException):
-        answer.set_exception(said)
-    else:
-        answer.set_result(said)

@@ -6,7 +6,7 @@ import pytest
 from jobwire.v1 import job_service_pb2
 from jobwire_client import Enqueued, InvalidRequest, JobwireError, QueueUnavailable
 from jobwire_client._batches import MAX_BYTES, MAX_JOBS, Lane
-from jobwire_client._enqueue_stream import ALL_MADE, Item, Verdicts
+from jobwire_client._enqueue_stream import ALL_MADE, Item, Tell
 from jobwire_client._entries import ManyJobs, OneJob
 from jobwire_client._ids import new_id
 from jobwire_client._spec import encode
@@ -16,21 +16,19 @@ class Broker:
     """Keeps each call until it is answered."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[job_service_pb2.EnqueueStreamRequest, asyncio.Future[Verdicts]]] = []
+        self.calls: list[tuple[job_service_pb2.EnqueueStreamRequest, Tell]] = []
         self.sizes: list[int] = []
 
-    def send(self, frames: bytes) -> asyncio.Future[Verdicts]:
+    def send(self, frames: bytes, tell: Tell) -> None:
         request = job_service_pb2.EnqueueStreamRequest.FromString(frames)
-        answer: asyncio.Future[Verdicts] = asyncio.get_running_loop().create_future()
-        self.calls.append((request, answer))
+        self.calls.append((request, tell))
         self.sizes.append(len(request.jobs))
-        return answer
 
     def answer(self, call: int = 0) -> None:
-        self.calls.pop(call)[1].set_result(ALL_MADE)
+        self.calls.pop(call)[1](ALL_MADE)
 
     def fail(self, error: JobwireError, call: int = 0) -> None:
-        self.calls.pop(call)[1].set_exception(error)
+        self.calls.pop(call)[1](error)
 
     async def answer_all(self) -> None:
         while self.calls:
@@ -115,8 +113,7 @@ async def test_callers_that_come_back_at_once_are_sent_in_the_round_in_which_the
     callers = [asyncio.create_task(two_jobs()) for _ in range(8)]
     await settle()
     broker.answer()
-    await asyncio.sleep(0)  # they are told
-    await asyncio.sleep(0)  # and run
+    await asyncio.sleep(0)
     assert broker.sizes == [8, 8]
     broker.answer()
     await asyncio.gather(*callers)
@@ -218,9 +215,9 @@ async def test_a_caller_that_gave_up_before_its_job_was_sent_makes_none(broker: 
 async def test_a_refused_item_fails_its_caller_alone(broker: Broker) -> None:
     callers = start(lane_to(broker), 3)
     await settle()
-    request, answer = broker.calls.pop()
+    request, tell = broker.calls.pop()
     refused = Item(at=1, verdict=job_service_pb2.ENQUEUE_VERDICT_REFUSED, error=job_service_pb2.ItemError(reason="INVALID_FIELD", message="no"))
-    answer.set_result({1: refused, 2: Item(at=2, id="c", verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
+    tell({1: refused, 2: Item(at=2, id="c", verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert [type(result) for result in results] == [Enqueued, InvalidRequest, Enqueued]
     assert isinstance(results[2], Enqueued)
@@ -287,7 +284,7 @@ async def test_flush_waits_for_everything_that_was_begun(broker: Broker) -> None
 async def test_an_answer_for_a_job_that_was_not_sent_is_no_answer(broker: Broker) -> None:
     callers = start(lane_to(broker), 2)
     await settle()
-    broker.calls.pop()[1].set_result({2: Item(at=2, verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
+    broker.calls.pop()[1]({2: Item(at=2, verdict=job_service_pb2.ENQUEUE_VERDICT_FOUND)})
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert all(isinstance(result, QueueUnavailable) and result.accepted == "unknown" for result in results)
 
