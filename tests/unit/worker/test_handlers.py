@@ -1,6 +1,7 @@
 """What may be registered, and how it is called. What cannot work is refused when it is made, with a sentence that says what would."""
 
 import functools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -101,8 +102,14 @@ def needs_more(job: Job, *, factor: int) -> None: ...
 def many(*jobs: Job) -> None: ...
 def not_json(payload: complex) -> None: ...
 def unknown(payload: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # the point of the test
+def no_member(payload: "os.Nothing") -> None: ...  # type: ignore[name-defined]  # the point of the test
+def no_end(payload: object) -> None: ...
+def no_generic(job: "Job[int, str]") -> None: ...  # type: ignore[type-arg]  # the point of the test
 def yields(job: Job) -> Iterator[int]:
     yield 1
+
+
+no_end.__annotations__["payload"] = "list[int"
 
 
 async def yields_too(job: Job) -> AsyncIterator[int]:
@@ -121,6 +128,9 @@ async def yields_too(job: Job) -> AsyncIterator[int]:
         (many, "nobody fills"),
         (not_json, "cannot be made into 'complex'"),
         (unknown, "define it at module level"),
+        (no_member, "cannot be read .*has no attribute 'Nothing'"),
+        (no_end, "cannot be read .SyntaxError"),
+        (no_generic, "cannot be read .TypeError"),
         (yields, "must return"),
         (yields_too, "must return"),
         (Size, "is a class"),

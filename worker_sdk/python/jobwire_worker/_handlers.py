@@ -163,6 +163,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         raise RegistrationError(
             f"the annotations of {_described(function)} name something that cannot be found ({error}); define it at module level, before the handler"
         ) from error
+    except Exception as error:  # an annotation in quotes is any expression, and fails as one
+        raise RegistrationError(f"the annotations of {_described(function)} cannot be read ({type(error).__name__}: {error}); {_SHAPES}") from error
 
 
 def _is_job(function: Callable[..., Any], parameter: inspect.Parameter, hints: dict[str, Any], count: int) -> bool:
