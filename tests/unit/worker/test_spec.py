@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from jobwire_worker import SpecError, Worker
+from jobwire_worker import RegistrationError, SpecError, Worker
 from jobwire_worker._spec import load_worker
 
 MODULE = """
@@ -14,6 +14,8 @@ class Place:
     inner = Worker(queues=["b"])
 def make():
     return Worker(queues=["c"])
+def fails():
+    return {}["colour"]
 """
 
 
@@ -22,6 +24,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"spec_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     (tmp_path / f"{name}_broken.py").write_text("import no_such_package_at_all\n")
+    (tmp_path / f"{name}_odd.py").write_text("def worker(:\n")
+    (tmp_path / f"{name}_refused.py").write_text("from jobwire_worker import Worker\nworker = Worker(queues=['a b'])\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     return name
@@ -49,6 +53,18 @@ def test_a_spec_that_leads_nowhere_says_so(module: str, path: str, says: str) ->
         load_worker(module + path)
 
 
-def test_an_error_inside_the_module_rises_as_it_is(module: str) -> None:
-    with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):
-        load_worker(f"{module}_broken:worker")
+@pytest.mark.parametrize(
+    ("path", "kind"), [("_broken:worker", "ModuleNotFoundError: .*no_such_package_at_all"), ("_odd:worker", "SyntaxError"), (":fails", "KeyError: 'colour'")]
+)
+def test_an_error_inside_the_module_is_shown_from_there_on(module: str, path: str, kind: str) -> None:
+    with pytest.raises(SpecError, match=kind) as raised:
+        load_worker(module + path)
+    said = str(raised.value)
+    assert f'{module}{path.partition(":")[0]}.py", line' in said
+    assert "_spec.py" not in said
+    assert "importlib" not in said
+
+
+def test_a_registration_that_cannot_work_is_told_as_such(module: str) -> None:
+    with pytest.raises(RegistrationError, match="cannot be the name of a queue"):
+        load_worker(f"{module}_refused:worker")

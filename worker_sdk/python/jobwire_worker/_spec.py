@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ from ._health import parse_health
 from ._reserves import check_reserved
 from ._targets import parse_targets
 from ._worker import Worker, _concurrency, _grace
-from .errors import SpecError
+from .errors import SpecError, WorkerError
 
 
 def run_from_spec(
@@ -51,14 +52,19 @@ def run_from_spec(
 
 
 def load_worker(spec: str) -> Worker:
-    """The worker that `spec` names. Raises SpecError; an error inside the module rises as it is."""
+    """The worker that `spec` names. Raises SpecError, also for an error inside the module, with its traceback from there on; RegistrationError."""
     module_name, _, path = spec.partition(":")
     path = path or "worker"
     if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), *path.split("."))):
         raise SpecError(f"{spec!r} is not 'module:worker', for example 'myapp.jobs:worker'")
-    found = _look_up(_import(module_name), path, spec)
-    if callable(found) and not isinstance(found, Worker):
-        found = found()
+    try:
+        found = _look_up(_import(module_name), path, spec)
+        if callable(found) and not isinstance(found, Worker):
+            found = found()
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise SpecError(f"{spec!r} leads to no worker, because of an error on the way:\n{_traceback(error)}") from error
     if not isinstance(found, Worker):
         raise SpecError(f"{spec!r} is a {type(found).__name__}; it must be a Worker, or a function that returns one")
     return found
@@ -74,6 +80,14 @@ def _import(module_name: str) -> Any:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise  # the module is there, and imports something that is not
         raise SpecError(f"there is no module {error.name!r} in {here} or where Python is installed") from None
+
+
+def _traceback(error: Exception) -> str:
+    """From the first line that is neither ours nor importlib's: what its author can mend."""
+    where = error.__traceback__
+    while where is not None and (where.tb_frame.f_code.co_filename == __file__ or where.tb_frame.f_globals.get("__name__", "").startswith("importlib")):
+        where = where.tb_next
+    return "".join(traceback.format_exception(type(error), error, where)).rstrip()
 
 
 def _look_up(module: Any, path: str, spec: str) -> Any:
