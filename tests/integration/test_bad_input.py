@@ -259,7 +259,10 @@ async def test_an_unknown_queue_is_not_found(services: Api) -> None:
 async def test_an_unknown_state_is_refused(services: Api, queue: str, state: int) -> None:
     request = pb.ListJobsRequest(parent=f"queues/{queue}")
     request.state = state  # type: ignore[assignment]  # what a newer or a broken client may send
-    says(await refusal(services.jobs.ListJobs(request)), INVALID, "INVALID_FIELD", "state")
+    found = await refusal(services.jobs.ListJobs(request))
+    says(found, INVALID, "INVALID_FIELD", "state")
+    assert all(job_pb2.JobState.Name(known) in found.message for known in LISTED), found
+    assert found.message.endswith(f"it is {state}")
 
 
 @pytest.mark.parametrize("size", [-1, 1_001])

@@ -109,7 +109,8 @@ class JobService(JobServiceServicer):
         """List one state of one queue."""
         queue = parse_queue(request.parent, "parent")
         if request.state not in INDEXES:
-            raise InvalidField(f"state must be that of jobs that are kept; it is {request.state}", field="state")
+            known = ", ".join(value.name for value in job_pb2.JobState.DESCRIPTOR.values if value.number in INDEXES)
+            raise InvalidField(f"state must be one of {known}; it is {request.state}", field="state")
         if request.filter.states:
             raise InvalidField("filter.states must be empty here: the list is of the jobs in `state`", field="filter.states")
         size = page_size(request.page_size)
