@@ -195,10 +195,12 @@ def worker(
     config_file: Config = None,
 ) -> None:
     """Run a Python worker. Ctrl-C or SIGTERM lets it finish what runs."""
-    from jobwire_worker import RegistrationError, SpecError, run_from_spec
+    from jobwire_worker import HealthPortError, RegistrationError, SpecError, run_from_spec
 
     try:
         code = run_from_spec(spec, target=target, concurrency=concurrency, health=health, drain_grace=span("--drain-grace", drain_grace))
+    except HealthPortError as error:
+        raise CommandFailed(str(error)) from error
     except (SpecError, RegistrationError, ValueError) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     raise typer.Exit(code)

@@ -181,6 +181,17 @@ def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_a_health_port_that_is_taken_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "idle.py").write_text("from jobwire_worker import Worker\nworker = Worker(queues=['q'])\nworker.handler('n')(lambda: None)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("worker", "idle:worker", "--health", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == exits.Exit.FAILED
+    assert done.stderr.startswith("jobwire: health checks can't be answered at 127.0.0.1:")
+    assert done.stderr.count("\n") == 1
+
+
 #: What prints nothing but the log of what it runs.
 SERVERS = {"broker", "gateway", "webhooks", "worker"}
 

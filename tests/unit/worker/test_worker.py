@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from jobwire.v1 import worker_service_pb2 as pb
-from jobwire_worker import CancelReason, Job, Limited, Permanent, QueueClass, RegistrationError, Retry, Snooze, Worker, _runner
+from jobwire_worker import CancelReason, HealthPortError, Job, Limited, Permanent, QueueClass, RegistrationError, Retry, Snooze, Worker, _runner
 
 from tests.unit.worker.scripted_broker import ScriptedBroker, WorkStream, scripted_broker
 from tests.unit.worker.scripts import seconds
@@ -659,7 +659,7 @@ async def test_the_health_port_is_green_while_frames_come_and_red_when_the_strea
 async def test_a_health_port_that_is_taken_is_an_error_at_the_start(broker: ScriptedBroker) -> None:
     worker = worker_for(broker, health=broker.address)
     worker.handler("n")(take_size)
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(HealthPortError, match=f"health checks can't be answered at {broker.address}: address already in use; free it, or give another"):
         await worker.__aenter__()
     assert worker.health_port is None
 

@@ -18,13 +18,14 @@ from ._job import Job
 from ._reserves import QueueClass
 from ._spec import run_from_spec
 from ._worker import Worker, WorkerOptions
-from .errors import Cancelled, Limited, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
+from .errors import Cancelled, HealthPortError, Limited, Outcome, PayloadError, Permanent, RegistrationError, ResultError, Retry, Snooze, SpecError, WorkerError
 
 __all__ = [
     "CancelReason",
     "Cancellation",
     "Cancelled",
     "Credentials",
+    "HealthPortError",
     "Job",
     "Limited",
     "Outcome",

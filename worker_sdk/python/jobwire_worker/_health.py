@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from .errors import RegistrationError
+from .errors import HealthPortError, RegistrationError
 
 REQUEST_LIMIT_BYTES = 8192
 READ_TIMEOUT_S = 5.0
@@ -38,8 +38,12 @@ class HealthServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
-        """The port that it listens on. Raises OSError when it is taken."""
-        self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=REQUEST_LIMIT_BYTES)
+        """The port that it listens on. Raises HealthPortError."""
+        try:
+            self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=REQUEST_LIMIT_BYTES)
+        except OSError as error:
+            reason = str(error.strerror).rpartition(": ")[2]  # asyncio says the address before it, as a tuple
+            raise HealthPortError(f"health checks can't be answered at {self._host}:{self._port}: {reason}; free it, or give another address") from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

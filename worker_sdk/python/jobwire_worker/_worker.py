@@ -227,7 +227,7 @@ class Worker:
         loop.call_soon_threadsafe(stop.set)
 
     async def __aenter__(self) -> Self:
-        """Start the worker inside another program. `async def` handlers run on this event loop. Raises OSError when the health port is taken."""
+        """Start the worker inside another program. `async def` handlers run on this event loop. Raises HealthPortError."""
         await self._start()
         return self
 

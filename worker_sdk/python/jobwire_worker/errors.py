@@ -3,6 +3,7 @@
     WorkerError
     ├── RegistrationError     (also ValueError)  a worker, handler or hook that cannot work as it was given
     ├── SpecError             (also ValueError)  a `module:worker` that leads nowhere
+    ├── HealthPortError       (also OSError)     an address for health checks that can't be listened on
     ├── PayloadError          a payload that does not fit the handler's annotation
     └── ResultError           a return value that cannot be sent
 
@@ -20,7 +21,20 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-__all__ = ["Cancelled", "Limited", "Outcome", "PayloadError", "Permanent", "RegistrationError", "ResultError", "Retry", "Snooze", "SpecError", "WorkerError"]
+__all__ = [
+    "Cancelled",
+    "HealthPortError",
+    "Limited",
+    "Outcome",
+    "PayloadError",
+    "Permanent",
+    "RegistrationError",
+    "ResultError",
+    "Retry",
+    "Snooze",
+    "SpecError",
+    "WorkerError",
+]
 
 MAX_RETRY_AFTER = timedelta(days=30)
 MAX_LIMITED = timedelta(days=1)
@@ -37,6 +51,10 @@ class RegistrationError(WorkerError, ValueError):
 
 class SpecError(WorkerError, ValueError):
     """Raised when `module:worker` does not lead to a `Worker`."""
+
+
+class HealthPortError(WorkerError, OSError):
+    """Raised when a worker starts and the address for its health checks can't be listened on, most often because it is taken."""
 
 
 class PayloadError(WorkerError):
