@@ -249,6 +249,16 @@ async def test_a_port_that_is_taken_ends_everything_with_a_clear_message(tmp_pat
     assert str(port) in up.tail()
 
 
+async def test_a_flag_that_a_part_refuses_is_told_as_a_wrong_flag(tmp_path: Path) -> None:
+    up = Up(tmp_path / "data", "--session-time", "0.1s")
+    up.spawn()
+    try:
+        assert await up.ended() == 2
+        assert "session_time" in up.tail()
+    finally:
+        up.clean()
+
+
 async def test_a_directory_with_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
     directory = tmp_path / ("long " * 30) / "höhle"
     async with Up(directory) as up:

@@ -14,7 +14,7 @@ from jobwire_cli.config_file import Config
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.up.lock import DirectoryInUse
 from jobwire_cli.up.process import PartFailed
-from jobwire_cli.up.store import StoreBinaryMissing
+from jobwire_cli.up.store import DirectoryUnusable, StoreBinaryMissing
 from jobwire_cli.up.supervisor import Ready, Supervisor, UpConfig
 
 _COLORS = {"store": "\x1b[35m", "broker": "\x1b[36m", "gateway": "\x1b[32m", "webhooks": "\x1b[34m", "up": "\x1b[33m"}
@@ -74,7 +74,12 @@ def up(
         asyncio.run(_run(config, as_json))
     except DirectoryInUse as error:
         raise CommandFailed(str(error), Exit.CONFLICT) from error
-    except (PartFailed, StoreBinaryMissing) as error:
+    except DirectoryUnusable as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error
+    except PartFailed as error:
+        # A part that refuses a flag at its start has been handed it by us, and we by the user.
+        raise CommandFailed(str(error), Exit.USAGE if error.returncode == Exit.USAGE else Exit.FAILED) from error
+    except StoreBinaryMissing as error:
         raise CommandFailed(str(error)) from error
     except KeyboardInterrupt:  # it came before the supervisor listened for it
         raise CommandFailed("interrupted", Exit.INTERRUPTED) from None

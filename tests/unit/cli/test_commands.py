@@ -133,6 +133,7 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("broker", "--session-time", "0.1s"), "session_time"),
         (("gateway", "--http", "nowhere"), "HOST:PORT"),
         (("worker", "no_such_module:worker"), "no_such_module"),
+        (("up", "--data-dir", __file__), "test_commands.py can't be used to keep data in: File exists: give another --data-dir"),
     ],
 )
 def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(run: Run, arguments: tuple[str, ...], hint: str) -> None:

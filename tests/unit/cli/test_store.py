@@ -9,7 +9,7 @@ import pytest
 from jobwire_cli.up import store as store_module
 from jobwire_cli.up.lock import DirectoryInUse, DirectoryLock
 from jobwire_cli.up.process import PartFailed
-from jobwire_cli.up.store import EmbeddedStore, StoreBinaryMissing, find_binary, ping, socket_path_for
+from jobwire_cli.up.store import DirectoryUnusable, EmbeddedStore, StoreBinaryMissing, find_binary, ping, socket_path_for
 from redis.asyncio import Redis
 
 from tests.support.needs import need
@@ -79,6 +79,13 @@ async def test_a_store_without_its_supervisor_keeps_the_directory(tmp_path: Path
 async def test_a_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
     async with EmbeddedStore(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("inside", "why"), [(".", "File exists"), ("data", "Not a directory")])
+async def test_a_directory_that_cannot_be_made_says_why(tmp_path: Path, inside: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DirectoryUnusable, match=f"file.* can't be used to keep data in: {why}: give another --data-dir"):
+        await EmbeddedStore(tmp_path / "file" / inside).open()
 
 
 @pytest.mark.parametrize("name", ["with space", 'quo"te', "höhle", "back\\slash", "a%20b?c#d"])

@@ -22,6 +22,11 @@ LineSink = Callable[[str, str], None]
 class PartFailed(Exception):
     """Raised when a part ended, or did not become ready. The message names the part and holds the last lines it wrote."""
 
+    def __init__(self, sentence: str, returncode: int | None = None) -> None:
+        """`returncode` is that of a part that ended while it started."""
+        super().__init__(sentence)
+        self.returncode = returncode
+
 
 class Ending(NamedTuple):
     """How a part ended."""
@@ -108,7 +113,9 @@ class Child:
             ended.cancel()
         if self._ready.done():
             return self._ready.result()
-        raise PartFailed(str(self.ending()) if self.returncode is not None else f"{self._spec.name} was not ready after {timeout_s:g} s")
+        if self.returncode is not None:
+            raise PartFailed(str(self.ending()), self.returncode)
+        raise PartFailed(f"{self._spec.name} was not ready after {timeout_s:g} s")
 
     async def wait(self) -> int:
         """Wait until the process has ended and its output was handed on."""

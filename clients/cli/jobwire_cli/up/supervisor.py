@@ -107,6 +107,7 @@ class Supervisor:
         Raises:
             PartFailed: a part did not start, or crashed more than 5 times within a minute. Everything is stopped by then.
             DirectoryInUse: the data directory belongs to another process. Nothing was started.
+            DirectoryUnusable: it can't be made or written to. Nothing was started.
             StoreBinaryMissing: there is no store to start.
         """
         with _signals(self.request_stop):
