@@ -3,7 +3,7 @@
 httptools takes a request head of any size and uvicorn waits for it for ever; and a reader that stops reading would hold its connection for
 good. So: a head has a size (431) and a time (408, or a plain close when nothing came), and a write that makes no way for 30 s ends the
 connection. And an answer that does not wait for the whole body (413) must not be lost: to close a connection while more comes in resets it, so
-the rest is read and thrown away first, for a time.
+the rest is read and thrown away first, for a time. What is no HTTP is a refusal like any other, and not a line in the log at whatever rate it comes.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -70,7 +71,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
         # A whole request may come at once, body and all: what counts is what came while one and the same head was read.
         was_in_head, heads = self._in_head, self._heads
-        super().data_received(data)
+        self._parse(data)
         if was_in_head and self._in_head and self._heads == heads and not self._refused:
             self._head_bytes += len(data)
             self._check_head(self._head_bytes)
@@ -119,6 +120,18 @@ class GatewayProtocol(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
         super().resume_writing()
+
+    def _parse(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Any other upgrade is passed over, and the request answered as it is.
+            if self._should_upgrade() and not self._refused:
+                self.handle_websocket_upgrade()
+        except httptools.HttpParserError:
+            if not self._refused:
+                self._refuse(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
 
     def _check_head(self, size: int) -> None:
         if size > self.max_head_bytes:

@@ -1,7 +1,7 @@
 """uvicorn's WebSocket protocol with the bounds that it lacks.
 
-A peer that does not read, one whose message never ends, and one that sends nothing but pings would each hold the connection, and memory with it. Pings of
-our own, every 20 s, find a peer that is gone.
+A handshake that can't be read, a peer that does not read, one whose message never ends, and one that sends nothing but pings would each hold the connection,
+and memory with it. Pings of our own, every 20 s, find a peer that is gone.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from jobwire_gateway.allowance import Allowance
@@ -50,18 +50,19 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.resume_writing()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # It could not even be read. uvicorn would leave the connection open, and nobody would ever end it.
+            self._refuse(self.conn.reject(HTTPStatus.BAD_REQUEST, "This handshake has a body, more than 128 headers, or a line of more than 8 KiB.\n"))
+
     def handle_connect(self, event: Request) -> None:
         """Begin a connection, or refuse what is no handshake, with the headers that every answer of the server has."""
         response = self.conn.accept(event)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             super().handle_connect(event)
-            return
-        for name, value in self.default_headers:
-            response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-        self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self.conn.send_response(response)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
+        else:
+            self._refuse(response)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Write what the application says; `messages`, which are as they go over the wire, in one write."""
@@ -108,6 +109,13 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._give_up("too many pings")
             return
         super().handle_ping()
+
+    def _refuse(self, response: Response) -> None:
+        for name, value in self.default_headers:
+            response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.transport.write(response.serialize())
+        self.transport.close()
 
     def _begin_message(self, event: Frame) -> None:
         assert event.opcode in (Opcode.TEXT, Opcode.BINARY)

@@ -166,6 +166,29 @@ async def test_w08_pings_without_end_and_messages_without_end_are_cut_off(shared
         assert await endless.closed() == 1008
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Length: 2\r\n\r\n{}",
+        f"X-Long: {'a' * 9_000}\r\n",
+        "X-Many: a\r\n" * 200,
+    ],
+    ids=["a body", "a long line", "many headers"],
+)
+async def test_w08_x06_a_handshake_that_can_not_be_read_is_answered_and_holds_no_connection(shared_gateway: Gateway, headers: str) -> None:
+    host, _, port = shared_gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    writer.write(f"GET /v1/ws HTTP/1.1\r\nHost: {shared_gateway.address}\r\n{handshake}{headers}\r\n".encode())
+    try:
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    finally:
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"x-content-type-options: nosniff" in answer
+
+
 async def test_w08_a_flood_of_what_is_no_text_ends_with_its_first_message(shared_gateway: Gateway) -> None:
     async with opened(shared_gateway) as socket:
         for _ in range(1_000):

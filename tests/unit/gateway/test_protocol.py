@@ -9,11 +9,19 @@ import pytest
 import uvicorn
 from jobwire_gateway import protocol
 from jobwire_gateway.protocol import bounded
+from jobwire_gateway.ws_protocol import GatewayWebSocket
 from starlette.types import Receive, Scope, Send
 
+refused: list[str] = []
 
-def _nothing(reason: str, address: str) -> None:
-    return
+
+@pytest.fixture(autouse=True)
+def _none_yet() -> None:
+    refused.clear()
+
+
+def _note(reason: str, address: str) -> None:
+    refused.append(reason)
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,7 +43,7 @@ async def served() -> AsyncIterator[tuple[str, int]]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    config = uvicorn.Config(hello, http=bounded(8_192, _nothing), ws="none", lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
+    config = uvicorn.Config(hello, http=bounded(8_192, _note), ws=GatewayWebSocket, lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:
@@ -101,6 +109,13 @@ async def test_a_head_over_the_bound_is_431(head: bytes) -> None:
     assert b"8192 bytes" in answer
 
 
+async def test_a_handshake_over_the_bound_is_431_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    handshake = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    answer = await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n" + handshake + b"x-a: b\r\n" * 2_000 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert not caplog.messages
+
+
 async def test_the_second_request_on_a_connection_has_the_same_bound() -> None:
     answer = await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 10_000 + b"\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200") == 1
@@ -117,5 +132,20 @@ async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.Monk
     assert await exchange() == b""
 
 
-async def test_what_is_no_http_is_400() -> None:
-    assert (await exchange(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")).startswith(b"HTTP/1.1 400")
+async def test_what_is_no_http_is_400_and_noted_as_all_refusals_are(caplog: pytest.LogCaptureFixture) -> None:
+    answer = await exchange(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+    assert refused == ["BAD_REQUEST"]
+    assert not caplog.messages
+
+
+async def test_what_is_no_http_behind_a_request_is_not_told_in_the_midst_of_its_answer() -> None:
+    assert await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n\x16\x03\x01\r\n\r\n") == b""
+    assert refused == ["BAD_REQUEST"]
+
+
+async def test_an_upgrade_to_something_else_is_passed_over_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    answer = await exchange(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert not caplog.messages

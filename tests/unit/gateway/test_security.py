@@ -52,6 +52,8 @@ async def test_without_a_list_any_name_is_good() -> None:
         ({"origin": "http://localhost:8080"}, 200),
         ({"origin": "http://localhost:3000"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": "http://[::1]:x]"}, 403),
         ({"sec_fetch_site": "cross-site", "origin": "http://localhost:8080"}, 403),
         ({}, 200),
     ],
