@@ -110,7 +110,8 @@ class Worker:
             self.writable.clear()
             await call.write(frame)
             with contextlib.suppress(TimeoutError):  # an empty frame is a heartbeat
-                await asyncio.wait_for(self.writable.wait(), self.heartbeat_s * 0.7)
+                async with asyncio.timeout(self.heartbeat_s * 0.7):
+                    await self.writable.wait()
             if time.monotonic() - self.heard_at > self.session_s / 2:  # (4)
                 call.cancel()
         await call.write(self.ready)  # the broker ends the stream when it has read the goodbye

@@ -121,7 +121,6 @@ class Feed:
     async def _try_session(self, broker: Broker) -> str:
         """Hold one stream open for as long as it lasts. Returns why it ended."""
         try:
-            # Not wait_for: before Python 3.12 it swallows a cancel that comes with the answer, and `stop` would wait for ever.
             async with asyncio.timeout(_CONNECT_S):
                 await broker.channel.channel_ready()
             return await self._session(broker)

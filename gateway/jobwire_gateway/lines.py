@@ -134,7 +134,8 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
     while True:
         began = time.monotonic()
         try:
-            part = await asyncio.wait_for(anext(parts, None), min(BODY_S, left_s))
+            async with asyncio.timeout(min(BODY_S, left_s)):
+                part = await anext(parts, None)
         except TimeoutError:
             raise _late(left_s) from None
         except ClientDisconnect:

@@ -207,7 +207,8 @@ class StreamEndpoint:
 
     async def _first_word(self, reader: Reader, spoken: asyncio.Event) -> None:
         try:
-            await asyncio.wait_for(spoken.wait(), _SETTLE_S)
+            async with asyncio.timeout(_SETTLE_S):
+                await spoken.wait()
         except TimeoutError:
             raise Problem(503, "The broker does not answer.", reason="BROKER_UNAVAILABLE", retry_after_ms=1_000) from None
         if (problem := reader.problem()) is not None:

@@ -80,7 +80,8 @@ class OverviewStream:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._ready.wait(), _SNAPSHOT_S if self._watch.expecting else None)
+            async with asyncio.timeout(_SNAPSHOT_S if self._watch.expecting else None):
+                await self._ready.wait()
         except TimeoutError:
             self._watch.settle()
         self._ready.clear()

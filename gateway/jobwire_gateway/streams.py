@@ -128,7 +128,8 @@ class Streams:
         slice_s = self._drain_s / max(1, len(streams))
         timers = [loop.call_later((index + random.random()) * slice_s, self._drain_one, stream) for index, stream in enumerate(streams)]
         try:
-            await asyncio.wait_for(self._idle.wait(), self._drain_s + 1.0)
+            async with asyncio.timeout(self._drain_s + 1.0):
+                await self._idle.wait()
         except TimeoutError:
             self.close_all()
         finally:

@@ -117,7 +117,8 @@ class Registry:
             queue.pulse.stop()
             queue.partition.stop_asking()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(queue.partition.idle() for queue in self.queues.values())), 3)
+            async with asyncio.timeout(3):
+                await asyncio.gather(*(queue.partition.idle() for queue in self.queues.values()))
         await self.listener.stop()
 
     def measure(self) -> None:

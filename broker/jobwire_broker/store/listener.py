@@ -58,7 +58,8 @@ class Listener:
                 with contextlib.suppress(RedisError, OSError):
                     await self._pubsub.subscribe(channel)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._confirmed[channel].wait(), CONFIRM_S)
+            async with asyncio.timeout(CONFIRM_S):
+                await self._confirmed[channel].wait()
 
     async def remove(self, channel: str) -> None:
         """Listen to `channel` no more."""

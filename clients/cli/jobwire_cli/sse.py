@@ -4,7 +4,7 @@ waits as long as the server asks, and stops at 204."""
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,8 +94,8 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise NotAUrl(f"{url!r} is no http or https URL")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    opening = asyncio.open_connection(parts.hostname, parts.port or (443 if tls else 80), ssl=tls, limit=_MAX_LINE_BYTES)
-    return await asyncio.wait_for(opening, _CONNECT_S)
+    async with asyncio.timeout(_CONNECT_S):
+        return await asyncio.open_connection(parts.hostname, parts.port or (443 if tls else 80), ssl=tls, limit=_MAX_LINE_BYTES)
 
 
 def _request(url: str, last_id: str) -> bytes:
@@ -109,7 +109,7 @@ def _request(url: str, last_id: str) -> bytes:
 
 async def _read_head(url: str, reader: asyncio.StreamReader) -> bool:
     """Check the answer; returns whether its body is chunked."""
-    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _SILENCE_S)).decode("latin-1").split("\r\n")
+    head = (await _heard(reader.readuntil(b"\r\n\r\n"))).decode("latin-1").split("\r\n")
     words = head[0].split(" ")
     if not words[0].startswith("HTTP/1.") or len(words) < 2 or not words[1].isdigit():
         raise OSError("the answer is no HTTP")
@@ -123,7 +123,7 @@ async def _read_head(url: str, reader: asyncio.StreamReader) -> bool:
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while size := _chunk_size(await asyncio.wait_for(reader.readuntil(b"\r\n"), _SILENCE_S)):
+    while size := _chunk_size(await _heard(reader.readuntil(b"\r\n"))):
         yield await reader.readexactly(size)
         await reader.readexactly(2)
 
@@ -136,8 +136,14 @@ def _chunk_size(line: bytes) -> int:
 
 
 async def _rest(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while data := await asyncio.wait_for(reader.read(65536), _SILENCE_S):
+    while data := await _heard(reader.read(65536)):
         yield data
+
+
+async def _heard(reading: Awaitable[bytes]) -> bytes:
+    """What is read, unless the stream is silent for too long (TimeoutError)."""
+    async with asyncio.timeout(_SILENCE_S):
+        return await reading
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:

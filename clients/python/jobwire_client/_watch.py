@@ -165,7 +165,8 @@ async def _next(
 ) -> "job_service_pb2.WatchJobsResponse | JobwireError | None":
     while True:
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(frames.get(), SILENCE_S)
+            async with asyncio.timeout(SILENCE_S):
+                return await frames.get()
         if not await _is_alive(connections, view) and frames.empty():
             return QueueUnavailable("the stream was silent, and the broker does not answer or knows more than it said")
 

@@ -106,7 +106,8 @@ class Webhooks:
                 await self._feed.stop()
                 # What was heard is enqueued; without a broker, the next process finds it.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._deliveries.idle.wait(), _LAST_ENQUEUES_S)
+                    async with asyncio.timeout(_LAST_ENQUEUES_S):
+                        await self._deliveries.idle.wait()
                 # Then the worker drains.
         finally:
             await self._feed.stop()

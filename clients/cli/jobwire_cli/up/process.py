@@ -127,7 +127,8 @@ class Child:
         """Send SIGTERM, after `grace_s` SIGKILL, and wait for the end. To stop what has ended is no error."""
         self.send_signal(signal.SIGTERM)
         try:
-            return await asyncio.wait_for(self.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                return await self.wait()
         except TimeoutError:
             self._sink(self._spec.name, f"did not end within {grace_s:g} s and is killed")
             self.send_signal(signal.SIGKILL)
