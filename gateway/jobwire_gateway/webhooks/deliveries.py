@@ -38,6 +38,10 @@ MOST_WAITING_BYTES = 32 << 20
 """Ends that were heard of and are not enqueued yet, and their bytes, since each has its result with it. What is more is looked for later, as after a gap."""
 _MOST_AT_ONCE = 100
 _MOST_READS = 16
+_MOST_TRIES = 3
+"""How often a job is asked for that a broker does not give."""
+_AWAY = (401, 503, 504)
+"""Statuses that say nothing of the job that was asked for: a broker or a store that is away, a key that is being exchanged."""
 _MOST_REMEMBERED = 50_000
 _BACKOFF_S = (0.1, 10.0)
 _LATE = timedelta(minutes=30)
@@ -122,16 +126,16 @@ class Deliveries:
         failures = 0
         while wanted:
             try:
-                wanted = await self._make_once(wanted)
+                wanted = await self._make_once(wanted, failures)
             except (Problem, ValueError) as error:
                 _log.warning("webhooks.not_enqueued count=%d error=%s", len(wanted), error)
             if wanted:
                 failures += 1
                 await asyncio.sleep(_backoff_s(failures))
 
-    async def _make_once(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
+    async def _make_once(self, wanted: Sequence[_Wanted], failures: int) -> list[_Wanted]:
         """Gives those for which there was no room, to be tried again. Raises Problem, and ValueError where the key can't be read."""
-        bodies = await self._bodies({_end_of(one.job): one.job for one in wanted})
+        bodies = await self._bodies({_end_of(one.job): one.job for one in wanted}, failures)
         specs = [self._spec(one, bodies[_end_of(one.job)]) for one in wanted]
         response: EnqueueBatchResponse = await self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, EnqueueBatchRequest(jobs=specs))
         left, error = [], ""
@@ -150,23 +154,27 @@ class Deliveries:
             _log.warning("webhooks.not_enqueued count=%d error=%s", len(left), error)
         return left
 
-    async def _bodies(self, ends: Mapping[_End, Job]) -> dict[_End, str]:
+    async def _bodies(self, ends: Mapping[_End, Job], failures: int) -> dict[_End, str]:
         """What is said of each end. A job is read once, however many want to hear of it, and no longer held than it takes to write its body."""
         room = asyncio.Semaphore(_MOST_READS)
 
         async def body(ended: Job) -> str:
             async with room:
-                return body_of(await self._read(ended)).decode()
+                return body_of(await self._read(ended, failures)).decode()
 
         return dict(zip(ends, await asyncio.gather(*map(body, ends.values())), strict=True))
 
-    async def _read(self, ended: Job) -> Job:
-        """The job as REST shows it. One that is gone, or was retried, is as it was heard of: without payload."""
+    async def _read(self, ended: Job, failures: int) -> Job:
+        """The job as REST shows it. One that is gone, was retried, or can't be read, is as it was heard of: without payload."""
         try:
             job: Job = (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=ended.name))).job
         except Problem as problem:
-            if problem.status != 404:
+            if problem.status == 404:
+                return ended
+            if problem.status in _AWAY or failures < _MOST_TRIES - 1:
                 raise
+            # All that wait behind it would wait for ever.
+            _log.error("webhooks.not_read job=%s error=%s", ended.name, problem)
             return ended
         return job if job.state == ended.state and job.finish_time == ended.finish_time else ended
 
