@@ -37,10 +37,10 @@ def pairs(node: yaml.Node, sentence: str) -> list[tuple[yaml.ScalarNode, yaml.No
     return list(node.value)
 
 
-def sequence(name: str, node: yaml.Node, most: int) -> list[yaml.Node]:
-    """The elements of a list. Raises Mistake where it is none, or has none or too many."""
+def sequence(name: str, node: yaml.Node, most: int, example: str) -> list[yaml.Node]:
+    """The elements of a list. Raises Mistake, with the example, where it is none, or has none or too many."""
     if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= most:
-        raise Mistake(node, f"{name} must be a list of 1 to {most}")
+        raise Mistake(node, f"{name} must be a list of 1 to {most}, such as {example}")
     return list(node.value)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 PREFIX = "whsec_"
 MIN_BYTES, MAX_BYTES = 24, 64
 _MAX_TEXT = 1024
+_GOOD = f"{PREFIX} and the base64 of {MIN_BYTES} to {MAX_BYTES} bytes"
 
 
 class SecretUnreadable(ValueError):
@@ -35,25 +36,25 @@ class Secret:
         """The key itself. Raises SecretUnreadable."""
         text = self._text(environment).strip()
         if not text.startswith(PREFIX):
-            raise SecretUnreadable(f"{self} must hold a secret that begins with {PREFIX}")
+            raise SecretUnreadable(f"{self} must hold {_GOOD}")
         try:
             key = base64.b64decode(text.removeprefix(PREFIX), validate=True)
         except (binascii.Error, ValueError):
-            raise SecretUnreadable(f"{self} must hold {PREFIX} and base64 behind it") from None
+            raise SecretUnreadable(f"{self} must hold {_GOOD}; what is behind {PREFIX} is no base64") from None
         if not MIN_BYTES <= len(key) <= MAX_BYTES:
-            raise SecretUnreadable(f"{self} must hold a secret of {MIN_BYTES} to {MAX_BYTES} bytes; it has {len(key)}")
+            raise SecretUnreadable(f"{self} must hold {_GOOD}; it has {len(key)}")
         return key
 
     def _text(self, environment: Mapping[str, str]) -> str:
         if self.file is None:
             if self.variable not in environment:
-                raise SecretUnreadable(f"{self} is not set")
+                raise SecretUnreadable(f"{self} is not set; it must hold {_GOOD}")
             return environment[self.variable]
         try:
             with self.file.open("rb") as file:
                 return file.read(_MAX_TEXT).decode("ascii")
         except (OSError, ValueError) as error:  # ValueError: no ASCII, or a path that can't be one
-            raise SecretUnreadable(f"{self} can't be read: {type(error).__name__}") from None
+            raise SecretUnreadable(f"{self} can't be read: {type(error).__name__}; it must hold {_GOOD}") from None
 
 
 def signature(keys: Iterable[bytes], delivery_id: str, timestamp: int, body: bytes) -> str:

@@ -28,6 +28,13 @@ MAX_SECRETS = 3
 _MAX_LISTED = 100
 _FIELDS = ("allow_http", "allow_private", "concurrency", "endpoints", "look_back", "queue", "timeout")
 _ENDPOINT_FIELDS = ("events", "labels", "queues", "secrets", "url")
+_EXAMPLES = {
+    "allow_private": "[10.0.0.0/8]",
+    "events": "[job.failed]",
+    "queues": '[orders, "mail*"]',
+    "secrets": "[{file: shop.secret}] or [{env: SHOP_SECRET}]",
+    "url": "https://shop.example/jobs",
+}
 _HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _PORT = re.compile(r":[0-9]*$")
 _NUMERIC_LABEL = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)")
@@ -100,7 +107,7 @@ class _Reading:
         fields = self._fields(node, key.value, _ENDPOINT_FIELDS)
         for required in ("url", "secrets", "queues"):
             if required not in fields and len(self.mistakes) == before:
-                self.mistakes.append(Mistake(key, f"{key.value}: {required} is required"))
+                self.mistakes.append(Mistake(key, f"{key.value}: {required} is required, such as {_EXAMPLES[required]}"))
         url = self._value(fields, "url", self._url)
         secrets = [self._tried(_secret, entry) for entry in self._listed(fields, "secrets", MAX_SECRETS)]
         queues = [self._tried(_pattern, entry) for entry in self._listed(fields, "queues")]
@@ -178,7 +185,7 @@ class _Reading:
         return self._tried(read, fields[name]) if name in fields else None
 
     def _listed(self, fields: Mapping[str, yaml.Node], name: str, most: int = _MAX_LISTED) -> list[yaml.Node]:
-        return (self._tried(lambda node: sequence(name, node, most), fields[name]) or []) if name in fields else []
+        return (self._tried(lambda node: sequence(name, node, most, _EXAMPLES[name]), fields[name]) or []) if name in fields else []
 
     def _tried(self, read: Callable[[Any], Any], node: yaml.Node) -> Any:
         try:
@@ -205,7 +212,7 @@ def _name(what: str, pattern: str, node: yaml.Node) -> str:
 def _pattern(node: yaml.Node) -> str:
     text = word(node)
     if text != "*" and not re.fullmatch(QUEUE_PATTERN, text.removesuffix("*"), re.ASCII):
-        raise Mistake(node, f"queues: {text[:80]!r} must name a queue, a prefix with a star behind it, or * for all queues")
+        raise Mistake(node, f"queues: {text[:80]!r} must name a queue, a prefix with a star behind it, or * for all queues, such as {_EXAMPLES['queues']}")
     return text
 
 
@@ -226,9 +233,9 @@ def _network(node: yaml.Node) -> Network:
 
 def _secret(node: yaml.Node) -> Secret:
     """Where a secret is; it is looked at, so that a mistake shows now."""
-    entries = pairs(node, "a secret must be `file: PATH` or `env: NAME`; it never stands here itself")
+    entries = pairs(node, f"a secret must be `file: PATH` or `env: NAME`, such as {_EXAMPLES['secrets']}; it never stands here itself")
     if len(entries) != 1 or entries[0][0].value not in ("file", "env"):
-        raise Mistake(node, "a secret must be one of `file: PATH` and `env: NAME`")
+        raise Mistake(node, f"a secret must be one of `file: PATH` and `env: NAME`, such as {_EXAMPLES['secrets']}")
     key, value = entries[0]
     if word(value).startswith(PREFIX):
         raise Mistake(value, f"secrets: behind {key.value}: stands a secret itself, and not where one is; change it, since others may have read it here")
