@@ -4,7 +4,8 @@ import base64
 import json
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,11 @@ def test_prometheus_takes_the_rules_and_each_alert_fires_when_it_should(argument
 
 def test_every_alert_is_tested_and_names_a_chapter_that_is_there() -> None:
     tests = (RULES.parent / "jobwire.test.yml").read_text()
-    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
     for rule in _rules():
         if "alert" in rule:
             assert f"alertname: {rule['alert']}" in tests
-            for chapter in re.findall(r"troubleshooting\.md, ([^.]+)\.", rule["annotations"]["description"]):
-                assert f"## {chapter}\n" in page
+            for page, chapter in re.findall(r"(docs/\w+\.md), ([^.]+)\.", rule["annotations"]["description"]):
+                assert f"## {chapter}\n" in (REPOSITORY / page).read_text()
 
 
 def test_the_page_of_metrics_names_every_alert() -> None:
@@ -46,9 +46,10 @@ def test_the_page_of_metrics_names_every_alert() -> None:
     assert re.findall(r"^\| `(Jobwire\w+)` \|", page, re.MULTILINE) == [rule["alert"] for rule in _rules() if "alert" in rule]
 
 
-async def test_rules_and_dashboard_ask_for_nothing_that_is_not_served(shared_store: Store) -> None:
-    async with Broker(shared_store, extra=["--metrics", "127.0.0.1:0"]) as broker, Gateway(broker, extra=["--metrics", "127.0.0.1:0"]) as gateway:
-        served = await _names(broker) | await _names(gateway)
+async def test_rules_and_dashboard_ask_for_nothing_that_is_not_served(shared_store: Store, tmp_path: Path, queue: str) -> None:
+    async with _measured(shared_store, tmp_path, queue) as processes:
+        families = {family for process in processes for family in await _families(process)}
+    served = families | {f"{family}_{part}" for family in families for part in ("bucket", "count", "sum")}
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     asked = {name for expression in [*_expressions(), *(rule["expr"] for rule in _rules())] for name in _NAME.findall(expression)}
     assert asked - served - recorded == set()
@@ -56,17 +57,21 @@ async def test_rules_and_dashboard_ask_for_nothing_that_is_not_served(shared_sto
 
 
 async def test_the_page_of_metrics_names_all_that_are_served_and_no_others(shared_store: Store, tmp_path: Path, queue: str) -> None:
-    file = tmp_path / "webhooks.yaml"
-    file.write_text(f"queue: {queue}\nendpoints:\n  shop:\n    url: https://shop.example/\n    secrets: [{{env: SECRET}}]\n    queues: [{queue}-none]\n")
-    env = {"SECRET": "whsec_" + base64.b64encode(b"k" * 32).decode()}
-    async with (
-        Broker(shared_store, extra=["--metrics", "127.0.0.1:0"]) as broker,
-        Gateway(broker, extra=["--metrics", "127.0.0.1:0"]) as gateway,
-        WebhooksProcess(broker, file, extra=["--metrics", "127.0.0.1:0"], env=env) as webhooks,
-    ):
-        served = await _families(broker) | await _families(gateway) | await _families(webhooks)
+    async with _measured(shared_store, tmp_path, queue) as processes:
+        served = {family for process in processes for family in await _families(process)}
     page = (REPOSITORY / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `(jobwire_\w+)", page, re.MULTILINE)) == {name for name in served if name.startswith("jobwire_")}
+
+
+@asynccontextmanager
+async def _measured(store: Store, directory: Path, queue: str) -> AsyncIterator[Sequence[Process]]:
+    """One process of each kind that serves metrics."""
+    file = directory / "webhooks.yaml"
+    file.write_text(f"queue: {queue}\nendpoints:\n  shop:\n    url: https://shop.example/\n    secrets: [{{env: SECRET}}]\n    queues: [{queue}-none]\n")
+    env = {"SECRET": "whsec_" + base64.b64encode(b"k" * 32).decode()}
+    extra = ["--metrics", "127.0.0.1:0"]
+    async with Broker(store, extra=extra) as broker, Gateway(broker, extra=extra) as gateway, WebhooksProcess(broker, file, extra=extra, env=env) as webhooks:
+        yield broker, gateway, webhooks
 
 
 async def _families(process: Process) -> set[str]:
@@ -74,11 +79,6 @@ async def _families(process: Process) -> set[str]:
     async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
         text = (await http.get(f"http://{address}/metrics")).text
     return set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)", text, re.MULTILINE))
-
-
-async def _names(process: Process) -> set[str]:
-    families = await _families(process)
-    return families | {f"{family}_{part}" for family in families for part in ("bucket", "count", "sum")}
 
 
 def _rules() -> Iterable[dict[str, Any]]:
