@@ -30,6 +30,8 @@ from typing import IO, Any, ClassVar, Self
 # A loaded machine starts ten processes at once in that time.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+# A client's `timeout` in tests that are not of waiting: its default of 2 s is over where a busy machine stands still for a moment.
+PATIENT_S = 60.0
 _KEPT_LINES = 2_000
 # Variables of the test run that would change what a part does: they name another store, or configure Jobwire.
 _FOREIGN = ("REDIS_", "JOBWIRE_")

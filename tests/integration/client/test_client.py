@@ -25,6 +25,7 @@ from jobwire_worker import Job as RunningJob
 from jobwire_worker import Permanent, Worker
 
 from tests.support import Broker, Store, StoreKind
+from tests.support.process import PATIENT_S
 
 
 @pytest.fixture(params=list(StoreKind))
@@ -37,13 +38,13 @@ def any_broker(request: pytest.FixtureRequest) -> Broker:
 
 @pytest.fixture
 async def client(any_broker: Broker) -> AsyncIterator[Client]:
-    async with Client(any_broker.address) as client:
+    async with Client(any_broker.address, timeout=PATIENT_S) as client:
         yield client
 
 
 @pytest.fixture
 async def valkey_client(shared_broker: Broker) -> AsyncIterator[Client]:
-    async with Client(shared_broker.address) as client:
+    async with Client(shared_broker.address, timeout=PATIENT_S) as client:
         yield client
 
 
@@ -400,7 +401,7 @@ async def test_under_kills_of_brokers_every_acknowledged_job_is_there_once(store
 
 @pytest.fixture
 def sync_client(shared_broker: Broker) -> Iterator[SyncClient]:
-    with SyncClient(shared_broker.address) as client:
+    with SyncClient(shared_broker.address, timeout=PATIENT_S) as client:
         yield client
 
 

@@ -6,10 +6,11 @@ import pytest
 from jobwire_client import Client, JobNotFound, SyncClient
 
 from tests.support import Broker
+from tests.support.process import PATIENT_S
 
 
 async def test_a_job_that_does_not_run_is_explained(shared_broker: Broker, queue: str) -> None:
-    async with Client(shared_broker.address) as client:
+    async with Client(shared_broker.address, timeout=PATIENT_S) as client:
         await client.enqueue(queue, "double", 1)
         job = await client.enqueue(queue, "double", 2)
         found = await client.explain(job)
@@ -27,6 +28,6 @@ async def test_a_job_that_does_not_run_is_explained(shared_broker: Broker, queue
 
 
 def test_the_client_for_threads_explains_the_same(shared_broker: Broker, queue: str) -> None:
-    with SyncClient(shared_broker.address) as client:
+    with SyncClient(shared_broker.address, timeout=PATIENT_S) as client:
         job = client.enqueue(queue, "double", 1)
         assert [hold.reason for hold in client.explain(job).holds] == ["no_worker"]

@@ -27,12 +27,13 @@ from jobwire_worker import Job as RunningJob
 from jobwire_worker import Permanent, Worker
 
 from tests.support import Broker, Store
+from tests.support.process import PATIENT_S
 from tests.support.queue_lab import open_lab
 
 
 @pytest.fixture
 async def client(shared_broker: Broker) -> AsyncIterator[Client]:
-    async with Client(shared_broker.address) as client:
+    async with Client(shared_broker.address, timeout=PATIENT_S) as client:
         yield client
 
 
@@ -121,7 +122,7 @@ async def test_a_run_that_is_left_stops_and_goes_on_with_the_same_plan(client: C
 
 
 async def test_a_run_goes_on_at_another_broker(shared_store: Store, shared_broker: Broker, queue: str) -> None:
-    async with Broker(shared_store) as other, Client([other.address, shared_broker.address]) as client:
+    async with Broker(shared_store) as other, Client([other.address, shared_broker.address], timeout=PATIENT_S) as client:
         # Whichever it asks now; the run must be at the one that is killed.
         while not (await client.server_info()).broker_id.startswith(f"{other.pid}-"):
             client._connections.move_on(client._connections._current)
@@ -181,7 +182,7 @@ async def test_a_program_without_asyncio_sees_and_stops_bulk_runs(shared_broker:
     await begin_elsewhere(shared_store, plan)
 
     def work() -> None:
-        with SyncClient(shared_broker.address) as sync:
+        with SyncClient(shared_broker.address, timeout=PATIENT_S) as sync:
             (run,) = sync.bulk_runs(queue)
             assert run == sync.bulk_run(plan.run)
             assert (sync.stop_bulk_run(run).state, sync.bulk_run(run).state) == ("stopped", "stopped")
@@ -204,7 +205,7 @@ async def test_what_a_bulk_verb_is_refused_for(client: Client, queue: str) -> No
 
 
 def test_the_client_for_threads_has_the_same_calls(shared_broker: Broker, queue: str) -> None:
-    with SyncClient(shared_broker.address) as client:
+    with SyncClient(shared_broker.address, timeout=PATIENT_S) as client:
         client.enqueue_many(JobSpec(queue, "h", group="acme" if i % 2 else None) for i in range(10))
         assert len(list(client.list_jobs(queue, "waiting", filter=JobFilter(group="acme")))) == 5
         plan = client.plan_bulk(queue, "cancel", JobFilter(group="acme"), grace=0)

@@ -6,10 +6,11 @@ import pytest
 from jobwire_client import Client, InvalidRequest, Limit, RateLimit, SyncClient
 
 from tests.support import Broker
+from tests.support.process import PATIENT_S
 
 
 async def test_groups_are_listed_paused_and_given_rules(shared_broker: Broker, queue: str) -> None:
-    async with Client(shared_broker.address) as client:
+    async with Client(shared_broker.address, timeout=PATIENT_S) as client:
         await client.enqueue(queue, "double", 1, group="acme")
         await client.enqueue(queue, "double", 2, group="beta")
         assert (await client.pause_group(queue, "acme")).paused
@@ -28,7 +29,7 @@ async def test_groups_are_listed_paused_and_given_rules(shared_broker: Broker, q
 
 
 def test_the_client_for_threads_does_the_same(shared_broker: Broker, queue: str) -> None:
-    with SyncClient(shared_broker.address) as client:
+    with SyncClient(shared_broker.address, timeout=PATIENT_S) as client:
         assert client.update_group(queue, "acme", weight=2).weight == 2
         assert client.pause_group(queue, "acme").paused
         assert not client.resume_group(queue, "acme").paused

@@ -7,6 +7,7 @@ import pytest
 from jobwire_client import Backoff, Client, InvalidRequest, Limit, QueuePolicy, RateLimit, Retention, SyncClient
 
 from tests.support import Broker, Store
+from tests.support.process import PATIENT_S
 
 FULL = QueuePolicy(
     queue_class="high",
@@ -31,7 +32,7 @@ FULL = QueuePolicy(
 
 @pytest.fixture
 async def client(shared_broker: Broker) -> AsyncIterator[Client]:
-    async with Client(shared_broker.address) as client:
+    async with Client(shared_broker.address, timeout=PATIENT_S) as client:
         yield client
 
 
@@ -93,7 +94,7 @@ async def test_classes_are_counted_paused_and_resumed(store: Store) -> None:
 
 
 def test_the_sync_client_does_the_same(shared_broker: Broker, queue: str) -> None:
-    with SyncClient(shared_broker.address) as client:
+    with SyncClient(shared_broker.address, timeout=PATIENT_S) as client:
         assert client.update_queue(queue, QueuePolicy(attempts=2, queue_class="batch")).policy.attempts == 2
         assert queue in next(found for found in client.classes() if found.queue_class == "batch").queues
         assert queue in client.pause_class("batch")
