@@ -123,6 +123,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        assert self.parser is not None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -156,9 +157,13 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.note is not None:
             self.note(status.name, self.client[0] if self.client else "")
         if self.cycle is not None and not self.cycle.response_complete:
-            # The answer under way is of the request before; this one's would be taken for it.
-            self.transport.close()
-            return
+            if self._in_head or self.cycle.response_started or self.pipeline:
+                # The answer under way is of the request before, or has begun; this one would be taken for it, or for a part of it.
+                self.transport.close()
+                return
+            # It is the body that is wrong, and whoever reads it learns that no more comes.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = f'{{"type":"about:blank","title":"{status.phrase}","status":{status.value},"detail":"{sentence}"}}'.encode()
         ours = "".join(f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n" for name, value in self.server_state.default_headers)
         head = (

@@ -140,6 +140,13 @@ async def test_what_is_no_http_is_400_and_noted_as_all_refusals_are(caplog: pyte
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("rest", [b"transfer-encoding: what\r\n\r\n", b"transfer-encoding: chunked\r\n\r\nno number\r\n"], ids=["unknown", "no chunks"])
+async def test_a_body_that_is_no_http_is_400_too(rest: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    assert (await exchange(b"POST / HTTP/1.1\r\nhost: x\r\n" + rest)).startswith(b"HTTP/1.1 400")
+    assert refused == ["BAD_REQUEST"]
+    assert not caplog.messages
+
+
 async def test_what_is_no_http_behind_a_request_is_not_told_in_the_midst_of_its_answer() -> None:
     assert await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n\x16\x03\x01\r\n\r\n") == b""
     assert refused == ["BAD_REQUEST"]
