@@ -64,6 +64,10 @@ def guarded(work: Coroutine[Any, Any, None]) -> None:
         asyncio.run(work)
     except JobwireError as error:
         raise CommandFailed(sentence_of(error), code_of(error)) from error
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":
+            raise  # what is shown, and not what is sent
+        raise CommandFailed(f"{error.object!r} can't be sent: it is no UTF-8", Exit.USAGE) from error
     except KeyboardInterrupt:
         raise CommandFailed("interrupted", Exit.INTERRUPTED) from None
 
@@ -107,12 +111,14 @@ def labels_of(options: list[str] | None) -> dict[str, str] | None:
     return labels or None
 
 
-def parsed(text: str) -> Any:
-    """The JSON of a payload. Raises CommandFailed."""
+def parsed(text: str, what: str = "the payload") -> Any:
+    """The JSON of a payload; `what` is what its error calls it. Raises CommandFailed."""
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise CommandFailed(f"the payload is no JSON: {error}", Exit.USAGE) from None
+    except json.JSONDecodeError as error:
+        raise CommandFailed(f"{what} is no JSON: {error.msg} at character {error.pos + 1}", Exit.USAGE) from None
+    except RecursionError:
+        raise CommandFailed(f"{what} is nested too deep to be read as JSON", Exit.USAGE) from None
 
 
 async def _with_client(target: str, question: Callable[[Client], Coroutine[Any, Any, None]]) -> None:

@@ -1,7 +1,7 @@
 """`jobwire enqueue`: one job, or one per line of standard input."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, TextIO
@@ -61,7 +61,7 @@ def enqueue(
     """Make a job and print its name."""
     if payload == "-" and id is not None:
         raise CommandFailed("--id names one job; with - there may be many", Exit.USAGE)
-    lines: Iterable[str | None] = _lines(sys.stdin) if payload == "-" else [payload]
+    payloads = _payloads(sys.stdin) if payload == "-" else iter([None if payload is None else parsed(payload)])
     common = JobSpec(
         queue,
         job_name,
@@ -83,7 +83,7 @@ def enqueue(
         retention=span("--retention", retention),
         **identity_fields(idempotency_key, ttl, unique, unique_key, debounce, max_wait, throttle),
     )
-    specs = (replace(common, payload=_payload_of(line)) for line in lines)
+    specs = (replace(common, payload=value) for value in payloads)
     durability: Durability = "disk" if disk else "store"
 
     async def question(client: Client) -> None:
@@ -124,12 +124,8 @@ def _print(results: Sequence[Enqueued], as_json: bool) -> None:
                 write_line(result.name)
 
 
-def _lines(source: TextIO) -> Iterator[str]:
-    return (line for line in source if line.strip())
-
-
-def _payload_of(line: str | None) -> Any:
-    return None if line is None else parsed(line)
+def _payloads(source: TextIO) -> Iterator[Any]:
+    return (parsed(line, f"line {number}") for number, line in enumerate(source, 1) if line.strip())
 
 
 def _priority(text: str | None) -> int | str | None:

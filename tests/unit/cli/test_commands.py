@@ -1,5 +1,6 @@
 """The command line without a broker: its help, its messages, its exit codes. Each case is a process of its own."""
 
+import io
 import json
 import os
 import re
@@ -133,6 +134,9 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("broker", "--session-time", "0.1s"), "session_time"),
         (("gateway", "--http", "nowhere"), "HOST:PORT"),
         (("worker", "no_such_module:worker"), "no_such_module"),
+        (("enqueue", "q", "h", "{bad"), "the payload is no JSON: Expecting property name enclosed in double quotes at character 2"),
+        (("enqueue", "q", "h", "[" * 100_000), "the payload is nested too deep"),
+        (("jobs", "get", "queues/q/jobs/\udcff"), "'queues/q/jobs/\\udcff' can't be sent: it is no UTF-8"),
         (("up", "--data-dir", __file__), "test_commands.py can't be used to keep data in: File exists: give another --data-dir"),
     ],
 )
@@ -180,6 +184,13 @@ def test_a_missing_extra_is_named(command: str, module: str, extra: str) -> None
     assert done.returncode == 1
     assert f"install jobwire[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_line_of_standard_input_that_is_no_json_is_told_by_its_number(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n\n{bad\n"))
+    done = run("enqueue", "q", "h", "-")
+    assert (done.returncode, done.stdout) == (exits.Exit.USAGE, "")
+    assert done.stderr == "jobwire: line 3 is no JSON: Expecting property name enclosed in double quotes at character 2\n"
 
 
 def test_a_health_port_that_is_taken_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
