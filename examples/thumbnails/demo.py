@@ -211,6 +211,10 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.photos.is_dir():
         parser.error(f"{options.photos} is no folder")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"{options.out} is no folder")
+    if options.out.resolve() == options.photos.resolve():
+        parser.error("--out must be another folder than --photos: thumbnails go to OUT/PHOTO/")
     return options
 
 

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image
 
+from examples.thumbnails.demo import options_of
 from examples.thumbnails.thumbnails import SIZES
 from tests.support.process import REPOSITORY, Process
 
@@ -70,6 +72,23 @@ async def test_a_file_that_is_no_picture_fails_for_good_and_the_others_finish(tm
     assert "notes.txt: failed: notes.txt is not a picture that Pillow can read" in text
     assert "cut short.jpg: failed: cut short.jpg is a broken picture" in text
     assert f"{len(SIZES)} of {3 * len(SIZES)} thumbnails of 3 photographs" in text
+
+
+@pytest.mark.parametrize(
+    ("photos", "out", "says"),
+    [
+        ("none", "out", "none is no folder"),
+        ("notes.txt", "out", "notes.txt is no folder"),
+        (".", "notes.txt", "notes.txt is no folder"),
+        (".", ".", "--out must be"),
+    ],
+)
+def test_folders_that_will_not_do_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str], photos: str, out: str, says: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SystemExit) as ended:
+        options_of(["--photos", str(tmp_path / photos), "--out", str(tmp_path / out)])
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 async def test_the_system_stays_up_on_free_ports_until_ctrl_c_and_nothing_is_left(tmp_path: Path) -> None:
