@@ -147,7 +147,7 @@ def worker_json(worker: Worker) -> dict[str, object]:
         "sdk": worker.sdk,
         "brokerId": worker.broker_id,
     }
-    return members | ({"connectTime": worker.connect_time.ToJsonString()} if worker.HasField("connect_time") else {})
+    return members | shown(worker, ("connect_time", "reserved"))
 
 
 def server_json(info: GetServerInfoResponse) -> dict[str, object]:

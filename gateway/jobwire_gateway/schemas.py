@@ -11,7 +11,7 @@ from jobwire.v1.job_pb2 import CancelStage
 from jobwire_gateway.contract import words_of
 from jobwire_gateway.jobs import STATES
 from jobwire_gateway.names import JOB_ID_PATTERN, JOB_NAME_PATTERN, QUEUE_PATTERN
-from jobwire_gateway.rule_schemas import BACKOFF, NOT_TOGETHER, PRIORITY, RULE_COMPONENTS, RULES_OF_JOB
+from jobwire_gateway.rule_schemas import BACKOFF, CLASSES, NOT_TOGETHER, PRIORITY, RULE_COMPONENTS, RULES_OF_JOB
 from jobwire_gateway.schema_parts import at_least_zero, closed, date, given, length, listing, number, ref, text, whole
 
 _TEN_YEARS = at_least_zero(3_650 * 86_400)
@@ -201,8 +201,17 @@ _WORKER = given(
         "sdk": text("The name and version of its SDK."),
         "brokerId": text("The broker that it is connected to."),
         "connectTime": date("When it connected."),
+        "reserved": {"type": "array", "items": ref("Reserve"), "description": "The slots that it keeps for some of its queues."},
     },
     required=("session", "queues", "active", "concurrency"),
+)
+_RESERVE = given(
+    {
+        "queue": text("The queue that they are kept for, or"),
+        "queueClass": text("the class of all such queues.", examples=CLASSES),
+        "slots": whole("How many.", minimum=1),
+    },
+    required=("slots",),
 )
 _SERVER = given(
     {
@@ -311,6 +320,7 @@ COMPONENTS: Mapping[str, Mapping[str, Any]] = {
     "Status": given({"status": text("", enum=["ok", "down"]), "reason": text("Why it is down.")}, required=("status",)),
     "Verdict": _VERDICT,
     "Worker": _WORKER,
+    "Reserve": _RESERVE,
     "Workers": listing("workers", ref("Worker")),
 }
 """All that have a name."""

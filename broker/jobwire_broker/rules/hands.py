@@ -1,7 +1,7 @@
 """The workers of a queue, and whether each has room for one more of its jobs.
 
 A worker's credit is known exactly to the broker that it is connected to. Of one that is connected elsewhere this broker knows what the store does: its
-concurrency, and what it holds in all of its queues; where it did not say its concurrency, it counts as full while it holds anything.
+concurrency, the slots that it keeps, and what it holds in all of its queues; where it did not say its concurrency, it counts as full while it holds anything.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from jobwire.v1 import admin_service_pb2
 
 from jobwire_broker.rules.registry import Registry
+from jobwire_broker.rules.shares import Shares
 from jobwire_broker.store.queue_store import Crew
 
 #: What stands for an SDK in a session that LeaseJobs made: it takes nothing beyond what it was made for.
@@ -39,12 +40,12 @@ async def hands_of(registry: Registry, queue: str, crew: Sequence[Crew]) -> list
     """The workers, those with most jobs first. Raises StoreUnavailable."""
     workers = [admin_service_pb2.Worker.FromString(member.descriptor) for member in crew]
     others = sorted({name for worker in workers for name in worker.queues} - {queue})[:MAX_QUEUES_READ]
-    active = Counter({member.session: member.held for member in crew})
-    for rows in await asyncio.gather(*(registry.store(name).sessions() for name in others)):
-        for session, held, _ in rows:
-            if session in active:
-                active[session] += held
-    hands = [_hand(registry, queue, member, worker, active[member.session]) for member, worker in zip(crew, workers, strict=True)]
+    held = {member.session: Counter({queue: member.held}) for member in crew}
+    for name, rows in zip(others, await asyncio.gather(*(registry.store(name).sessions() for name in others)), strict=True):
+        for session, count, _ in rows:
+            if session in held:
+                held[session][name] = count
+    hands = [_hand(registry, queue, member, worker, held[member.session]) for member, worker in zip(crew, workers, strict=True)]
     return sorted(hands, key=lambda hand: (-hand.active, hand.session))
 
 
@@ -53,21 +54,21 @@ def is_short(hands: Sequence[Hand]) -> bool:
     return not any(hand.room for hand in hands)
 
 
-def _hand(registry: Registry, queue: str, member: Crew, worker: admin_service_pb2.Worker, active: int) -> Hand:
+def _hand(registry: Registry, queue: str, member: Crew, worker: admin_service_pb2.Worker, held: Counter[str]) -> Hand:
     takes_more = worker.sdk != SINGLE_CALLS
     return Hand(
         session=member.session,
         worker=worker.instance_id,
         held=member.held,
-        active=active,
+        active=held.total(),
         concurrency=worker.concurrency,
         alone=member.alone,
-        room=takes_more and not member.alone and _has_room(registry, queue, member, active, worker.concurrency),
+        room=takes_more and not member.alone and _has_room(registry, queue, member, worker, held),
         takes_more=takes_more,
     )
 
 
-def _has_room(registry: Registry, queue: str, member: Crew, active: int, concurrency: int) -> bool:
+def _has_room(registry: Registry, queue: str, member: Crew, worker: admin_service_pb2.Worker, held: Counter[str]) -> bool:
     partition = registry.get(queue).partition
     slots = partition.policy.slots
     stream = partition.streams.get(member.session)
@@ -75,4 +76,15 @@ def _has_room(registry: Registry, queue: str, member: Crew, active: int, concurr
         return stream.work.free(queue, slots) > 0
     if slots and member.held >= slots:
         return False
-    return active < max(1, concurrency)
+    room = max(1, worker.concurrency) - held.total()
+    if worker.reserved:
+        shares = Shares(lambda name: _class_of(registry, name))
+        shares.keep(worker, worker.queues)
+        room = shares.room_of(queue, room, held.__getitem__)
+    return room > 0
+
+
+def _class_of(registry: Registry, name: str) -> int:
+    """The class of a queue as far as this broker knows it: a question makes no queue known."""
+    queue = registry.queues.get(name)
+    return queue.partition.policy.queue_class if queue is not None else 0

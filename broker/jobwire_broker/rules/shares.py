@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jobwire.v1 import policy_pb2
+from jobwire.v1 import admin_service_pb2, policy_pb2
 from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
@@ -30,8 +30,8 @@ class Shares:
         """Whether any are kept."""
         return bool(self._of_queue or self._of_class)
 
-    def keep(self, hello: pb.Hello, queues: Sequence[str]) -> None:
-        """Take them from `hello`. Raises InvalidField."""
+    def keep(self, hello: pb.Hello | admin_service_pb2.Worker, queues: Sequence[str]) -> None:
+        """Take them from `hello`, or from what the store knows of the worker. Raises InvalidField."""
         if len(hello.reserved) > MAX_RESERVES:
             raise InvalidField(f"hello.reserved may hold {MAX_RESERVES}; it holds {len(hello.reserved)}", field="hello.reserved")
         self._queues, self._concurrency = queues, hello.concurrency

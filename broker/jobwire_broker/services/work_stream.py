@@ -241,6 +241,7 @@ class WorkStream:
             concurrency=hello.concurrency,
             sdk=hello.sdk,
             broker_id=self._broker_id,
+            reserved=hello.reserved,
         )
         worker.connect_time.GetCurrentTime()
         return worker.SerializeToString()

@@ -207,6 +207,7 @@ def worker_json(worker: WorkerSession) -> Members:
         sdk=worker.sdk or None,
         brokerId=worker.broker_id or None,
         connectTime=date(worker.connect_time),
+        reserved=[filled(queue=kept.queue, queueClass=kept.queue_class, slots=kept.slots) for kept in worker.reserved] or None,
     )
 
 

@@ -27,13 +27,13 @@ from jobwire_client._job import (
     Resolution,
     ServerInfo,
     WatchToken,
-    WorkerSession,
 )
 from jobwire_client._limits import Group, Limit, RateLimit
 from jobwire_client._policy import QueuePolicy, Retention
 from jobwire_client._queues import ClassStats, Queue, QueueCounts
 from jobwire_client._spec import Backoff, Durability, JobSpec, Priority
 from jobwire_client._sync import SyncClient
+from jobwire_client._workers import Reserve, WorkerSession
 from jobwire_client.errors import (
     Accepted,
     BatchTooLarge,
@@ -119,6 +119,7 @@ __all__ = [
     "QueuePolicy",
     "QueueUnavailable",
     "RateLimit",
+    "Reserve",
     "Resolution",
     "Retention",
     "ServerError",

@@ -34,12 +34,10 @@ from jobwire_client._job import (
     Named,
     ServerInfo,
     WatchToken,
-    WorkerSession,
     job_from,
     name_of,
     server_info_from,
     state_number,
-    worker_from,
 )
 from jobwire_client._limits import Group, Limit, group_from, group_update
 from jobwire_client._logs import followed_lines, kept_lines
@@ -51,6 +49,7 @@ from jobwire_client._queues import ClassStats, Queue, class_stats_from, queue_fr
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client._update import Due, update_request
 from jobwire_client._wire import duration, sendable
+from jobwire_client._workers import WorkerSession, worker_from
 from jobwire_client.errors import ClientClosed, InvalidRequest, QueueUnavailable, WaitTimeout
 
 _DISK = b"\x10\x02"

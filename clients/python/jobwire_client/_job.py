@@ -235,28 +235,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSession:
-    """A worker process that is connected."""
-
-    session: str
-    """The session, as 32 hexadecimal digits."""
-    instance_id: str
-    """The label that it gave itself."""
-    queues: tuple[str, ...]
-    """Where it takes jobs from."""
-    active: int
-    """How many jobs it holds."""
-    concurrency: int
-    """How many it runs at once; 0 when it did not say."""
-    sdk: str
-    """The name and version of its SDK."""
-    broker_id: str
-    """The broker that it is connected to."""
-    connect_time: datetime | None
-    """When it connected."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     """Which broker answered, and how its store is."""
 
@@ -392,20 +370,6 @@ def change_from(message: job_service_pb2.JobChange) -> Change:
 def line_from(line: job_pb2.LogLine) -> LogLine:
     """A LogLine from its message."""
     return LogLine(line.sequence, line.level, line.message, datetime.fromtimestamp(line.time_ms / 1000, UTC), line.cursor, line.attempt)
-
-
-def worker_from(message: admin_service_pb2.Worker) -> WorkerSession:
-    """A WorkerSession from its message."""
-    return WorkerSession(
-        session=message.session,
-        instance_id=message.instance_id,
-        queues=tuple(message.queues),
-        active=message.active,
-        concurrency=message.concurrency,
-        sdk=message.sdk,
-        broker_id=message.broker_id,
-        connect_time=_time(message.connect_time) if message.HasField("connect_time") else None,
-    )
 
 
 def server_info_from(message: admin_service_pb2.GetServerInfoResponse) -> ServerInfo:

@@ -21,13 +21,14 @@ from jobwire_client._filter import JobFilter
 from jobwire_client._fork import generation
 from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._ids import new_id
-from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, ServerInfo, WatchToken, WorkerSession
+from jobwire_client._job import Change, Enqueued, Job, LogLine, Named, ServerInfo, WatchToken
 from jobwire_client._limits import Group, Limit
 from jobwire_client._policy import QueuePolicy
 from jobwire_client._poller import quiet_poller
 from jobwire_client._queues import ClassStats, Queue
 from jobwire_client._spec import Backoff, Durability, JobSpec, encode, encode_rules, encode_times
 from jobwire_client._update import Due
+from jobwire_client._workers import WorkerSession
 from jobwire_client.errors import ClientClosed
 
 T = TypeVar("T")

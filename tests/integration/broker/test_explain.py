@@ -11,6 +11,7 @@ from jobwire.v1 import worker_service_pb2 as work
 from tests.integration.broker.asking import completed, enqueue, failed, finish, lease, span
 from tests.support import Broker
 from tests.support.api import Api, refusal
+from tests.support.api import api as connected
 from tests.support.raw_worker import RawWorker
 
 
@@ -48,6 +49,32 @@ async def test_a_delayed_job_names_its_date_and_what_it_waits_after(api: Api, qu
     hold = (await explain(api, later)).holds[0]
     due = (await api.jobs.GetJob(pb.GetJobRequest(name=later))).job.due_time
     assert (hold.reason, hold.until) == (pb.HOLD_REASON_NOT_DUE, due)
+
+
+async def test_a_job_of_no_group_whose_handler_is_limited_waits_after_it_was_handed_back(api: Api, queue: str) -> None:
+    name = await enqueue(api, queue, "a")
+    (job,) = await lease(api, queue)
+    await finish(api, work.Finish(queue=queue, id=job.id, token=job.token, limit_group=work.LimitGroup(delay=span(60))))
+    assert (await explain(api, name)).holds[0].message.endswith(", after its worker handed it back")
+
+
+async def test_a_broker_knows_the_slots_that_a_worker_of_another_one_keeps(api: Api, shared_broker: Broker, second_broker: Broker, queue: str) -> None:
+    resets = f"{queue}.resets"
+    async with RawWorker(shared_broker.address, queue, resets) as worker, connected(second_broker) as other:
+        await worker.hello(credit=3, concurrency=3, reserved=[work.Reserve(queue=resets, slots=2)])
+        await enqueue(api, queue, "a")
+        (job,) = await worker.jobs(1)
+        exports, reset = await enqueue(api, queue, "b"), await enqueue(api, resets, "r", delay=span(60))
+        for broker in (api, other):
+            assert await reasons(broker, exports) == ["NO_CREDIT"]
+            assert (await read(broker, queue)).more_workers_help
+        assert await reasons(other, reset) == ["NOT_DUE"]
+        await api.jobs.PromoteJob(pb.PromoteJobRequest(name=reset))
+        await enqueue(api, resets, "s")
+        await worker.jobs(2)
+        last = await enqueue(api, resets, "t")
+        assert [await reasons(broker, last) for broker in (api, other)] == [["NO_CREDIT"]] * 2
+        await worker.finish(completed(job))
 
 
 async def test_workers_without_credit_are_named_with_what_they_hold_and_one_that_has_some_is_none(api: Api, shared_broker: Broker, queue: str) -> None:

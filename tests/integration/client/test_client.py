@@ -17,12 +17,13 @@ from jobwire_client import (
     JobSpec,
     QueueNotFound,
     QueueUnavailable,
+    Reserve,
     SyncClient,
     WaitTimeout,
     WrongState,
 )
 from jobwire_worker import Job as RunningJob
-from jobwire_worker import Permanent, Worker
+from jobwire_worker import Permanent, QueueClass, Worker
 
 from tests.support import Broker, Store, StoreKind
 from tests.support.process import PATIENT_S
@@ -302,6 +303,17 @@ async def test_connected_workers_are_listed(valkey_client: Client, shared_broker
             await asyncio.sleep(0.05)
     assert found[0].concurrency == 20
     assert found[0].sdk
+    assert found[0].reserved == ()
+
+
+async def test_a_worker_is_listed_with_the_slots_that_it_keeps(valkey_client: Client, shared_broker: Broker, queue: str) -> None:
+    kept: dict[str | QueueClass, int] = {queue: 2, QueueClass.CRITICAL: 1}
+    worker = Worker(shared_broker.address, queues=[queue, f"{queue}.exports"], concurrency=5, reserved=kept)
+    worker.handler("h")(lambda: None)
+    async with worker, asyncio.timeout(10):
+        while not (found := [worker for worker in await valkey_client.workers() if queue in worker.queues]):
+            await asyncio.sleep(0.05)
+    assert set(found[0].reserved) == {Reserve(queue=queue, queue_class=None, slots=2), Reserve(queue=None, queue_class="critical", slots=1)}
 
 
 # ---------------------------------------------------------------------- faults

@@ -49,6 +49,7 @@ def test_of_many_holders_the_first_are_listed_and_all_counted() -> None:
     [
         ({}, "in 2.0 s."),
         ({"ended": 2, "attempt": 1}, "in 2.0 s, after attempt 1 of 3 failed."),
+        ({"ended": 6, "attempt": 1}, "in 2.0 s, after attempt 1 of 3 ran out of time."),
         ({"ended": 3}, "in 2.0 s, as its handler asked."),
         ({"ended": 4, "returns": 2}, "in 2.0 s, after 2 of 5 workers had no handler of its name."),
         ({"flags": codec.FLAG_LOST, "losses": 2}, "in 2.0 s, after its worker was lost (2 in a row)."),

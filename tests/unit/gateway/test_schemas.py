@@ -33,6 +33,7 @@ from jobwire.v1.job_service_pb2 import (
 )
 from jobwire.v1.policy_pb2 import QUEUE_CLASS_HIGH, Limit, QueuePolicy
 from jobwire.v1.queue_service_pb2 import ClassStats, Group, Queue
+from jobwire.v1.worker_service_pb2 import Reserve
 from jobwire_gateway.explanations import explanation_json
 from jobwire_gateway.jobs import class_json, job_json, queue_json, server_json, worker_json
 from jobwire_gateway.problems import Problem, UsedUp, Violation
@@ -104,6 +105,7 @@ def test_a_job_is_shown_as_its_schema_says(job: Job) -> None:
         ("Group", Group, set()),
         ("Class", ClassStats, set()),
         ("Worker", Worker, set()),
+        ("Reserve", Reserve, set()),
         ("Server", GetServerInfoResponse, {"gatewayVersion"}),
     ],
 )
@@ -143,7 +145,7 @@ def test_a_class_is_shown_with_its_zeros() -> None:
 
 
 def test_queues_workers_and_servers_are_shown_as_their_schemas_say() -> None:
-    worker = Worker(session="0" * 32, queues=["q"])
+    worker = Worker(session="0" * 32, queues=["q"], reserved=[Reserve(queue="q", slots=2), Reserve(queue_class=QUEUE_CLASS_HIGH, slots=1)])
     worker.connect_time.GetCurrentTime()
     checked("Queue", queue_json(Queue(name="queues/q", queue="q", counts=JobCounts(waiting=1))))
     checked("Worker", worker_json(worker))

@@ -24,45 +24,46 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from jobwire.v1 import worker_service_pb2 as jobwire_dot_v1_dot_worker__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/admin_service.proto\x12\njobwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x01\n\x06Worker\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06queues\x18\x03 \x03(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x05 \x01(\x05\x12\x0b\n\x03sdk\x18\x06 \x01(\t\x12\x11\n\tbroker_id\x18\x07 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListWorkersResponse\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.jobwire.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse\"\x16\n\x14GetServerInfoRequest\"\xaf\x01\n\x15GetServerInfoResponse\x12\x11\n\tbroker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fstore_available\x18\x03 \x01(\x08\x12\x15\n\rstore_version\x18\x04 \x01(\t\x12\x17\n\x0f\x64isk_durability\x18\x05 \x01(\x08\x12)\n\x06uptime\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x17\x43heckConsistencyRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\".\n\x18\x43heckConsistencyResponse\x12\x12\n\nviolations\x18\x01 \x01(\x03\"\x14\n\x12GetIdentityRequest\"\xb5\x01\n\x13GetIdentityResponse\x12\x15\n\rauthenticated\x18\x01 \x01(\x08\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsingle_use\x18\x06 \x01(\x08\x12\x14\n\x0cstream_token\x18\x07 \x01(\t\"d\n\x17\x43reateWatchTokenRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsingle_use\x18\x03 \x01(\x08\"Z\n\x18\x43reateWatchTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x19\x43reateSessionTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x1a\x43reateSessionTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf7\x04\n\x0c\x41\x64minService\x12N\n\x0bListWorkers\x12\x1e.jobwire.v1.ListWorkersRequest\x1a\x1f.jobwire.v1.ListWorkersResponse\x12N\n\x0b\x44rainWorker\x12\x1e.jobwire.v1.DrainWorkerRequest\x1a\x1f.jobwire.v1.DrainWorkerResponse\x12T\n\rGetServerInfo\x12 .jobwire.v1.GetServerInfoRequest\x1a!.jobwire.v1.GetServerInfoResponse\x12]\n\x10\x43heckConsistency\x12#.jobwire.v1.CheckConsistencyRequest\x1a$.jobwire.v1.CheckConsistencyResponse\x12N\n\x0bGetIdentity\x12\x1e.jobwire.v1.GetIdentityRequest\x1a\x1f.jobwire.v1.GetIdentityResponse\x12]\n\x10\x43reateWatchToken\x12#.jobwire.v1.CreateWatchTokenRequest\x1a$.jobwire.v1.CreateWatchTokenResponse\x12\x63\n\x12\x43reateSessionToken\x12%.jobwire.v1.CreateSessionTokenRequest\x1a&.jobwire.v1.CreateSessionTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobwire/v1/admin_service.proto\x12\njobwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fjobwire/v1/worker_service.proto\"\xdc\x01\n\x06Worker\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06queues\x18\x03 \x03(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x05 \x01(\x05\x12\x0b\n\x03sdk\x18\x06 \x01(\t\x12\x11\n\tbroker_id\x18\x07 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08reserved\x18\t \x03(\x0b\x32\x13.jobwire.v1.Reserve\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListWorkersResponse\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.jobwire.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse\"\x16\n\x14GetServerInfoRequest\"\xaf\x01\n\x15GetServerInfoResponse\x12\x11\n\tbroker_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fstore_available\x18\x03 \x01(\x08\x12\x15\n\rstore_version\x18\x04 \x01(\t\x12\x17\n\x0f\x64isk_durability\x18\x05 \x01(\x08\x12)\n\x06uptime\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x17\x43heckConsistencyRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\".\n\x18\x43heckConsistencyResponse\x12\x12\n\nviolations\x18\x01 \x01(\x03\"\x14\n\x12GetIdentityRequest\"\xb5\x01\n\x13GetIdentityResponse\x12\x15\n\rauthenticated\x18\x01 \x01(\x08\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsingle_use\x18\x06 \x01(\x08\x12\x14\n\x0cstream_token\x18\x07 \x01(\t\"d\n\x17\x43reateWatchTokenRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsingle_use\x18\x03 \x01(\x08\"Z\n\x18\x43reateWatchTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x19\x43reateSessionTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x1a\x43reateSessionTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf7\x04\n\x0c\x41\x64minService\x12N\n\x0bListWorkers\x12\x1e.jobwire.v1.ListWorkersRequest\x1a\x1f.jobwire.v1.ListWorkersResponse\x12N\n\x0b\x44rainWorker\x12\x1e.jobwire.v1.DrainWorkerRequest\x1a\x1f.jobwire.v1.DrainWorkerResponse\x12T\n\rGetServerInfo\x12 .jobwire.v1.GetServerInfoRequest\x1a!.jobwire.v1.GetServerInfoResponse\x12]\n\x10\x43heckConsistency\x12#.jobwire.v1.CheckConsistencyRequest\x1a$.jobwire.v1.CheckConsistencyResponse\x12N\n\x0bGetIdentity\x12\x1e.jobwire.v1.GetIdentityRequest\x1a\x1f.jobwire.v1.GetIdentityResponse\x12]\n\x10\x43reateWatchToken\x12#.jobwire.v1.CreateWatchTokenRequest\x1a$.jobwire.v1.CreateWatchTokenResponse\x12\x63\n\x12\x43reateSessionToken\x12%.jobwire.v1.CreateSessionTokenRequest\x1a&.jobwire.v1.CreateSessionTokenResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobwire.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKER']._serialized_start=112
-  _globals['_WORKER']._serialized_end=293
-  _globals['_LISTWORKERSREQUEST']._serialized_start=295
-  _globals['_LISTWORKERSREQUEST']._serialized_end=354
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=356
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=439
-  _globals['_DRAINWORKERREQUEST']._serialized_start=441
-  _globals['_DRAINWORKERREQUEST']._serialized_end=475
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=477
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=498
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=500
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=522
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=525
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=700
-  _globals['_CHECKCONSISTENCYREQUEST']._serialized_start=702
-  _globals['_CHECKCONSISTENCYREQUEST']._serialized_end=743
-  _globals['_CHECKCONSISTENCYRESPONSE']._serialized_start=745
-  _globals['_CHECKCONSISTENCYRESPONSE']._serialized_end=791
-  _globals['_GETIDENTITYREQUEST']._serialized_start=793
-  _globals['_GETIDENTITYREQUEST']._serialized_end=813
-  _globals['_GETIDENTITYRESPONSE']._serialized_start=816
-  _globals['_GETIDENTITYRESPONSE']._serialized_end=997
-  _globals['_CREATEWATCHTOKENREQUEST']._serialized_start=999
-  _globals['_CREATEWATCHTOKENREQUEST']._serialized_end=1099
-  _globals['_CREATEWATCHTOKENRESPONSE']._serialized_start=1101
-  _globals['_CREATEWATCHTOKENRESPONSE']._serialized_end=1191
-  _globals['_CREATESESSIONTOKENREQUEST']._serialized_start=1193
-  _globals['_CREATESESSIONTOKENREQUEST']._serialized_end=1260
-  _globals['_CREATESESSIONTOKENRESPONSE']._serialized_start=1262
-  _globals['_CREATESESSIONTOKENRESPONSE']._serialized_end=1354
-  _globals['_ADMINSERVICE']._serialized_start=1357
-  _globals['_ADMINSERVICE']._serialized_end=1988
+  _globals['_WORKER']._serialized_start=145
+  _globals['_WORKER']._serialized_end=365
+  _globals['_LISTWORKERSREQUEST']._serialized_start=367
+  _globals['_LISTWORKERSREQUEST']._serialized_end=426
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=428
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=511
+  _globals['_DRAINWORKERREQUEST']._serialized_start=513
+  _globals['_DRAINWORKERREQUEST']._serialized_end=547
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=549
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=570
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=572
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=594
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=597
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=772
+  _globals['_CHECKCONSISTENCYREQUEST']._serialized_start=774
+  _globals['_CHECKCONSISTENCYREQUEST']._serialized_end=815
+  _globals['_CHECKCONSISTENCYRESPONSE']._serialized_start=817
+  _globals['_CHECKCONSISTENCYRESPONSE']._serialized_end=863
+  _globals['_GETIDENTITYREQUEST']._serialized_start=865
+  _globals['_GETIDENTITYREQUEST']._serialized_end=885
+  _globals['_GETIDENTITYRESPONSE']._serialized_start=888
+  _globals['_GETIDENTITYRESPONSE']._serialized_end=1069
+  _globals['_CREATEWATCHTOKENREQUEST']._serialized_start=1071
+  _globals['_CREATEWATCHTOKENREQUEST']._serialized_end=1171
+  _globals['_CREATEWATCHTOKENRESPONSE']._serialized_start=1173
+  _globals['_CREATEWATCHTOKENRESPONSE']._serialized_end=1263
+  _globals['_CREATESESSIONTOKENREQUEST']._serialized_start=1265
+  _globals['_CREATESESSIONTOKENREQUEST']._serialized_end=1332
+  _globals['_CREATESESSIONTOKENRESPONSE']._serialized_start=1334
+  _globals['_CREATESESSIONTOKENRESPONSE']._serialized_end=1426
+  _globals['_ADMINSERVICE']._serialized_start=1429
+  _globals['_ADMINSERVICE']._serialized_end=2060
 # @@protoc_insertion_point(module_scope)

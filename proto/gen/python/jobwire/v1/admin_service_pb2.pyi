@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from jobwire.v1 import worker_service_pb2 as _worker_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,6 +35,7 @@ class Worker(_message.Message):
     SDK_FIELD_NUMBER: _builtins.int
     BROKER_ID_FIELD_NUMBER: _builtins.int
     CONNECT_TIME_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """The session, as 32 hexadecimal digits."""
     instance_id: _builtins.str
@@ -54,6 +56,10 @@ class Worker(_message.Message):
     def connect_time(self) -> _timestamp_pb2.Timestamp:
         """When it connected."""
 
+    @_builtins.property
+    def reserved(self) -> _containers.RepeatedCompositeFieldContainer[_worker_service_pb2.Reserve]:
+        """The slots that it keeps for some of its queues."""
+
     def __init__(
         self,
         *,
@@ -65,10 +71,11 @@ class Worker(_message.Message):
         sdk: _builtins.str = ...,
         broker_id: _builtins.str = ...,
         connect_time: _timestamp_pb2.Timestamp | None = ...,
+        reserved: _abc.Iterable[_worker_service_pb2.Reserve] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "broker_id", b"broker_id", "concurrency", b"concurrency", "connect_time", b"connect_time", "instance_id", b"instance_id", "queues", b"queues", "sdk", b"sdk", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "broker_id", b"broker_id", "concurrency", b"concurrency", "connect_time", b"connect_time", "instance_id", b"instance_id", "queues", b"queues", "reserved", b"reserved", "sdk", b"sdk", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
