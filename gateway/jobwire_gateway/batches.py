@@ -18,7 +18,7 @@ _CODES = {code.value[0]: code.name.lower() for code in grpc.StatusCode}
 class Refusal:
     """Why a job was not made."""
 
-    error: dict[str, str]
+    error: dict[str, str | int]
 
 
 def refusal(problem: Problem) -> Refusal:
@@ -66,10 +66,12 @@ def _verdict(queue: str, item: EnqueueBatchResponse.Item) -> dict[str, object]:
 def _of_broker(error: ItemError) -> Refusal:
     # The broker counts the jobs that it was sent; the place is said by the verdict's own.
     field = error.field.partition("].")[2] if error.field.startswith("jobs[") else error.field
-    return _refusal(code=_CODES.get(error.code, ""), reason=error.reason, field=json_path(field), detail=error.message)
+    return _refusal(
+        code=_CODES.get(error.code, ""), reason=error.reason, field=json_path(field), detail=error.message, retryAfterMs=error.retry_after.ToMilliseconds()
+    )
 
 
-def _refusal(**error: str) -> Refusal:
+def _refusal(**error: str | int) -> Refusal:
     return Refusal({name: value for name, value in error.items() if value})
 
 

@@ -134,6 +134,7 @@ _ITEM_ERROR = given(
         "reason": text("For programs."),
         "field": text("The member that is wrong."),
         "detail": text("One sentence for people."),
+        "retryAfterMs": whole("When to try again, in milliseconds; where there was no room.", minimum=0),
         "accepted": text("Where the store was away: whether the job may have been made: `no`, `unknown`."),
     },
     required=("detail",),

@@ -96,7 +96,10 @@ def _jobs(brokers: Brokers, rest: Rest) -> list[Operation]:
                     others={NDJSON: {"type": "string"}},
                 ),
             },
-            fails={409: "The id is taken by a job with other content (`JOB_EXISTS`).", 429: "The store is full (`STORE_FULL`)."},
+            fails={
+                409: "The id is taken by a job with other content (`JOB_EXISTS`).",
+                429: "The store is full (`STORE_FULL`), or the queue is at its maximum depth (`QUEUE_FULL`).",
+            },
         ),
         Operation(
             method="GET",

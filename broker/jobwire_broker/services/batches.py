@@ -124,7 +124,7 @@ def refusal_of(queue: str, item: JobItem, result: str | Other | BrokerError, pat
         return payload_too_large(f"{path}.payload")
     if result == Word.STORE_FULL:
         return _store_full()
-    return QueueFull("the queue is at its maximum depth", quota=f"queues/{queue}") if result == Word.FULL else None
+    return _queue_full(queue) if result == Word.FULL else None
 
 
 def payload_too_large(field: str) -> InvalidField:
@@ -134,7 +134,11 @@ def payload_too_large(field: str) -> InvalidField:
 
 
 def _store_full() -> StoreFull:
-    return StoreFull("the store is near its memory limit")
+    return StoreFull("the store is near its memory limit (maxmemory): repeat when jobs have ended or were cleaned, or raise it")
+
+
+def _queue_full(queue: str) -> QueueFull:
+    return QueueFull("the queue is at its maximum depth (max_depth of its policy): repeat when jobs have ended, or raise it", quota=f"queues/{queue}")
 
 
 def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
@@ -146,7 +150,10 @@ def _conflict(item: JobItem, other: Other, path: str) -> IdempotencyConflict:
 def item_error(error: BrokerError) -> pb.ItemError:
     """Why one job of several was refused. What is used up stands in the metadata, as QuotaFailure's subject."""
     metadata = {**error.metadata, "quota": error.quota} if error.quota else error.metadata
-    return pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message, metadata=metadata)
+    item = pb.ItemError(code=error.code.value[0], reason=error.reason, field=error.field, message=error.message, metadata=metadata)
+    if error.retry_after_s is not None:
+        item.retry_after.FromMilliseconds(int(error.retry_after_s * 1000))
+    return item
 
 
 def say_verdict(answer: pb.EnqueueBatchResponse.Item | pb.EnqueueStreamResponse.Item, place: int, ids: Mapping[int, str], outcome: Outcome) -> None:

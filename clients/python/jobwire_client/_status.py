@@ -54,7 +54,8 @@ def error_of_item(item: job_service_pb2.ItemError) -> JobwireError:
     message, field = _IN_BATCH.sub("", item.message), _IN_BATCH.sub("", item.field)
     violations = [FieldViolation(field, message)] if field else []
     quota = [UsedUp(item.metadata["quota"], message)] if "quota" in item.metadata else []
-    return kind(message, reason=item.reason, violations=violations, metadata=dict(item.metadata), quota=quota)
+    retry_after = item.retry_after.ToTimedelta() if item.HasField("retry_after") else None
+    return kind(message, reason=item.reason, violations=violations, metadata=dict(item.metadata), quota=quota, retry_after=retry_after)
 
 
 @dataclass(frozen=True)

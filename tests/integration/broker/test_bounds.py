@@ -60,6 +60,8 @@ async def test_a_queue_at_its_depth_refuses_each_job_for_itself(api: Api, second
     items = await enqueue_all(api, [spec(queue, f"j{i}") for i in range(5)])
     assert [(item.verdict, item.error.reason) for item in items] == [(MADE, "")] * 3 + [(REFUSED, "QUEUE_FULL")] * 2
     assert dict(items[3].error.metadata) == {"quota": f"queues/{queue}"}
+    assert items[3].error.retry_after.ToTimedelta().total_seconds() == 1
+    assert "max_depth" in items[3].error.message
     assert [item.name for item in items] == [f"queues/{queue}/jobs/{item.id}" for item in items[:3]] + [""] * 2
     found = await refusal(api.jobs.Enqueue(pb.EnqueueRequest(job=spec(queue, "new"))))
     assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
@@ -68,7 +70,7 @@ async def test_a_queue_at_its_depth_refuses_each_job_for_itself(api: Api, second
     assert (await enqueue_all(api, [spec(queue, "j0")]))[0].verdict == MADE
     async with asking(api) as stream:
         answer = await stream.ask(spec(queue, "j1"), spec(queue, "k"))
-        assert [(item.at, item.error.reason) for item in answer.items] == [(1, "QUEUE_FULL")]
+        assert [(item.at, item.error.reason, item.error.retry_after.seconds) for item in answer.items] == [(1, "QUEUE_FULL", 1)]
     (job,) = await lease(api, queue)
     await finish(api, completed(job))
     async with connected(second_broker) as other:

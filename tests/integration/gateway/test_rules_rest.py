@@ -192,6 +192,8 @@ async def test_a_queue_at_its_maximum_depth_is_429_with_a_time_to_come_back(http
     assert (answer.status_code, answer.json()["reason"]) == (429, "QUEUE_FULL")
     assert [used["subject"] for used in answer.json()["quota"]] == [f"queues/{queue}"]
     assert int(answer.headers["retry-after"]) >= 1
+    (item,) = (await http.post(f"/v1/queues/{queue}/jobs", json={"jobs": [{"jobName": "t"}]})).json()["jobs"]
+    assert (item["error"]["reason"], item["error"]["retryAfterMs"]) == ("QUEUE_FULL", 1000)
 
 
 async def test_a_verb_of_a_queue_that_is_none_is_told_which_there_are(http: httpx.AsyncClient, queue: str) -> None:

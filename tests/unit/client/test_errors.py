@@ -84,8 +84,9 @@ def test_what_is_used_up_comes_along() -> None:
     error = error_of(failed(grpc.StatusCode.RESOURCE_EXHAUSTED, details=[error_pb2.ErrorInfo(reason="QUEUE_FULL"), used_up]), "b:1")
     assert type(error) is QueueFull
     assert error.quota == (UsedUp("queues/mail", "it is full"),)
-    item = error_of_item(job_service_pb2.ItemError(code=8, reason="QUEUE_FULL", message="it is full", metadata={"quota": "queues/mail"}))
-    assert item.quota == error.quota
+    full = job_service_pb2.ItemError(code=8, reason="QUEUE_FULL", message="it is full", metadata={"quota": "queues/mail"}, retry_after=Duration(seconds=1))
+    item = error_of_item(full)
+    assert (item.quota, item.retry_after) == (error.quota, timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(("said", "expected"), [("no", "no"), ("unknown", "unknown"), ("", "unknown"), ("perhaps", "unknown")])

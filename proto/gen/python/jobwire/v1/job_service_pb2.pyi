@@ -549,6 +549,7 @@ class ItemError(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """The gRPC status code that the single call would have had."""
     reason: _builtins.str
@@ -563,6 +564,10 @@ class ItemError(_message.Message):
         QuotaFailure is with a single call; each reason of error.proto says what else it names.
         """
 
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """After which time to try again, as RetryInfo says it with a single call: with QUEUE_FULL and STORE_FULL. Absent: to repeat the same is of no use."""
+
     def __init__(
         self,
         *,
@@ -571,10 +576,11 @@ class ItemError(_message.Message):
         field: _builtins.str = ...,
         message: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
