@@ -201,7 +201,7 @@ def _scalar(field: FieldDescriptor, value: object, path: str) -> object:
         made = number(path, value)
     if not made and not field.has_presence:
         # To the contract it would be no value at all.
-        raise invalid(path, "must not be empty" if made == "" else "must not be 0")
+        raise invalid(path, f"must not be {'empty' if made == '' else 0}: leave it out")
     return made
 
 

@@ -52,15 +52,21 @@ def set_rules(
     express: Annotated[bool | None, typer.Option("--express/--no-express", help="Whether it goes before all groups that are not.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="How many units may run at once.")] = None,
     rate: Annotated[str | None, typer.Option(metavar="COUNT/PERIOD", help="How many units may start in what time: 100/1s.")] = None,
-    burst: Annotated[int, typer.Option(help="How many of them at once, after a pause.")] = 1,
+    burst: Annotated[int | None, typer.Option(help="How many of them at once, after a pause. Default 1.")] = None,
     no_limit: Annotated[bool, typer.Option("--no-own-limit", help="Take its own limit away: that of all groups holds.")] = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """Set rules of a group. A limit takes the place of the whole limit that it had."""
+    if weight is None and express is None and concurrency is None and rate is None and not no_limit:
+        raise CommandFailed("say what to set: --weight, --express, --concurrency, --rate with --burst, or --no-own-limit", Exit.USAGE)
+    if burst is not None and rate is None:
+        raise CommandFailed("--burst is of a rate: give --rate as well", Exit.USAGE)
     limit: Limit | Literal["default"] | None = "default" if no_limit else None
     if concurrency is not None or rate is not None:
-        limit = Limit(concurrency=concurrency, rate=None if rate is None else _rate(rate, burst))
+        if no_limit:
+            raise CommandFailed("--no-own-limit can't stand beside --concurrency or --rate", Exit.USAGE)
+        limit = Limit(concurrency=concurrency, rate=None if rate is None else _rate(rate, 1 if burst is None else burst))
     _change(queue, lambda client: client.update_group(queue, group, weight=weight, express=express, limit=limit), target, as_json)
 
 

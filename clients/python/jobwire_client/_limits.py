@@ -73,7 +73,7 @@ def group_from(group: pb.Group) -> Group:
 def limit_from(limit: policy_pb2.Limit) -> Limit:
     """From the wire."""
     rate = limit.rate
-    found = RateLimit(count=rate.count, period=rate.period.ToTimedelta(), burst=rate.burst or 1) if rate.count else None
+    found = RateLimit(count=rate.count, period=rate.period.ToTimedelta(), burst=rate.burst or 1) if rate != policy_pb2.RateLimit() else None
     return Limit(concurrency=limit.concurrency or None, rate=found)
 
 

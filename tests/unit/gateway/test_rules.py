@@ -71,7 +71,7 @@ def test_a_mask_in_the_query_says_alone_what_is_changed() -> None:
         ({"policy": {}}, {}, "something to change"),
         ({"policy": {"atempts": 5}}, {}, "atempts"),
         ({"policy": {"retention": {"waiting": {}}}}, {}, "waiting"),
-        ({"policy": {"attempts": 0}}, {}, "policy.attempts must not be 0"),
+        ({"policy": {"attempts": 0}}, {}, "policy.attempts must not be 0: leave it out"),
         ({"policy": {"limit": {"rate": {"count": True, "period": "1s"}}}}, {}, "policy.limit.rate.count"),
         ({"policy": {"limit": {"rate": {"count": 1}}}}, {}, "policy.limit.rate.period is required"),
         ({"policy": {"jobLimits": {"t": {"rate": {"period": "1s"}}}}}, {}, "policy.jobLimits.t.rate.count is required"),
