@@ -1,5 +1,6 @@
 """The `jobwire` command."""
 
+import io
 import sys
 
 from jobwire_cli.exits import CommandFailed
@@ -7,6 +8,8 @@ from jobwire_cli.exits import CommandFailed
 
 def main() -> None:
     """Run the command line and end the process with one of the codes of jobwire_cli.exits."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letter for is shown as its number, and ends nothing
     try:
         from jobwire_cli.app import app_for
 

@@ -40,11 +40,11 @@ def write_json(items: Iterable[Members]) -> None:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """A value as JSON. One with half a surrogate pair in it, which a worker may send as an escape and no terminal takes, is all in ASCII."""
+    """A value as JSON, all in ASCII where stdout can't take it else. That may be half a surrogate pair, which a worker may send as an escape."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
     try:
-        text.encode()
+        text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent, separators=separators)
     return text

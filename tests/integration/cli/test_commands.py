@@ -1,6 +1,7 @@
 """The commands against a real broker, gateway and worker, as a user types them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -96,6 +97,18 @@ def test_a_job_is_made_and_shown(jobwire: Jobwire, queue: str) -> None:
     shown = jobwire("jobs", "get", name.rpartition("/")[2], "--queue", queue)
     assert "höhe" in shown
     assert "0 of 2" in shown
+
+
+def test_letters_that_stdout_does_not_have_are_escaped(jobwire: Jobwire, queue: str, shared_broker: Broker) -> None:
+    name = jobwire("enqueue", queue, "steps", '"höhe"', "--label", "town=Köln")
+    command = [sys.executable, "-m", "jobwire_cli", "jobs", "get", name, "--target", shared_broker.address]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown, as_json = (
+        subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=True, timeout=30).stdout for flags in ([], ["--json"])
+    )
+    assert r"K\xf6ln" in shown
+    assert r"h\u00f6he" in shown
+    assert json.loads(as_json)["payload"] == "höhe"
 
 
 def test_jobs_come_from_the_lines_of_standard_input(jobwire: Jobwire, queue: str, shared_broker: Broker) -> None:
