@@ -245,7 +245,7 @@ class Client:
         """Make many jobs, in calls of at most 1,000 jobs and 8 MiB.
 
         Returns a verdict for each, in the order given: `refused` with `error` for those that can't be encoded or that
-        the broker did not take; the others are made.
+        the broker did not take, also because its store or a queue is full; the others are made.
 
         Raises:
             QueueUnavailable: at least one call got no answer; `results` says what is known of each job, so that those that are `unknown`, and those that are

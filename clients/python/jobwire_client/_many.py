@@ -8,7 +8,7 @@ from jobwire_client._entries import ManyJobs
 from jobwire_client._ids import new_id
 from jobwire_client._job import Enqueued
 from jobwire_client._spec import JobSpec, encode_spec
-from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
+from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable, StoreFull
 
 
 class _Chunk:
@@ -79,10 +79,10 @@ class _Many:
         failures = [failure for chunk, future in self._sent if (failure := self._place(chunk, future)) is not None]
         results = [result for result in self._results if result is not None]
         for failure in failures:
-            if not isinstance(failure, QueueUnavailable):
+            if not isinstance(failure, QueueUnavailable | StoreFull):
                 raise failure
-        if failures:
-            raise _outage(failures[0], results)
+        if outages := [failure for failure in failures if isinstance(failure, QueueUnavailable)]:
+            raise _outage(outages[0], results)
         return results
 
     def _place(self, chunk: _Chunk, future: "asyncio.Future[list[Enqueued]]") -> BaseException | None:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from jobwire.v1 import error_pb2, job_service_pb2
-from jobwire_client import Client, DurabilityUnsupported, QueueUnavailable, StoreFull, SyncClient
+from jobwire_client import Client, DurabilityUnsupported, JobSpec, QueueUnavailable, StoreFull, SyncClient
 from jobwire_client import _enqueue_stream as module
 
 from tests.unit.client.scripted import TIMEOUTS_S, Context, Scripted, never, nobody, refusing, saying, serving, status_of, well
@@ -53,6 +53,15 @@ async def test_a_message_that_is_refused_as_a_whole_leaves_the_stream_as_it_is()
             await client.enqueue("q", "h")
         assert (await client.enqueue("q", "h")).verdict == "made"
         assert scripted.streams == 1
+
+
+async def test_many_jobs_say_which_were_made_before_the_store_was_full() -> None:
+    full = saying(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+    async with serving(first_then(well, full)) as (address, scripted), Client(address) as client:
+        results = await client.enqueue_many(JobSpec("q", "h") for _ in range(5_000))
+    made = len(scripted.calls[0].jobs)
+    assert [result.verdict for result in results] == ["made"] * made + ["refused"] * (5_000 - made)
+    assert {type(result.error) for result in results[made:]} == {StoreFull}
 
 
 async def test_an_error_keeps_the_time_to_wait() -> None:
