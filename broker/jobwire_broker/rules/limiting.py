@@ -28,7 +28,7 @@ def limit_holds(queue: str, job: job_pb2.Job, found: Explained, hands: Sequence[
     for what, date in dates:
         if date == math.inf:
             if not (judged.group_paused and what == dates[1][0]):
-                holds.append(_full(what, judged, hands))
+                holds.append(_full(what, job.units, judged, hands))
         elif date > found.now_us / 1000:
             holds.append(_limited(what, date))
     holds += [_room_kept(queue, job, judged.group, kept) for kept in judged.kept]
@@ -53,11 +53,13 @@ def with_holders(reason: pb.HoldReason.ValueType, message: str, hands: Sequence[
     return pb.JobHold(reason=reason, message=message, holders=holders, holder_count=len(hands))
 
 
-def _full(what: str, judged: Judged, hands: Sequence[Hand]) -> pb.JobHold:
+def _full(what: str, units: int, judged: Judged, hands: Sequence[Hand]) -> pb.JobHold:
     """`active` of these holders is how many jobs they hold that count."""
     counting = [replace(hand, active=judged.holders[hand.session]) for hand in hands if hand.session in judged.holders]
     who = ", ".join(f"{hand.worker or hand.session.hex()} ({hand.active})" for hand in counting[:3])
-    message = f"the concurrency limit of {what} is used up" + (f", by {who}{' and others' if len(counting) > 3 else ''}" if who else "")
+    lacks = f"has no room for its {units} units beside" if units > 1 else "is used up by"
+    others = " and others" if len(counting) > 3 else ""
+    message = f"the concurrency limit of {what} {lacks} {who}{others}" if who else f"the concurrency limit of {what} is used up"
     return with_holders(pb.HOLD_REASON_CONCURRENCY_LIMITED, message, counting)
 
 

@@ -127,7 +127,7 @@ async def test_a_used_up_limit_names_who_holds_it(api: Api, queue: str) -> None:
     (job,) = await lease(api, queue, 5)
     hold = (await holds_of(api, name))["CONCURRENCY_LIMITED"]
     assert ([(holder.worker, holder.active) for holder in hold.holders], hold.holder_count) == ([("asking", 1)], 1)
-    assert hold.message == f"the concurrency limit of the queue {queue} is used up, by asking (1)"
+    assert hold.message == f"the concurrency limit of the queue {queue} is used up by asking (1)"
     assert not await more_workers_help(api, queue)
     await finish(api, completed(job))
     assert await more_workers_help(api, queue)
@@ -197,6 +197,8 @@ async def test_who_waits_beside_room_is_told_for_which_job_it_is_kept(api: Api, 
     hold = (await holds_of(api, job_name_of(queue, "b")))["ROOM_KEPT"]
     big = job_name_of(queue, "big")
     assert (hold.kept_for, hold.message) == (big, f"the room that is left under the limit of the queue {queue} is kept for {big}, which needs 3 units")
+    hold = (await holds_of(api, big))["CONCURRENCY_LIMITED"]
+    assert hold.message == f"the concurrency limit of the queue {queue} has no room for its 3 units beside asking (1)"
 
 
 # Labels and order -------------------------------------------------------------------------------------------------------------------------------------------
