@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -36,6 +37,8 @@ DEFAULT_CONCURRENCY = 5
 MAX_CONCURRENCY = 10_000
 DEFAULT_GRACE = timedelta(seconds=30)
 MAX_LABELS = 32
+_LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
+_LABEL_VALUE_BYTES = 128
 _LABEL_LIMIT_CHARS = 128
 _LEFTOVERS_TIME_S = 1.0
 _ENDED_MARGIN_S = 10.0
@@ -390,7 +393,12 @@ def _label(text: object, what: str) -> str:
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
         raise RegistrationError(f"a worker has at most {MAX_LABELS} labels, got {len(labels)}")
-    return {_label(key, "a label's key"): _label(value, f"label {key!r}") for key, value in labels.items()}
+    for key, value in labels.items():
+        if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+            raise RegistrationError(f"labels must have keys of 1 to 63 of [A-Za-z0-9._/-], got {key!r}")
+        if not isinstance(value, str) or len(value.encode(errors="replace")) > _LABEL_VALUE_BYTES:
+            raise RegistrationError(f"label {key!r} must be a text of at most {_LABEL_VALUE_BYTES} bytes, got {value!r}")
+    return dict(labels)
 
 
 def _grace(grace: timedelta | float) -> timedelta:
