@@ -259,10 +259,14 @@ def _show(job: Job, as_json: bool) -> None:
     if job.losses:
         fields.append(("losses", str(job.losses)))
     fields += _rules(job)
-    fields += [(name, _content(value)) for name, value in (("payload", job.payload), ("result", job.result)) if value is not None]
+    fields += [
+        (name, _content(value)) for name, value in (("payload", job.payload), ("checkpoint", job.checkpoint), ("result", job.result)) if value is not None
+    ]
     if job.failure is not None:
         fields.append(("failure", Text(output.failure_line(job.failure.reason, job.failure.type, job.failure.message), style="red")))
         fields += [("", job.failure.stack)] if job.failure.stack else []
+    if job.log_lines:
+        fields.append(("log lines", str(job.log_lines)))
     if job.fingerprint:
         fields.append(("fingerprint", job.fingerprint))
     if job.resolution is not None:

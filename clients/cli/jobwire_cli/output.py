@@ -114,6 +114,7 @@ def job_json(job: Job) -> Members:
         **filled(worker=job.worker or None, **_rules(job), fingerprint=job.fingerprint or None, resolution=resolution),
         **({"cancelRequested": True, "cancelDelivered": job.cancel_delivered} if job.cancel_requested else {}),
         **filled(cancelStage=job.cancel_stage or None, cancelTime=date(job.cancel_time), expireTime=date(job.expire_time)),
+        **filled(**_content("checkpoint", job.checkpoint), logLines=job.log_lines or None),
         **filled(timeout=seconds(job.timeout), totalTimeout=seconds(job.total_timeout), attempts=[_attempt_json(attempt) for attempt in job.attempts] or None),
     }
 

@@ -1,7 +1,9 @@
 """The JSON of commands has the members that REST and the event streams have."""
 
+import json
 from datetime import UTC, datetime
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2, queue_service_pb2
 from jobwire_cli import output
@@ -51,6 +53,35 @@ def test_a_job_that_has_ended_has_the_members_of_rest() -> None:
     assert output.job_json(job_from(message)) == _with_micros(gateway.job_json(message))
 
 
+def test_a_job_that_says_everything_has_the_members_of_rest() -> None:
+    message = a_job()
+    message.MergeFrom(
+        job_pb2.Job(
+            priority=3,
+            result=job_pb2.Payload(json="42"),
+            due_time=moment(3),
+            finish_time=moment(4),
+            cancel_delivered=True,
+            group="acme",
+            labels={"plan": "free"},
+            required_labels={"gpu": "a100"},
+            units=3,
+            expire_time=moment(5),
+            timeout=Duration(seconds=30),
+            total_timeout=Duration(seconds=90),
+            attempts=[job_pb2.Attempt(number=1, token=6, worker="w", start_time=moment(1), end_time=moment(2), end=job_pb2.ATTEMPT_END_COMPLETED)],
+            checkpoint=job_pb2.Payload(json='{"page":3}'),
+            cancel_stage=job_pb2.CANCEL_STAGE_DELIVERED,
+            cancel_time=moment(6),
+            fingerprint="0123456789abcdef",
+            resolution=job_pb2.Resolution(note="known", resolve_time=moment(7)),
+            log_lines=12,
+        )
+    )
+    assert {field.name for field in job_pb2.Job.DESCRIPTOR.fields} == {field.name for field, _ in message.ListFields()}
+    assert output.job_json(job_from(message)) == _with_micros(gateway.job_json(message))
+
+
 def test_a_job_that_says_nothing_has_the_members_of_rest() -> None:
     message = job_pb2.Job(name="queues/q/jobs/a", queue="q", id="a", state=job_pb2.JOB_STATE_WAITING)
     assert output.job_json(job_from(message)) == gateway.job_json(message)
@@ -58,7 +89,8 @@ def test_a_job_that_says_nothing_has_the_members_of_rest() -> None:
 
 def _with_micros(members: dict[str, object]) -> dict[str, object]:
     """Dates with six digits behind the point: protobuf writes three where those are enough."""
-    return {name: str(value).replace(".250Z", ".250000Z") if name.endswith("Time") else value for name, value in members.items()}
+    found: dict[str, object] = json.loads(json.dumps(members).replace('.250Z"', '.250000Z"'))
+    return found
 
 
 def test_a_queue_has_the_members_of_rest() -> None:
