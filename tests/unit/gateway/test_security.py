@@ -4,6 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jobwire_gateway.addresses import networks
 from jobwire_gateway.config import ConfigError, GatewayConfig
 from jobwire_gateway.security import Security
 from starlette.types import Message, Receive, Scope, Send
@@ -60,6 +63,35 @@ async def test_without_a_list_any_name_is_good() -> None:
 )
 async def test_only_a_page_of_the_same_origin_may_change_something(headers: Any, status: int) -> None:
     assert await status_of("POST", "/v1/queues/q/jobs", host="localhost:8080", **headers) == status
+
+
+WORDS = st.sampled_from(
+    (
+        b"http:// [ ] [::1 % %ff :// localhost :8080 null same-origin cross-site Bearer __Host-jobwire= ; ticket. jobwire_token_ a.b.c , token= & "
+        b"10.0.0.1 fe80::1% \xff \xed\xa0\x80 \x85 \xd9\xa3"
+    ).split(b" ")
+)
+ANYTHING = st.lists(WORDS | st.binary(max_size=8), max_size=5).map(b"".join)
+HEADERS = st.sampled_from([b"origin", b"host", b"cookie", b"authorization", b"sec-fetch-site", b"x-forwarded-for", b"accept", b"sec-websocket-protocol"])
+
+
+@given(st.sampled_from(["GET", "POST"]), st.sampled_from(["/", "/v1/events", "/v1/queues"]), ANYTHING, st.lists(st.tuples(HEADERS, ANYTHING), max_size=4))
+@example("GET", "/v1/events", b"", [(b"host", b"localhost"), (b"origin", b"http://[")])
+async def test_whatever_stands_in_a_request_it_is_served_or_refused(method: str, path: str, query: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    seen: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Message) -> None:
+        seen.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": headers, "client": ("10.0.0.1", 1)}
+    await Security(app, LOOPBACK, origins=["https://app.example"], proxies=networks(["10.0.0.0/8"]))(scope, receive, send)
+    assert seen[0]["status"] in (200, 400, 401, 403, 421)
 
 
 async def test_a_page_of_another_site_may_not_hold_a_stream_but_may_link_to_ours() -> None:
