@@ -21,7 +21,7 @@ from jobwire_gateway.config import GatewayConfig, split_address
 from jobwire_gateway.metrics import AddressTaken, GatewayMetrics, Measured
 from jobwire_gateway.protocol import STALL_S, bounded
 from jobwire_gateway.security import ANSWER_HEADERS
-from jobwire_gateway.ws_protocol import MAX_MESSAGE_BYTES, PING_S, GatewayWebSocket
+from jobwire_gateway.ws_protocol import MAX_MESSAGE_BYTES, PING_S, noting
 
 _log = logging.getLogger("jobwire.gateway")
 
@@ -160,7 +160,7 @@ async def _serve_http(config: GatewayConfig, listener: socket.socket, gateway: G
         app,
         loop="none",
         http=bounded(config.max_header_bytes, gateway.refusals.note_head),
-        ws=GatewayWebSocket,
+        ws=noting(gateway.refusals.note_head),
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_S,

@@ -5,6 +5,7 @@ and memory with it. Pings of our own, every 20 s, find a peer that is gone.
 """
 
 import asyncio
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
@@ -32,7 +33,9 @@ _PINGS_AT_ONCE = 50
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
-    """One connection."""
+    """One connection. `note`, that hears of handshakes that are refused here, is set on a subclass by `noting`."""
+
+    note: Callable[[str, str], None] | None = None
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -104,6 +107,13 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._end_message()
         super().handle_cont(event)
 
+    def send_receive_event_to_app(self) -> None:
+        """Hand a whole message over. uvicorn would write a traceback for each that is no text."""
+        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+            self._give_up("no UTF-8", CloseCode.INVALID_DATA)
+            return
+        super().send_receive_event_to_app()
+
     def handle_ping(self) -> None:
         if not self._pings.take(self.loop.time()):
             self._give_up("too many pings")
@@ -111,6 +121,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().handle_ping()
 
     def _refuse(self, response: Response) -> None:
+        if self.note is not None:
+            self.note(HTTPStatus(response.status_code).name, self.client[0] if self.client else "")
         for name, value in self.default_headers:
             response.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
@@ -127,11 +139,24 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._message_timer.cancel()
             self._message_timer = None
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, code: CloseCode = CloseCode.POLICY_VIOLATION) -> None:
         if self.close_sent or self.transport.is_closing():
             return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1008, "reason": reason})
-        self.conn.fail(1008, reason)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.fail(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
+
+
+def noting(note: Callable[[str, str], None]) -> type[GatewayWebSocket]:
+    """The protocol in the form that uvicorn wants: a class. `note` gets the reason of each refusal, and the peer's address."""
+    return type("NotingWebSocket", (GatewayWebSocket,), {"note": staticmethod(note)})
+
+
+def _is_text(frames: Iterable[bytes]) -> bool:
+    try:
+        b"".join(frames).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

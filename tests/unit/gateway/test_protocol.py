@@ -9,8 +9,10 @@ import pytest
 import uvicorn
 from jobwire_gateway import protocol
 from jobwire_gateway.protocol import bounded
-from jobwire_gateway.ws_protocol import GatewayWebSocket
+from jobwire_gateway.ws_protocol import noting
 from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 refused: list[str] = []
 
@@ -25,6 +27,11 @@ def _note(reason: str, address: str) -> None:
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        return
     if scope["path"] == "/impatient":
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
@@ -43,7 +50,7 @@ async def served() -> AsyncIterator[tuple[str, int]]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    config = uvicorn.Config(hello, http=bounded(8_192, _note), ws=GatewayWebSocket, lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
+    config = uvicorn.Config(hello, http=bounded(8_192, _note), ws=noting(_note), lifespan="off", timeout_keep_alive=1, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:
@@ -114,6 +121,23 @@ async def test_a_handshake_over_the_bound_is_431_and_nothing_else(caplog: pytest
     answer = await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n" + handshake + b"x-a: b\r\n" * 2_000 + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 431")
     assert not caplog.messages
+
+
+async def test_a_handshake_that_can_not_be_read_is_noted_as_all_refusals_are() -> None:
+    handshake = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    assert (await exchange(b"GET / HTTP/1.1\r\nhost: x\r\n" + handshake + b"content-length: 1\r\n\r\n0")).startswith(b"HTTP/1.1 400")
+    assert refused == ["BAD_REQUEST"]
+
+
+async def test_a_message_that_is_no_text_ends_its_connection_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as (host, port), connect(f"ws://{host}:{port}/", proxy=None) as connection:
+        connection.protocol.send_text(b"\xff")
+        connection.transport.write(b"".join(connection.protocol.data_to_send()))
+        with pytest.raises(ConnectionClosedError) as closed:
+            await asyncio.wait_for(connection.recv(), 5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1007
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_the_second_request_on_a_connection_has_the_same_bound() -> None:
