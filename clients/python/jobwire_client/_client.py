@@ -125,10 +125,12 @@ class Client:
             max_waiting_bytes: the same bound in bytes.
 
         Raises:
-            InvalidRequest: the target names no broker, or the credentials in the environment do not fit.
+            InvalidRequest: the target names no broker, the credentials in the environment do not fit, or nothing could be sent within these bounds.
         """
         self._connections = Connections(target, credentials)
-        self._timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        self._timeout_s = _timeout_s(timeout)
+        _check_room("max_waiting", max_waiting)
+        _check_room("max_waiting_bytes", max_waiting_bytes)
         self._lanes = {
             "store": Lane(self._send_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
             "disk": Lane(self._send_disk_batch, max_waiting=max_waiting, max_waiting_bytes=max_waiting_bytes),
@@ -744,3 +746,16 @@ class Client:
 
 def _run_name(run: str | Named) -> str:
     return run if isinstance(run, str) else run.name
+
+
+def _timeout_s(timeout: timedelta | float) -> float:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        raise InvalidRequest(f"timeout must be a timedelta or seconds above 0, got {timeout!r}")
+    return float(seconds)
+
+
+def _check_room(name: str, value: object) -> None:
+    """With none, `enqueue` would wait for ever."""
+    if not isinstance(value, int) or value < 1:
+        raise InvalidRequest(f"{name} must be a whole number from 1 on, got {value!r}")

@@ -1,5 +1,6 @@
 """What the broker says of jobs, queues and workers, as frozen values."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -262,15 +263,18 @@ class WatchToken:
     """When it expires."""
 
 
+# The queue and the id are the broker's to check, but what is no ASCII could not even be sent.
+_JOB_NAME = re.compile(r"queues/[ -.0-~]+/jobs/[ -.0-~]+")
+
+
 def name_of(job: str | Named) -> str:
     """The resource name of a job.
 
     Raises:
         InvalidRequest: it is none.
     """
-    name = job if isinstance(job, str) else job.name
-    parts = name.split("/")
-    if len(parts) != 4 or parts[0] != "queues" or parts[2] != "jobs" or not parts[1] or not parts[3]:
+    name = job if isinstance(job, str) else getattr(job, "name", job)
+    if not isinstance(name, str) or not _JOB_NAME.fullmatch(name):
         raise InvalidRequest(f"{name!r} is not a job's name; it has the form queues/QUEUE/jobs/ID")
     return name
 

@@ -139,7 +139,7 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("worker", "no_such_module:worker"), "no_such_module"),
         (("enqueue", "q", "h", "{bad"), "the payload is no JSON: Expecting property name enclosed in double quotes at character 2"),
         (("enqueue", "q", "h", "[" * 100_000), "the payload is nested too deep"),
-        (("jobs", "get", "queues/q/jobs/\udcff"), "'queues/q/jobs/\\udcff' can't be sent: it is no UTF-8"),
+        (("queues", "stats", "\udcff"), "'queues/\\udcff' can't be sent: it is no UTF-8"),
         (("up", "--data-dir", __file__), "test_commands.py can't be used to keep data in: File exists: give another --data-dir"),
     ],
 )

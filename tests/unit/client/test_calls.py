@@ -1,12 +1,14 @@
 """One call over several brokers that answer as they are told: what is repeated, where, and what is said in the end. The servers are real."""
 
 import asyncio
+from datetime import timedelta
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from jobwire.v1 import job_pb2
-from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError, _client
+from jobwire_client import Client, ClientClosed, InvalidRequest, JobNotFound, JobSpec, QueueUnavailable, ServerError, SyncClient, _client
 from jobwire_client._connections import parse_targets
 
 from tests.unit.client.scripted import PATIENT_S, TIMEOUTS_S, Context, never, nobody, refusing, serving, well
@@ -198,6 +200,19 @@ def test_a_target_is_one_address_several_or_a_variable(monkeypatch: pytest.Monke
 def test_a_target_that_names_no_broker_is_refused(target: str | list[str]) -> None:
     with pytest.raises(InvalidRequest):
         Client(target)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), timedelta(0), "2s", None])
+def test_a_timeout_in_which_nobody_could_answer_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidRequest, match="timeout must be a timedelta or seconds above 0, got "):
+        Client(nobody(), timeout=timeout)
+
+
+@pytest.mark.parametrize("name", ["max_waiting", "max_waiting_bytes"])
+@pytest.mark.parametrize("room", [0, -1, 1.5, None])
+def test_a_client_without_room_for_one_job_is_refused(name: str, room: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name} must be a whole number from 1 on, got "):
+        SyncClient(nobody(), **{name: room})
 
 
 async def test_a_durability_that_is_none_is_refused() -> None:

@@ -98,8 +98,11 @@ def test_state_words_are_the_enums_in_lower_case() -> None:
         state_number("sleeping")
 
 
-@pytest.mark.parametrize("name", ["", "a", "queues/q", "queues/q/jobs/", "queues//jobs/a", "queues/q/jobs/a/b", "jobs/q/queues/a"])
-def test_what_is_no_jobs_name_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [None, 5, "queues/q/jobs/é", "queues/q/jobs/\udcff", "", "a", "queues/q", "queues/q/jobs/", "queues//jobs/a", "queues/q/jobs/a/b", "jobs/q/queues/a"],
+)
+def test_what_is_no_jobs_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidRequest, match="queues/QUEUE/jobs/ID"):
         name_of(name)
 
