@@ -111,7 +111,7 @@ class Worker:
             queue_limits=limits,
             concurrency=slots,
             instance_id=_label(instance_id or "", "instance_id"),
-            labels=_labels(labels or {}),
+            labels=_labels({} if labels is None else labels),
             reserved=check_reserved(reserved or {}, names, slots),
             drain_grace=_grace(drain_grace),
             health=None if health is None else parse_health(health),
@@ -385,20 +385,31 @@ def _check_limit(value: object, what: str) -> int:
 
 
 def _label(text: object, what: str) -> str:
-    if not isinstance(text, str) or len(text) > _LABEL_LIMIT_CHARS:
+    if not isinstance(text, str) or len(text) > _LABEL_LIMIT_CHARS or not _is_utf8(text):
         raise RegistrationError(f"{what} must be a text of at most {_LABEL_LIMIT_CHARS} characters, got {text!r}")
     return text
 
 
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+def _labels(labels: object) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        raise RegistrationError(f"labels must be a mapping of texts to texts, got {labels!r}")
     if len(labels) > MAX_LABELS:
         raise RegistrationError(f"a worker has at most {MAX_LABELS} labels, got {len(labels)}")
     for key, value in labels.items():
         if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
             raise RegistrationError(f"labels must have keys of 1 to 63 of [A-Za-z0-9._/-], got {key!r}")
-        if not isinstance(value, str) or len(value.encode(errors="replace")) > _LABEL_VALUE_BYTES:
+        if not isinstance(value, str) or not _is_utf8(value) or len(value.encode()) > _LABEL_VALUE_BYTES:
             raise RegistrationError(f"label {key!r} must be a text of at most {_LABEL_VALUE_BYTES} bytes, got {value!r}")
     return dict(labels)
+
+
+def _is_utf8(text: str) -> bool:
+    """What is not, such as bytes of the environment that Python could not decode, cannot be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _grace(grace: timedelta | float) -> timedelta:
