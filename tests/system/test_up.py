@@ -249,6 +249,13 @@ async def test_a_port_that_is_taken_ends_everything_with_a_clear_message(tmp_pat
     assert str(port) in up.tail()
 
 
+async def test_a_store_that_does_not_answer_is_told_with_the_addresses(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with Up(tmp_path / "data", "--store", f"redis://127.0.0.1:{port}") as up:
+        await up.line(r"It can't be used yet", past=True)
+
+
 async def test_a_flag_that_a_part_refuses_is_told_as_a_wrong_flag(tmp_path: Path) -> None:
     up = Up(tmp_path / "data", "--session-time", "0.1s")
     up.spawn()

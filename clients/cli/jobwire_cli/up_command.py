@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from jobwire_cli.up.store import DirectoryUnusable, StoreBinaryMissing
 from jobwire_cli.up.supervisor import Ready, Supervisor, UpConfig
 
 _COLORS = {"store": "\x1b[35m", "broker": "\x1b[36m", "gateway": "\x1b[32m", "webhooks": "\x1b[34m", "up": "\x1b[33m"}
+_STORE_NEWS = re.compile(r"\bstore\.(available|unavailable|unusable)\b")
 _NAME_WIDTH = max(map(len, _COLORS))
 
 
@@ -86,20 +88,30 @@ def up(
 
 
 async def _run(config: UpConfig, as_json: bool) -> None:
+    store_is_away = False
+
+    def hear(name: str, line: str) -> None:
+        nonlocal store_is_away
+        if name == "broker" and (said := _STORE_NEWS.search(line)):
+            store_is_away = said.group() != "store.available"
+        _write_log(name, line)
+
     def announce(ready: Ready) -> None:
         _write_log("up", f"up.ready grpc={ready.grpc} http={ready.http} store={settings.without_password(ready.store)}")
-        sys.stdout.write(_as_json(ready) if as_json else _as_text(ready, config))
+        sys.stdout.write(_as_json(ready) if as_json else _as_text(ready, config, store_is_away))
         sys.stdout.flush()
 
-    await Supervisor(config, sink=_write_log, on_ready=announce).run()
+    await Supervisor(config, sink=hear, on_ready=announce).run()
 
 
 def _as_json(ready: Ready) -> str:
     return json.dumps({"grpc": ready.grpc, "http": ready.http, "store": settings.without_password(ready.store)}) + "\n"
 
 
-def _as_text(ready: Ready, config: UpConfig) -> str:
+def _as_text(ready: Ready, config: UpConfig, store_is_away: bool) -> str:
     store = settings.without_password(ready.store) if config.store else f"embedded, in {config.data_dir}"
+    if store_is_away:  # a broker waits for its store, and so do we
+        store += "\n           It can't be used yet, and until then every call is refused: what the broker logs says why."
     return f"\n  Jobwire is ready; Ctrl-C stops it.\n\n  gRPC     {ready.grpc}\n  page     http://{ready.http}/\n  store    {store}\n\n"
 
 
