@@ -133,7 +133,7 @@ BUGS = (
         name="priority is not looked at",
         lua=[
             (
-                "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, argv[at], n8 .. id",
+                "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, own[i] or priority, n8 .. id",
                 "writes[w - 1], writes[w], waiting[a - 1], waiting[a] = record_key .. id, record, 5, n8 .. id",
             )
         ],

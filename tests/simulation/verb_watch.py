@@ -180,7 +180,7 @@ class VerbWatch:
     # Enqueues -----------------------------------------------------------------------------------------------------------------------------------------
 
     def _enqueued(self, base: str, arguments: Sequence[bytes], words: Sequence[bytes]) -> None:
-        raw_ids = arguments[5 : 5 + 3 * int(arguments[0]) : 3]
+        raw_ids = arguments[5 : 5 + 2 * int(arguments[0]) : 2]
         for raw_id, word in zip(raw_ids, words or [b"MADE"] * len(raw_ids), strict=True):
             job = self._by_id[id_to_text(raw_id)]
             if word == b"MADE":
