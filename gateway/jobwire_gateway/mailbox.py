@@ -106,6 +106,11 @@ class Mailbox:
         if self._dropped is not None:
             self._dropped.pop(topic, None)
 
+    @property
+    def behind(self) -> bool:
+        """Whether something waits."""
+        return self._alone is not None or bool(self._pending)
+
     def __len__(self) -> int:
         return len(self._pending) + (self._alone is not None)
 

@@ -68,6 +68,10 @@ class Subscriptions:
             self._topics.leave(watch)
         self.watches.clear()
 
+    @property
+    def behind(self) -> bool:
+        return self.mailbox.behind
+
     def put(self, topic: str, frame: Frame) -> None:
         if frame.name == topic or (frame.name not in self.watches and not self._is_known(frame)):
             self.mailbox.put(topic, frame)

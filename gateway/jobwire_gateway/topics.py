@@ -247,7 +247,7 @@ class OverviewTopic:
 
 
 _Topic = TypeVar("_Topic", "JobTopic", "QueueTopic", "OverviewTopic")
-_Reader = TypeVar("_Reader")
+_Watch = TypeVar("_Watch", bound="AnyWatch")
 
 AnyTopic = JobTopic | QueueTopic | OverviewTopic
 AnyWatch = JobWatch | QueueWatch | OverviewWatch
@@ -498,13 +498,23 @@ class Topics:
         frame = frames.degraded(trouble is not None, trouble or self.trouble or "")
         self.trouble = trouble
         outlets: set[Outlet] = {watch.outlet for topic in self._topics.values() for watch in topic.watches}
-        yield from _spread(outlets, lambda outlet: outlet.put(GATEWAY, frame))
+        for outlet in outlets:
+            outlet.put(GATEWAY, frame)
+            yield
 
 
-def _spread(readers: Collection[_Reader], show: Callable[[_Reader], None]) -> Iterator[None]:
+def _spread(watches: Collection[_Watch], show: Callable[[_Watch], None]) -> Iterator[None]:
+    """Show something to all, and last to those who have not read what they were shown before: nobody who keeps up waits for them."""
+    behind = []
     # A copy, because readers come and go during the yields; what is shown to one that has left goes nowhere.
-    for reader in list(readers):
-        show(reader)
+    for watch in list(watches):
+        if watch.outlet.behind:
+            behind.append(watch)
+        else:
+            show(watch)
+            yield
+    for watch in behind:
+        show(watch)
         yield
 
 
@@ -517,6 +527,8 @@ class _Look(NamedTuple):
 
 class _Nowhere:
     """Where what nobody reads goes."""
+
+    behind = False
 
     def put(self, topic: str, frame: Frame) -> None:
         pass

@@ -5,6 +5,7 @@ A reader of one job sees this and nothing else, each revision later than the one
     connected  gap?  update  (update | log | gap | degraded)*  final
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol
@@ -54,6 +55,11 @@ def removed(name: str, revision: int) -> Seen:
 
 class Outlet(Protocol):
     """Where a watch puts its frames: a mailbox, or what shares one among many watches."""
+
+    @property
+    @abstractmethod
+    def behind(self) -> bool:
+        """Whether something waits there that its reader has not taken."""
 
     def put(self, topic: str, frame: Frame) -> None:
         """Show a frame of a topic."""
@@ -261,6 +267,10 @@ class OverviewWatch:
     def outlet(self) -> "OverviewWatch":
         """It is its own mailbox."""
         return self
+
+    @property
+    def behind(self) -> bool:
+        return bool(self._pending or self._control)
 
     def put(self, topic: str, frame: Frame) -> None:
         """Show a frame that is not of a queue."""
