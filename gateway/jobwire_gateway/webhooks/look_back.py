@@ -38,6 +38,8 @@ class LookBack:
         # From when on, in seconds since 1970: of queues to be looked at, and of those that are followed no more until a broker is back.
         self._doubted: dict[str, float] = {}
         self._lost: dict[str, float] = {}
+        # What was said last of queues that can't be looked at: for as long as it stays the same, it is not said again.
+        self._said: dict[str, str] = {}
         self._arrived = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing is in doubt."""
@@ -67,9 +69,13 @@ class LookBack:
                 try:
                     await self._look(queue, since)
                 except (Problem, ValueError) as error:
-                    _log.warning("webhooks.look_back_failed queue=%s error=%s", queue, error)
+                    if str(error) != self._said.get(queue):
+                        _log.warning("webhooks.look_back_failed queue=%s error=%s", queue, error)
+                    self._said[queue] = str(error)
                     self._look_from(queue, since)
                     await asyncio.sleep(random.uniform(0.5, 1.0) * _RETRY_S)
+                else:
+                    self._said.pop(queue, None)
             self.idle.set()
 
     async def _look(self, queue: str, since: float) -> None:

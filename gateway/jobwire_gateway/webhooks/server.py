@@ -160,13 +160,18 @@ class Webhooks:
 
     async def _find_queues(self) -> None:
         """Follow what fits the prefixes, for ever."""
+        said = ""
         while True:
             try:
                 async for queue in self._all_queues():
                     if self._endpoints.events_of(queue):
                         self._ends.follow(queue)
+                said = ""
             except (Problem, ValueError) as error:
-                _log.warning("webhooks.queues_not_read error=%s", error)
+                # Where it is a right that is missing, each try says the same.
+                if str(error) != said:
+                    _log.warning("webhooks.queues_not_read error=%s", error)
+                said = str(error)
             await asyncio.sleep(random.uniform(0.8, 1.2) * _NEW_QUEUES_S)
 
     async def _all_queues(self) -> AsyncIterator[str]:
