@@ -3,9 +3,9 @@
     connected  (log | gap | degraded)*  final
 
 The id of a `log` is the cursor of its last line, and `Last-Event-ID` goes on behind it: no line that is kept is left out, none comes twice, and of those that
-are kept no more it is said how many there were. A cursor that is of no line, as of a job that was made anew, is said by a `gap`, and all lines follow. The
-lines come live on the feed; whatever the feed did not bring, as a hole in the cursors tells, is read, and read again until it can be. Served by
-sse-starlette, with the frames of `frames.py`, as all streams have them.
+are kept no more it is said how many there were. A cursor that is of no line, as of a job that was made anew or after a store lost its last lines, is said by a
+`gap`, and all lines follow. The lines come live on the feed; whatever the feed did not bring, as a hole in the cursors tells, is read, and read again until
+it can be. Served by sse-starlette, with the frames of `frames.py`, as all streams have them.
 """
 
 import asyncio
@@ -47,8 +47,6 @@ class LogStream:
         self._streams = streams
         self._name = name
         self._after = after
-        # A cursor that another has sent may be of no line that there ever was.
-        self._sure = after == 0
         self._begun = False
         self._ready = asyncio.Event()
         self._beat = False
@@ -147,7 +145,7 @@ class LogStream:
 
     def _follows(self, lines: list[dict[str, Any]]) -> bool:
         """Whether these lines are the next ones."""
-        return self._sure and bool(lines) and lines[0].get("cursor") == self._after + 1
+        return bool(lines) and lines[0].get("cursor") == self._after + 1
 
     async def _kept(self) -> AsyncIterator[bytes]:
         """The lines that are kept and have not been shown, and heartbeats as long as they cannot be read."""
@@ -164,11 +162,11 @@ class LogStream:
             finally:
                 reading.cancel()
             more = page is not None and len(page.lines) == _PAGE
-            if page is not None and not self._sure and not page.lines:
+            if page is not None and page.next_after < self._after:
+                # The log does not reach so far: it is another one, or the store has lost its last lines.
                 self._after = 0
                 more = True
                 yield frames.gap(self._name, "resumed").data
-            self._sure = self._sure or page is not None
             for data in self._lines(page.lines if page is not None else ()):
                 yield data
 
@@ -182,8 +180,7 @@ class LogStream:
 
     async def _page(self) -> ListLogsResponse | None:
         """The next page, however long that takes. None: there is no such job, or no longer."""
-        # The line at the cursor must be there as well, or the cursor is of another log.
-        request = ListLogsRequest(name=self._name, after=self._after if self._sure else self._after - 1, page_size=_PAGE)
+        request = ListLogsRequest(name=self._name, after=self._after, page_size=_PAGE)
         while True:
             try:
                 return await self._brokers.call(lambda broker: broker.jobs.ListLogs, request, as_itself=True)

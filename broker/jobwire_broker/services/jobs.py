@@ -143,7 +143,9 @@ class JobService(JobServiceServicer):
             raise _not_found(queue, raw_id, logs.state)
         lines = [line for piece in logs.pieces for line in codec.decode_lines(piece) if line.cursor > request.after][:size]
         dropped = logs.head.cursor - logs.head.lines
-        return pb.ListLogsResponse(lines=lines, next_after=lines[-1].cursor if lines else request.after, dropped=dropped)
+        # A cursor that the log never had, or that a store lost with its last lines, is not one to go on from: the lines up to it would be missed.
+        next_after = lines[-1].cursor if lines else min(request.after, logs.head.cursor)
+        return pb.ListLogsResponse(lines=lines, next_after=next_after, dropped=dropped)
 
     async def _add_kept(self, job: job_pb2.Job, queue: str, raw_id: bytes) -> None:
         """What stands in keys of its own."""

@@ -50,12 +50,15 @@ async def test_a_log_is_listed_page_by_page_over_all_attempts(api: Api, shared_b
     rest = await api.jobs.ListLogs(pb.ListLogsRequest(name=name, after=3))
     assert ([(x.cursor, x.attempt, x.message) for x in rest.lines], rest.next_after) == ([(4, 2, "again")], 4)
     assert (await api.jobs.ListLogs(pb.ListLogsRequest(name=name, after=4))) == pb.ListLogsResponse(next_after=4)
+    # A cursor that it never had is not one to go on from.
+    assert (await api.jobs.ListLogs(pb.ListLogsRequest(name=name, after=9))) == pb.ListLogsResponse(next_after=4)
     assert (await api.jobs.GetJob(pb.GetJobRequest(name=name))).job.log_lines == 4
 
 
 async def test_a_log_without_lines_is_empty_and_one_of_no_job_is_not_found(api: Api, queue: str) -> None:
     name = await enqueue(api, queue)
     assert await api.jobs.ListLogs(pb.ListLogsRequest(name=name)) == pb.ListLogsResponse()
+    assert await api.jobs.ListLogs(pb.ListLogsRequest(name=name, after=5)) == pb.ListLogsResponse()
     await api.jobs.DeleteJob(pb.DeleteJobRequest(name=name))
     gone = await refusal(api.jobs.ListLogs(pb.ListLogsRequest(name=name)))
     assert (gone.reason, gone.metadata["state"]) == ("JOB_NOT_FOUND", "cancelled")

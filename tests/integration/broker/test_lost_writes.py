@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 from jobwire.v1 import job_pb2
 from jobwire.v1 import job_service_pb2 as pb
+from jobwire.v1 import worker_service_pb2 as work
 from jobwire_client import Client
 
 from tests.integration.broker.asking import enqueue, failed, finish, lease
 from tests.support import Broker, failover
 from tests.support.api import Api, api
 from tests.support.failover import Pair
+from tests.support.raw_worker import RawWorker
 
 
 @asynccontextmanager
@@ -54,3 +56,30 @@ async def test_a_client_s_watch_ends_with_what_the_store_still_knows_also_over_a
             await broker.start()
         assert states.get_nowait() == "failed"
         assert states.empty()
+
+
+async def test_lines_in_the_place_of_lost_ones_reach_who_follows_a_log(queue: str) -> None:
+    async with failover.pair() as stores, Broker(stores.url) as broker, api(broker) as services, Client(broker.address) as client:
+        name = await enqueue(services, queue)
+        async with RawWorker(broker.address, queue) as worker, asyncio.timeout(30):
+            await worker.hello(credit=1)
+            (job,) = await worker.jobs(1)
+
+            async def say(sequence: int, message: str) -> None:
+                line = job_pb2.LogLine(sequence=sequence, level="info", message=message)
+                await worker.send(work.WorkRequest(logs=[work.LogReport(queue=job.queue, id=job.id, token=job.token, lines=[line])]))
+
+            log = aiter(client.logs(name, follow=True))
+            await say(1, "kept")
+            assert (await anext(log)).message == "kept"
+            await stores.caught_up()
+            stores.cut_replication()
+            for number in range(2, 5):
+                await say(number, "lost")
+                assert (await anext(log)).cursor == number
+            await stores.fail_over()
+            await say(5, "later")
+            found = [(await anext(log)).message]
+            if found == ["kept"]:
+                found.append((await anext(log)).message)
+            assert found[-1] == "later"

@@ -44,6 +44,9 @@ async def test_a_log_is_read_and_followed_to_the_jobs_end(each_broker: Broker, c
     assert seen([line async for line in client.logs(job)]) == expected
     assert seen([line async for line in client.logs(job, after=250)]) == expected[250:]
     assert [line async for line in client.logs(job, after=252, follow=True)] == []
+    # A cursor of another log: better twice than never.
+    for follow in (False, True):
+        assert seen([line async for line in client.logs(job, after=253, follow=follow)]) == expected
     assert (await client.get(job)).log_lines == 252
     with SyncClient(each_broker.address) as threads:
         assert seen(list(threads.logs(job.name))) == expected

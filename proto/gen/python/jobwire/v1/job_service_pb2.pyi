@@ -1894,7 +1894,9 @@ class ListLogsResponse(_message.Message):
     NEXT_AFTER_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     next_after: _builtins.int
-    """The cursor to go on from; that of the request when there was nothing more."""
+    """The cursor to go on from; that of the request when there was nothing more. It is less than that of the request where the log does not reach so far, since
+    that cursor is of another job, or the store has lost its last lines: what is kept is read again with 0, and all that comes is read on from here.
+    """
     dropped: _builtins.int
     """How many older lines are kept no more."""
     @_builtins.property
