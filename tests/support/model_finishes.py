@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.support.model_job import FINAL
 from tests.support.model_moves import Answer, Moves
 
-SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE", "G": "RELEASE"}
+SAME_END = {"C": "COMPLETE", "F": "FAIL", "S": "SNOOZE", "R": "RELEASE", "G": "LIMIT"}
 # What a worker says of a failure, by the wait that it asks for.
 FAILURES = {-1: b"why", -2: b"\x0a\x04Boom\x12\x09no 'a' 17", 0: b"\x0a\x04Boom\x12\x08no 'b' 9"}
 ERRORS = {-1: "", -2: "Boom", 0: "Boom"}

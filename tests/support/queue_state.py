@@ -20,7 +20,7 @@ from tests.support.fingerprint import fingerprint
 from tests.support.key_dump import DUMP, KeyDump
 from tests.support.line_state import HASHES, LINE_META, SORTED_SETS, GroupView, LineKeys, check_place, read_lines
 
-ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL", "TIMEOUT")
+ENDS = ("", "COMPLETE", "FAIL", "SNOOZE", "RELEASE", "CANCEL", "TIMEOUT", "LIMIT")
 FLAGS = {
     codec.FLAG_CANCEL_REQUESTED: "CANCEL_REQUESTED",
     codec.FLAG_CANCEL_DELIVERED: "CANCEL_DELIVERED",

@@ -15,7 +15,7 @@ from jobwire_broker.rules.limiting import groups_hold, limit_holds, with_holders
 from jobwire_broker.store import codec
 from jobwire_broker.store.queue_store import Explained
 
-_FAILED, _SNOOZED, _RELEASED, _TIMED_OUT = 2, 3, 4, 6
+_FAILED, _SNOOZED, _RELEASED, _TIMED_OUT, _LIMITED = 2, 3, 4, 6, 7
 State = job_pb2.JobState
 
 
@@ -72,6 +72,8 @@ def _cause(header: codec.Header) -> str:
         return f", after attempt {header.attempt} of {header.attempts} ran out of time"
     if header.ended == _SNOOZED:
         return ", as its handler asked"
+    if header.ended == _LIMITED:
+        return ", after its handler said that it is limited"
     if header.ended == _RELEASED:
         return f", after {header.returns} of 5 workers had no handler of its name" if header.returns else ", after its worker handed it back"
     return ""

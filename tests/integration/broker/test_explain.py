@@ -51,11 +51,11 @@ async def test_a_delayed_job_names_its_date_and_what_it_waits_after(api: Api, qu
     assert (hold.reason, hold.until) == (pb.HOLD_REASON_NOT_DUE, due)
 
 
-async def test_a_job_of_no_group_whose_handler_is_limited_waits_after_it_was_handed_back(api: Api, queue: str) -> None:
+async def test_a_job_of_no_group_whose_handler_is_limited_says_so(api: Api, queue: str) -> None:
     name = await enqueue(api, queue, "a")
     (job,) = await lease(api, queue)
     await finish(api, work.Finish(queue=queue, id=job.id, token=job.token, limit_group=work.LimitGroup(delay=span(60))))
-    assert (await explain(api, name)).holds[0].message.endswith(", after its worker handed it back")
+    assert (await explain(api, name)).holds[0].message.endswith(", after its handler said that it is limited")
 
 
 async def test_a_broker_knows_the_slots_that_a_worker_of_another_one_keeps(api: Api, shared_broker: Broker, second_broker: Broker, queue: str) -> None:

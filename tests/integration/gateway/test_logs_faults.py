@@ -49,7 +49,8 @@ class Played(EventServiceServicer):
         if self.failures:
             await context.abort(self.failures.pop(0), "not now")
         lines = [line for line in self.lines if line.cursor > request.after][: request.page_size]
-        return pb.ListLogsResponse(lines=lines, next_after=lines[-1].cursor if lines else min(request.after, max((line.cursor for line in self.lines), default=0)))
+        end = self.lines[-1].cursor if self.lines else 0
+        return pb.ListLogsResponse(lines=lines, next_after=lines[-1].cursor if lines else min(request.after, end))
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ local TAG = {
 local TAG_WAS, TAG_TRUNCATED, TAG_LOG = 125, 126, 127
 local EVENT_BYTES = 32768
 -- How the last finished lease ended. 0: the last lease has not finished.
-local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5, TIMEOUT = 6 }
+local END = { NONE = 0, COMPLETE = 1, FAIL = 2, SNOOZE = 3, RELEASE = 4, CANCEL = 5, TIMEOUT = 6, LIMIT = 7 }
 
 -- Looked up once: a library that loads does not see the standard libraries yet, and what every job needs is not looked up for every job.
 local sub, byte, pack

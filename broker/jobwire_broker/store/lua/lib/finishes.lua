@@ -1,5 +1,5 @@
 --- What a worker says of a job that it holds: each item carries the token of its lease, and gets a word and the job's state for an answer.
-local SAME_END = { C = END.COMPLETE, D = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE, G = END.RELEASE }
+local SAME_END = { C = END.COMPLETE, D = END.COMPLETE, F = END.FAIL, S = END.SNOOZE, R = END.RELEASE, G = END.LIMIT }
 local NO_HANDLER_RETURNS = 5
 
 -- The answer to a finish for a lease that is over.
@@ -84,7 +84,7 @@ local function limit_group(ctx, j, delay_ms)
   j.attempt = j.attempt - 1
   if has_flag(j, FLAG_CANCEL_REQUESTED) then return end_cancelled(ctx, j, nil, j.attempt + 1) end
   history.add(ctx, j, history.LIMITED, '', j.attempt + 1)
-  j.ended = END.RELEASE
+  j.ended = END.LIMIT
   clear_flag(j, FLAG_ALONE)
   local group = lines.rules_of(j).group
   if group == '' then return move_to_delayed(ctx, j, delay_ms) end
