@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 import threading
+from pathlib import Path
 
 import grpc
 
 from jobwire_broker.auth.config import TlsConfig
+from jobwire_broker.certificates import PemFile, check_certificates, check_pair
 
 log = logging.getLogger(__name__)
 
@@ -24,35 +25,44 @@ class CertificateFiles:
     """The files, and what was last read from them. gRPC asks at each handshake, on threads of its own."""
 
     def __init__(self, config: TlsConfig) -> None:
-        self._config = config
-        self._paths = [path for path in (config.certificate, config.key, config.client_ca) if path is not None]
-        self._seen: list[tuple[int, int, int]] = []
+        self._certificate = PemFile("--tls-cert", config.certificate)
+        self._key = PemFile("--tls-key", config.key)
+        self._client_ca = PemFile("--tls-client-ca", config.client_ca) if config.client_ca is not None else None
+        self._seen: list[tuple[int, int, int] | None] = []
         self._lock = threading.Lock()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """What the files hold now. Raises ValueError when certificate and key do not fit, or a file can't be read."""
         self._seen = self._stamps()
-        try:
-            # It says what is wrong where gRPC would only refuse every connection.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._config.certificate, self._config.key)
-            certificate, key, *authorities = (path.read_bytes() for path in self._paths)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"the certificate {self._config.certificate} and its key {self._config.key} are of no use: {error}") from None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0] if authorities else None)
+        # This says what is wrong where gRPC would only refuse every connection.
+        check_pair(self._certificate, self._key)
+        if self._client_ca is not None:
+            check_certificates(self._client_ca)
+        pair = (self._key.read(), self._certificate.read())
+        return grpc.ssl_server_certificate_configuration([pair], self._client_ca.read() if self._client_ca is not None else None)
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """What the files hold when they have changed since they were read; None to go on with what there is."""
         with self._lock:
-            try:
-                if self._stamps() == self._seen:
-                    return None
-                renewed = self.read()
-            except (OSError, ValueError) as error:
-                # Most likely one file of two was exchanged so far. The next connection looks again, once the files have changed again.
-                log.error("tls.not_renewed error=%s", error)
+            if self._stamps() == self._seen:
                 return None
-            log.info("tls.renewed certificate=%s", self._config.certificate)
+            try:
+                renewed = self.read()
+            except ValueError as error:
+                # Most likely one file of two was exchanged so far. The next connection looks again, once the files have changed again.
+                log.error("tls.not_renewed error=%s advice=%s", error, "what was read before stays in use; exchange the files once more")
+                return None
+            log.info("tls.renewed certificate=%s", self._certificate.path)
             return renewed
 
-    def _stamps(self) -> list[tuple[int, int, int]]:
-        return [(status.st_mtime_ns, status.st_size, status.st_ino) for status in map(os.stat, self._paths)]
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(file.path) for file in (self._certificate, self._key, self._client_ca) if file is not None]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None while it can't be looked at, which is said when it is read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

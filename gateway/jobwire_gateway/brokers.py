@@ -59,6 +59,7 @@ class Answers(Protocol):
         ...
 
 
+_KEPT = "what was read before stays in use; exchange the files once more"
 _CLOSE_S = 30.0
 """How long the calls of a connection may go on that another has taken the place of."""
 
@@ -106,13 +107,15 @@ class Brokers:
 
     def _renew(self, broker: Broker) -> None:
         """Connect with other certificates from now on, when their files have changed: with the old ones it may never come back."""
+        stamps = self._credentials.stamps()
+        if stamps == broker.stamps:
+            return
+        broker.stamps = stamps
         try:
-            if self._credentials.stamps() == broker.stamps:
-                return
             renewed = Broker(broker.address, self._credentials)
-        except OSError as error:
-            # Most likely one file is being exchanged; the next failure looks again.
-            _log.error("brokers.certificates_not_renewed broker=%s error=%s", broker.address, error)
+        except (OSError, ValueError) as error:
+            # Most likely one file is being exchanged; a failure after that looks again.
+            _log.error("brokers.certificates_not_renewed broker=%s error=%s advice=%s", broker.address, error, _KEPT)
             return
         self._brokers[self._brokers.index(broker)] = renewed
         closing = asyncio.get_running_loop().create_task(broker.channel.close(_CLOSE_S))

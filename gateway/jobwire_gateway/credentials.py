@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from jobwire_gateway.certificates import PemFile, check_certificates, check_pair
+
 MAX_CREDENTIALS = 8192
 SYSTEM = "system"
 """In the place of a file of authorities: those that this machine trusts."""
@@ -44,11 +46,9 @@ class BrokerCredentials:
             raise ValueError("client_cert: a certificate needs its key, and a key its certificate")
         if self.certificate is not None and not self.ca:
             raise ValueError("client_cert: a certificate is shown over TLS alone; say which authorities to trust (JOBWIRE_TLS_CA)")
-        for path in (self.key_file, Path(self.ca) if self.ca not in ("", SYSTEM) else None, self.certificate, self.certificate_key):
-            if path is not None and not path.is_file():
-                raise ValueError(f"{path} is no file")
         if self.has_key:
             self.authorization()
+        self.check_files()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "BrokerCredentials":
@@ -85,22 +85,45 @@ class BrokerCredentials:
         try:
             key = self.key_file.read_text("utf-8").strip() if self.key_file is not None else self.key.strip()
         except (OSError, UnicodeError) as error:
-            raise ValueError(f"the key file {self.key_file} cannot be read: {type(error).__name__}") from None
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ValueError(f"JOBWIRE_API_KEY_FILE: {self.key_file} cannot be read: {reason}") from None
         if not 1 <= len(key) <= MAX_CREDENTIALS or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError("the API key is empty, too long, or holds characters that cannot be sent")
         return f"Bearer {key}"
 
-    def stamps(self) -> tuple[tuple[int, int, int], ...]:
-        """What changes with the files of certificates and authorities. Raises OSError."""
-        paths = (Path(self.ca) if self.ca not in ("", SYSTEM) else None, self.certificate, self.certificate_key)
-        found = [os.stat(path) for path in paths if path is not None]
-        return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in found)
+    def check_files(self) -> None:
+        """Look whether the files of certificates and authorities can be used. Raises ValueError, which names the file."""
+        if self._authorities is not None:
+            check_certificates(PemFile("JOBWIRE_TLS_CA", self._authorities))
+        if self.certificate is not None and self.certificate_key is not None:
+            check_pair(PemFile("JOBWIRE_CLIENT_CERT", self.certificate), PemFile("JOBWIRE_CLIENT_KEY", self.certificate_key))
+
+    def stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What changes with the files of certificates and authorities."""
+        return tuple(_stamp(path) for path in (self._authorities, self.certificate, self.certificate_key) if path is not None)
+
+    @property
+    def _authorities(self) -> Path | None:
+        return Path(self.ca) if self.ca not in ("", SYSTEM) else None
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """A connection to one broker, with what the files hold now: as long as it lives, it connects with that. Raises OSError."""
+        """A connection to one broker, with what the files hold now: as long as it lives, it connects with that. Raises ValueError, and OSError when one goes
+        away meanwhile.
+        """
         if not self.ca:
             return grpc.aio.insecure_channel(address, options=options)
-        authorities = None if self.ca == SYSTEM else Path(self.ca).read_bytes()
+        # With a file that is of no use gRPC would make a channel that never connects, and end the process where one is empty.
+        self.check_files()
+        authorities = self._authorities.read_bytes() if self._authorities is not None else None
         chain = self.certificate.read_bytes() if self.certificate is not None else None
         key = self.certificate_key.read_bytes() if self.certificate_key is not None else None
         return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, chain), options=options)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None while it can't be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

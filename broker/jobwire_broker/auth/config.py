@@ -76,6 +76,6 @@ class TlsConfig:
     """The authorities of client certificates. With it every client must bring one (mTLS). None: no client needs one."""
 
     def __post_init__(self) -> None:
-        for path in filter(None, (self.certificate, self.key, self.client_ca)):
-            if not path.is_file():
-                raise ValueError(f"{path} is no file")
+        for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key), ("--tls-client-ca", self.client_ca)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{option}: {path} is no file")

@@ -9,14 +9,16 @@ import asyncio
 import builtins
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, OutOfMemoryError, RedisError, ResponseError, TimeoutError, TryAgainError
 
+from jobwire_broker.certificates import PemFile, check_certificates, check_pair
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import Precondition, StoreFault, StoreFull, StoreUnavailable
 from jobwire_broker.store.call_watch import AnswerLost
@@ -39,6 +41,8 @@ _UNREADABLE = (
     "the store's URL can't be read: in the user and the password, `/` must be written %2F, `?` %3F, `#` %23, `@` %40, `:` %3A, `[` %5B and `%` %25, "
     "and a port must be a number up to 65535"
 )
+#: What of the address names files of certificates or a key.
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 #: With these words a store says that it is there and takes no writes now: its disk fails, replicas or slots are missing, somebody's script runs on and on.
 _TAKES_NO_WRITES = frozenset(("MISCONF", "NOREPLICAS", "BUSY", "READONLY", "CLUSTERDOWN", "MASTERDOWN"))
 
@@ -75,12 +79,26 @@ def check_url(url: str) -> None:
         raise ValueError("the store's URL has a parameter that there is none of, or one with a value that it can't have") from None
 
 
+def check_files(url: str) -> None:
+    """Raises ValueError when a file that the address names for TLS is of no use, which a connection would only say without its name."""
+    named = {option: PemFile(option, Path(values[0])) for option, values in parse_qs(urlsplit(url).query).items() if option in _FILES}
+    if "ssl_ca_path" in named and not named["ssl_ca_path"].path.is_dir():
+        raise ValueError(f"ssl_ca_path: {named['ssl_ca_path'].path} is no directory; name one that holds certificates")
+    if "ssl_ca_certs" in named:
+        check_certificates(named["ssl_ca_certs"])
+    if "ssl_certfile" in named:
+        check_pair(named["ssl_certfile"], named.get("ssl_keyfile", named["ssl_certfile"]))
+    elif "ssl_keyfile" in named:
+        raise ValueError("ssl_keyfile: a key needs its certificate; name that as ssl_certfile")
+
+
 class StoreClient:
     """One store. `start` never fails because the store is away; `available` tells, and `on_available` is called at each return."""
 
     def __init__(self, config: BrokerConfig) -> None:
         """Raises ValueError for an address that can't be used."""
         check_url(config.store)
+        check_files(config.store)
         self._config = config
         self._namespace = config.namespace
         self._redis = self._connect(CALL_TIMEOUT_S)
@@ -222,7 +240,7 @@ class StoreClient:
 
     def _lost(self, error: BaseException) -> None:
         if self.available or self._probe is None:
-            log.warning("store.unavailable address=%s error=%s: %s", public_url(self._config.store), type(error).__name__, str(error)[:200])
+            log.warning("store.unavailable address=%s error=%s", public_url(self._config.store), self._why(error))
         was_available, self.available = self.available, False
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._watch_for_return())
@@ -232,6 +250,14 @@ class StoreClient:
         if was_available:
             for callback in self.on_change:
                 callback(False)
+
+    def _why(self, error: BaseException) -> str:
+        """What is wrong: a file that can't be read any more, or whatever the connection says."""
+        try:
+            check_files(self._config.store)
+        except ValueError as fault:
+            return str(fault)
+        return f"{type(error).__name__}: {str(error)[:200]}"
 
     async def _drop_idle(self) -> None:
         """Every idle connection is suspect after one of them failed."""
