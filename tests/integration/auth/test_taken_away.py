@@ -18,7 +18,7 @@ from tests.support.api import api
 from tests.support.credentials import AUDIENCE, ISSUER, Keys, PrivateKey, bearer, claims, public_jwk, signed
 from tests.support.hasty import HastyBroker, HastyGateway
 
-from .test_http import client, minted, said
+from .callers import client, minted, said
 
 
 async def test_s14_what_a_key_its_tokens_and_its_tickets_have_opened_at_a_gateway_ends_when_the_key_is_taken_away(
