@@ -14,8 +14,9 @@ from statistics import median, quantiles
 import jobwire_broker.store.client as store_client
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
+from jobwire_broker.store.arguments import JobItem, LeaseRequest, TurnItem
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest, QueueStore, TurnItem
+from jobwire_broker.store.queue_store import QueueStore
 
 from bench.store import Store
 

@@ -15,8 +15,7 @@ import redis
 from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.names import mint_id
-from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest, QueueStore, TurnItem
+from jobwire_broker.store import JobItem, LeaseRequest, QueueStore, TurnItem, codec
 
 COMPLETED = 5
 CALL_JOBS = 125

@@ -11,7 +11,7 @@ from typing import Any
 import hiredis
 from jobwire_broker.names import id_to_text
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import TURN_ARGUMENTS
+from jobwire_broker.store.arguments import TURN_ARGUMENTS
 
 from tests.simulation.forget_watch import ForgetWatch
 from tests.simulation.history import OUT_OF_ORDER, OVER_ADMITTED, STARVED, WRONG, History

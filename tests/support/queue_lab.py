@@ -15,8 +15,10 @@ from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.watching import decode_events
 from jobwire_broker.services.identities import debounce_delay_ms
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import Lease, Other, Settled, TurnReport
+from jobwire_broker.store.arguments import PERMANENT, Ask, JobItem, LeaseRequest, Renewal, TurnItem
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import PERMANENT, Ask, JobItem, Lease, LeaseRequest, Other, QueueStore, Renewal, Settled, TurnItem, TurnReport
+from jobwire_broker.store.queue_store import QueueStore
 
 from tests.support.queue_state import QueueState, read_state, session_bytes, state_name
 from tests.support.store import Store

@@ -13,7 +13,7 @@ from jobwire.v1 import job_service_pb2 as pb
 from jobwire_broker.rules.hands import Hand, is_short
 from jobwire_broker.rules.limiting import groups_hold, limit_holds, with_holders
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Explained
+from jobwire_broker.store.answers import Explained
 
 _FAILED, _SNOOZED, _RELEASED, _TIMED_OUT, _LIMITED = 2, 3, 4, 6, 7
 State = job_pb2.JobState

@@ -15,7 +15,7 @@ from jobwire.v1 import admin_service_pb2
 
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.shares import Shares
-from jobwire_broker.store.queue_store import Crew
+from jobwire_broker.store.answers import Crew
 
 #: What stands for an SDK in a session that LeaseJobs made: it takes nothing beyond what it was made for.
 SINGLE_CALLS = "LeaseJobs"

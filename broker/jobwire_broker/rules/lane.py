@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from jobwire_broker.errors import BrokerError, StoreFault
-from jobwire_broker.store.queue_store import TurnReport
+from jobwire_broker.store.answers import TurnReport
 
 Call = TypeVar("Call")
 

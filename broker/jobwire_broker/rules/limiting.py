@@ -12,7 +12,7 @@ from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.names import job_path
 from jobwire_broker.rules.hands import Hand
-from jobwire_broker.store.queue_store import Explained, Judged, KeptRoom
+from jobwire_broker.store.answers import Explained, Judged, KeptRoom
 
 MAX_HOLDERS = 100
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from jobwire.v1 import job_pb2
 
 from jobwire_broker.rules.filters import Filter
-from jobwire_broker.store.queue_store import MAX_ITEMS, QueueStore
+from jobwire_broker.store.arguments import MAX_ITEMS
+from jobwire_broker.store.queue_store import QueueStore
 
 #: How many steps one request for a page takes at most. Each looks at MAX_ITEMS places of an index, or fewer where records are long.
 MAX_STEPS = 16

@@ -16,8 +16,9 @@ from struct import Struct
 
 from jobwire.v1 import job_pb2
 
+from jobwire_broker.store.answers import Lease, Other, Settled, Word
+from jobwire_broker.store.arguments import TurnItem
 from jobwire_broker.store.codec import HEADER_SIZE
-from jobwire_broker.store.queue_store import Lease, Other, Settled, TurnItem, Word
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)

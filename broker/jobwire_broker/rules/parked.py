@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from jobwire_broker.rules.sinks import TurnEntry, turn_size
-from jobwire_broker.store.queue_store import FINISHES
+from jobwire_broker.store.arguments import FINISHES
 
 #: Of the logs of a queue.
 MAX_LOG_BYTES = 1 << 20

@@ -24,24 +24,12 @@ from jobwire_broker.rules.parked import Parked
 from jobwire_broker.rules.session import WorkSession
 from jobwire_broker.rules.sinks import ITEM_OVERHEAD, SILENT, Repeated, Sink, TurnEntry, turn_size
 from jobwire_broker.rules.starts import Starts
+from jobwire_broker.store.answers import Lease, Other, PolicyChanged, TurnReport, Word
+from jobwire_broker.store.arguments import FINISHES, MAX_BYTES, MAX_ITEMS, JobItem, LeaseRequest, TurnItem, item_args
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.codec import FLAG_TIMED, timeout_of
 from jobwire_broker.store.policy import NO_POLICY, policy_from_text
-from jobwire_broker.store.queue_store import (
-    FINISHES,
-    MAX_BYTES,
-    MAX_ITEMS,
-    JobItem,
-    Lease,
-    LeaseRequest,
-    Other,
-    PolicyChanged,
-    QueueStore,
-    TurnItem,
-    TurnReport,
-    Word,
-    item_args,
-)
+from jobwire_broker.store.queue_store import QueueStore
 
 log = logging.getLogger(__name__)
 

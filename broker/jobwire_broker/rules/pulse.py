@@ -16,7 +16,8 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire_broker.errors import BrokerError, SessionMoved, StoreFault, StoreUnavailable
 from jobwire_broker.names import id_to_text
 from jobwire_broker.rules.partition import Partition, Stream
-from jobwire_broker.store.queue_store import PulseReport, Renewal, Word
+from jobwire_broker.store.answers import PulseReport, Word
+from jobwire_broker.store.arguments import Renewal
 
 log = logging.getLogger(__name__)
 

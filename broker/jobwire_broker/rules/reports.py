@@ -8,8 +8,8 @@ from jobwire.v1 import worker_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.names import id_to_bytes
+from jobwire_broker.store.arguments import BY_BACKOFF, PERMANENT, TurnItem
 from jobwire_broker.store.codec import encode_lines
-from jobwire_broker.store.queue_store import BY_BACKOFF, PERMANENT, TurnItem
 
 #: The largest result, as Welcome tells it.
 MAX_RESULT_BYTES = 1 << 20

@@ -23,8 +23,8 @@ from jobwire_broker.rules.queue_use import QueueUse
 from jobwire_broker.rules.reports import checkpoint_item, finish_item, log_item, progress_item, receipt_item
 from jobwire_broker.rules.shares import Shares
 from jobwire_broker.store import wire
+from jobwire_broker.store.arguments import TurnItem
 from jobwire_broker.store.policy import DEFAULT_ATTEMPTS
-from jobwire_broker.store.queue_store import TurnItem
 
 MAX_CREDIT = 1 << 40
 MAX_QUEUES = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from jobwire_broker.errors import BrokerError
-from jobwire_broker.store.queue_store import Settled, TurnItem
+from jobwire_broker.store.answers import Settled
+from jobwire_broker.store.arguments import TurnItem
 
 #: The overhead of an item beside its body, for bounds on bytes.
 ITEM_OVERHEAD = 100

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
-from jobwire_broker.store.queue_store import Lease
+from jobwire_broker.store.answers import Lease
 
 #: `token` and `order` of a record's header: when its last lease began, and since when it could start. Both in microseconds of the store's clock.
 _TIMES = Struct(">22xQ8xQ")

@@ -14,7 +14,8 @@ from jobwire.v1 import job_pb2
 
 from jobwire_broker.rules.filters import Filter
 from jobwire_broker.rules.listing import Entries, scan
-from jobwire_broker.store.queue_store import Purged, QueueStore
+from jobwire_broker.store.answers import Purged
+from jobwire_broker.store.queue_store import QueueStore
 
 #: How often those that wait are looked at. Each look but the last has found something that the ones before it missed.
 MAX_LOOKS = 8

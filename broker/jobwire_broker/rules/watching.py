@@ -20,8 +20,10 @@ from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.names import id_to_text, job_path
 from jobwire_broker.rules.mailbox import Mailbox
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import Found
+from jobwire_broker.store.arguments import MAX_ITEMS
 from jobwire_broker.store.listener import Listener
-from jobwire_broker.store.queue_store import MAX_ITEMS, Found, QueueStore
+from jobwire_broker.store.queue_store import QueueStore
 from jobwire_broker.topics import Topic, parse_topic
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from jobwire.v1 import admin_service_pb2, error_pb2, job_pb2, queue_service_pb2
 
 from jobwire_broker.errors import BrokerError, NotFound, StoreFailed, StoreFault
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import Stats
 from jobwire_broker.store.policy import policy_from_text
-from jobwire_broker.store.queue_store import Stats
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from jobwire.v1 import job_service_pb2 as pb
 
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.services.batches import Batch
+from jobwire_broker.store.arguments import JobItem
 from jobwire_broker.store.codec import SECTION, TAG_PAYLOAD
-from jobwire_broker.store.queue_store import JobItem
 
 _JOBS, _DURABILITY, _NUMBER = 0x0A, 0x10, 0x18
 _NAME, _PAYLOAD = 0x1A, 0x22

@@ -15,7 +15,8 @@ from jobwire_broker.rules.partition import Ticket
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.identities import differences
 from jobwire_broker.services.specs import item_of
-from jobwire_broker.store.queue_store import JobItem, Other, Word
+from jobwire_broker.store.answers import Other, Word
+from jobwire_broker.store.arguments import JobItem
 
 MAX_BATCH = 1000
 

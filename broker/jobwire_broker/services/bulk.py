@@ -24,7 +24,8 @@ from jobwire_broker.rules.sweeps import Numbers, sweep
 from jobwire_broker.services.answers import queue_not_found, state_word
 from jobwire_broker.services.bulk_runs import caller_name
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import BulkStep, QueueStore, Word
+from jobwire_broker.store.answers import BulkStep, Word
+from jobwire_broker.store.queue_store import QueueStore
 
 DEFAULT_GRACE_MS = 30_000
 MAX_GRACE_MS = 3_600_000

@@ -10,7 +10,7 @@ from jobwire_broker.errors import NotFound, WrongState
 from jobwire_broker.names import bulk_run_path, parse_bulk_run, parse_queue
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.pages import make_token, page_size, read_token
-from jobwire_broker.store.queue_store import Run, Word
+from jobwire_broker.store.answers import Run, Word
 
 #: Of a caller's name, which a provider of tokens may make as long as it likes.
 _MAX_NAME = 256

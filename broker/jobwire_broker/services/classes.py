@@ -12,8 +12,8 @@ from jobwire.v1 import queue_service_pb2 as pb
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.answers import counts_of
+from jobwire_broker.store.answers import Stats
 from jobwire_broker.store.policy import policy_from_text
-from jobwire_broker.store.queue_store import Stats
 
 #: So many queues are asked for, or paused, at once.
 _AT_ONCE = 50

@@ -13,7 +13,8 @@ from jobwire_broker.rules.listing import MAX_STEPS
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import MAX_ITEMS, FailedAlike
+from jobwire_broker.store.answers import FailedAlike
+from jobwire_broker.store.arguments import MAX_ITEMS
 
 #: What a group of failures may be asked for by.
 _FILTERS = ("job_name", "finished_after", "finished_before")

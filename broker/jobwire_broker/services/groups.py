@@ -11,7 +11,8 @@ from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.policies import check_limit
-from jobwire_broker.store.queue_store import MAX_ITEMS, NO_LIMIT, Group, OwnLimit
+from jobwire_broker.store.answers import Group
+from jobwire_broker.store.arguments import MAX_ITEMS, NO_LIMIT, OwnLimit
 
 _MIN_WEIGHT, _MAX_WEIGHT = 0.01, 1000
 _FIELDS = ("weight", "express", "limit")

@@ -32,8 +32,8 @@ from jobwire_broker.services.pages import make_token, page_size, read_token
 from jobwire_broker.services.specs import item_of
 from jobwire_broker.services.updates import changes_of, payload_section
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import Changed, Found, Other, Word
 from jobwire_broker.store.attempts import attempts_of
-from jobwire_broker.store.queue_store import Changed, Found, Other, Word
 
 MAX_WATCHED = 100
 _MAX_WAIT_MS = 86_400_000

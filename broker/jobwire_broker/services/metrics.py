@@ -23,8 +23,8 @@ from jobwire_broker.errors import BrokerError, StoreFault
 from jobwire_broker.rules.meter import Histogram, Meter
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.session import WorkSession
+from jobwire_broker.store.answers import Stats
 from jobwire_broker.store.policy import Policy, policy_from_text
-from jobwire_broker.store.queue_store import Stats
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from jobwire_broker.errors import InvalidField, StoreFault
 from jobwire_broker.names import check_job_name
 from jobwire_broker.rules.registry import Registry
 from jobwire_broker.rules.reports import duration_ms
+from jobwire_broker.store.answers import Word
 from jobwire_broker.store.policy import policy_from_text, policy_to_text
-from jobwire_broker.store.queue_store import Word
 
 _DAY_MS = 86_400_000
 MAX_ATTEMPTS = 1000

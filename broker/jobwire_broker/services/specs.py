@@ -10,6 +10,7 @@ from jobwire_broker.names import check_group, check_job_name, check_queue, id_to
 from jobwire_broker.rules.reports import duration_ms
 from jobwire_broker.services.identities import debounce_delay_ms, identity_of, signature_of
 from jobwire_broker.services.timing import DAY_MS, backoff_of, check_error_names, date_ms, delays_of, time_sections
+from jobwire_broker.store.arguments import Ask, JobItem
 from jobwire_broker.store.codec import (
     FLAG_COUNTED,
     FLAG_TIMED,
@@ -27,7 +28,6 @@ from jobwire_broker.store.codec import (
     encode_names,
     encode_units,
 )
-from jobwire_broker.store.queue_store import Ask, JobItem
 
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_ATTEMPTS = 1000

@@ -25,8 +25,9 @@ from jobwire_broker.rules.reports import MAX_RESULT_BYTES
 from jobwire_broker.rules.session import Phase, WorkSession
 from jobwire_broker.rules.sinks import SILENT, TurnEntry, turn_size
 from jobwire_broker.services.answers import end_tasks
+from jobwire_broker.store.answers import Settled, Word
+from jobwire_broker.store.arguments import FINISHES, TurnItem
 from jobwire_broker.store.codec import encode_labels
-from jobwire_broker.store.queue_store import FINISHES, Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,9 @@ from jobwire_broker.rules.session import MAX_LABELS
 from jobwire_broker.services.answers import abort, abort_fault, unary
 from jobwire_broker.services.work_stream import WorkStream
 from jobwire_broker.store import wire
+from jobwire_broker.store.answers import Settled, Word
+from jobwire_broker.store.arguments import LeaseRequest, TurnItem
 from jobwire_broker.store.codec import encode_labels
-from jobwire_broker.store.queue_store import LeaseRequest, Settled, TurnItem, Word
 
 log = logging.getLogger(__name__)
 

@@ -415,7 +415,7 @@ class Client:
 
         Args:
             job: the job.
-            after: begin behind the line with this `cursor`.
+            after: begin behind the line with this `cursor`; all lines where the log does not reach so far.
             follow: go on with each line as it comes, until the job has ended. A broken stream is resumed elsewhere, and no line that is kept is left out.
 
         Raises:

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
-from jobwire_broker.store.queue_store import Changed, TurnItem
+from jobwire_broker.store.answers import Changed
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import QueueState, RunView

@@ -3,7 +3,7 @@
 import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.names import id_to_text
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView

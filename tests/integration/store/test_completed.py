@@ -3,7 +3,7 @@
 import random
 
 from jobwire.v1 import job_pb2
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 

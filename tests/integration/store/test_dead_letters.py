@@ -3,7 +3,8 @@
 import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import FailedAlike, TurnItem
+from jobwire_broker.store.answers import FailedAlike
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support.fingerprint import fingerprint, shape
 from tests.support.queue_lab import QueueLab
@@ -68,7 +69,7 @@ async def test_other_failures_are_other_groups(q: QueueLab, first: job_pb2.Failu
 
 
 async def test_another_job_name_is_another_group(q: QueueLab) -> None:
-    from jobwire_broker.store.queue_store import JobItem
+    from jobwire_broker.store.arguments import JobItem
 
     await q.store.enqueue([JobItem(name.encode(), "", 5, 3, codec.encode_body(name, b"", None, 0)) for name in ("a", "b")])
     await q.attach("s")

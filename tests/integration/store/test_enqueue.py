@@ -2,7 +2,7 @@
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest, TurnItem
+from jobwire_broker.store.arguments import JobItem, LeaseRequest, TurnItem
 
 from tests.support import Store
 from tests.support.queue_lab import QueueLab, item, open_lab

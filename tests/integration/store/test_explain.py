@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Crew, Explained, KeptRoom
+from jobwire_broker.store.answers import Crew, Explained, KeptRoom
 
 from tests.support.queue_lab import SESSION_MS, QueueLab, item, ruled
 from tests.support.queue_state import session_bytes

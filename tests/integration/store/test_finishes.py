@@ -8,7 +8,7 @@ import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.names import id_to_bytes
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import LeaseRequest, TurnItem, item_args
+from jobwire_broker.store.arguments import LeaseRequest, TurnItem, item_args
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView, session_bytes

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.store import codec
+from jobwire_broker.store.arguments import TurnItem
 from jobwire_broker.store.codec import LogHead
-from jobwire_broker.store.queue_store import TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from jobwire_broker.store.queue_store import KeptRoom, OwnLimit
+from jobwire_broker.store.answers import KeptRoom
+from jobwire_broker.store.arguments import OwnLimit
 
 from tests.support.queue_lab import QueueLab, ruled
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest, TurnItem
+from jobwire_broker.store.arguments import JobItem, LeaseRequest, TurnItem
 
 from tests.support.queue_lab import QueueLab, ruled
 from tests.support.queue_state import session_bytes

@@ -2,7 +2,7 @@
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import MAX_BYTES, LeaseRequest, TurnItem
+from jobwire_broker.store.arguments import MAX_BYTES, LeaseRequest, TurnItem
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView, session_bytes

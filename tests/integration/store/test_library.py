@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 from jobwire_broker.store import codec, functions
-from jobwire_broker.store.queue_store import Word
+from jobwire_broker.store.answers import Word
 
 from tests.support import Store
 from tests.support.queue_lab import QueueLab, open_lab

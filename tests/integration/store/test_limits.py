@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from jobwire_broker.store.queue_store import NO_LIMIT, LeaseRequest, OwnLimit
+from jobwire_broker.store.arguments import NO_LIMIT, LeaseRequest, OwnLimit
 
 from tests.support.line_state import GroupView
 from tests.support.queue_lab import QueueLab, ruled

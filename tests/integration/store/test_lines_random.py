@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
+from jobwire_broker.store.arguments import NO_LIMIT, LeaseRequest, OwnLimit
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import NO_LIMIT, LeaseRequest, OwnLimit
 
 from tests.support import Store
 from tests.support.chooser import Kind

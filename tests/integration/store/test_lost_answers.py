@@ -9,9 +9,10 @@ import pytest
 import redis.asyncio as redis
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.errors import StoreUnavailable
+from jobwire_broker.store.arguments import JobItem
 from jobwire_broker.store.client import CALL_TIMEOUT_S, DISK_STEP_S, StoreClient
 from jobwire_broker.store.connections import MAX_CONNECTIONS
-from jobwire_broker.store.queue_store import JobItem, QueueStore
+from jobwire_broker.store.queue_store import QueueStore
 
 from tests.support.lossy_store import Loss, LossyStore
 from tests.support.relay import Link, Relay

@@ -8,10 +8,10 @@ import redis.asyncio
 from jobwire.v1 import policy_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.partition import Partition, Results, Ticket
+from jobwire_broker.store.arguments import JobItem
 from jobwire_broker.store.client import StoreClient
 from jobwire_broker.store.codec import header_of
 from jobwire_broker.store.policy import NO_POLICY, policy_to_text
-from jobwire_broker.store.queue_store import JobItem
 
 from tests.support.queue_lab import item
 from tests.support.store import Store

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from jobwire_broker.errors import StoreFull
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support import Store, StoreKind
 from tests.support.queue_lab import SESSION_MS, QueueLab, debounced, idempotent, item, open_lab, unique

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from jobwire.v1 import job_pb2
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import Changed, PolicyChanged
+from jobwire_broker.store.arguments import NO_LIMIT, Ask, LeaseRequest, OwnLimit, Renewal, TurnItem
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import NO_LIMIT, Ask, Changed, LeaseRequest, OwnLimit, PolicyChanged, Renewal, TurnItem
 
 from tests.support import Store
 from tests.support.line_state import GroupView

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.sinks import SILENT, Silent
+from jobwire_broker.store.answers import Settled, Word
+from jobwire_broker.store.arguments import JobItem, LeaseRequest, TurnItem
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest, Settled, TurnItem, Word
 
 from tests.support.relay import Link, Relay
 from tests.support.store import Store

@@ -6,8 +6,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from jobwire.v1 import job_pb2, policy_pb2
 from jobwire_broker.store import codec
+from jobwire_broker.store.answers import PolicyChanged
+from jobwire_broker.store.arguments import JobItem
 from jobwire_broker.store.policy import NO_POLICY, policy_to_text
-from jobwire_broker.store.queue_store import JobItem, PolicyChanged
 
 from tests.support.queue_lab import QueueLab, debounced, item
 from tests.support.queue_state import JobView, QueueState

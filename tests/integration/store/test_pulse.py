@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from jobwire.v1 import job_pb2
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import PendingCancel, Renewal
+from jobwire_broker.store.answers import PendingCancel
+from jobwire_broker.store.arguments import Renewal
 
 from tests.support.fingerprint import fingerprint
 from tests.support.queue_lab import SESSION_MS, TICK_MS, QueueLab, item, ring_entry

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from jobwire_broker.store.queue_store import JobItem, LeaseRequest
+from jobwire_broker.store.arguments import JobItem, LeaseRequest
 
 from tests.support.line_state import GroupView
 from tests.support.queue_lab import QueueLab, ruled

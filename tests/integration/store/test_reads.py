@@ -4,7 +4,7 @@ import struct
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Found, Stats
+from jobwire_broker.store.answers import Found, Stats
 
 from tests.support.queue_lab import SESSION_MS, QueueLab, item
 from tests.support.queue_state import session_bytes, state_name

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from jobwire.v1 import job_pb2
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.arguments import TurnItem
 
 from tests.support.queue_lab import QueueLab, debounced, idempotent, item, throttled, unique
 from tests.support.queue_state import JobView, QueueState, SessionView

@@ -8,7 +8,8 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.rules.filters import Filter
 from jobwire_broker.rules.sweeps import MAX_LOOKS, Numbers, purge, sweep
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Purged, QueueStore
+from jobwire_broker.store.answers import Purged
+from jobwire_broker.store.queue_store import QueueStore
 
 from tests.support.queue_lab import QueueLab, item
 

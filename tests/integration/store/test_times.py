@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jobwire.v1 import admin_service_pb2, job_pb2
 from jobwire_broker.store import codec
+from jobwire_broker.store.arguments import JobItem
 from jobwire_broker.store.attempts import attempts_of
-from jobwire_broker.store.queue_store import JobItem
 
 from tests.support.queue_lab import SESSION_MS, TICK_MS, QueueLab
 from tests.support.queue_state import JobView, QueueState, SessionView

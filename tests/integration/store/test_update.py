@@ -2,7 +2,7 @@
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Purged
+from jobwire_broker.store.answers import Purged
 
 from tests.support.queue_lab import QueueLab, debounced, item, unique
 

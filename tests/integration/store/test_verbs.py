@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Changed
+from jobwire_broker.store.answers import Changed
 
 from tests.support.queue_lab import QueueLab, item
 from tests.support.queue_state import JobView, QueueState, SessionView, state_name

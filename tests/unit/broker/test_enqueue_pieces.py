@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.partition import Partition, Results, Ticket
+from jobwire_broker.store.arguments import MAX_BYTES, MAX_ITEMS, JobItem
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import MAX_BYTES, MAX_ITEMS, JobItem
 
 
 class Recorder(Partition):

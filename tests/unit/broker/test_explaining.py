@@ -7,7 +7,7 @@ from jobwire_broker.rules.explaining import explain
 from jobwire_broker.rules.hands import Hand
 from jobwire_broker.rules.limiting import MAX_HOLDERS
 from jobwire_broker.store import codec
-from jobwire_broker.store.queue_store import Explained
+from jobwire_broker.store.answers import Explained
 
 State = job_pb2.JobState
 

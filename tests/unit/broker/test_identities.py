@@ -6,7 +6,7 @@ from jobwire.v1 import job_pb2
 from jobwire_broker.errors import InvalidField
 from jobwire_broker.services.identities import differences
 from jobwire_broker.services.specs import item_of
-from jobwire_broker.store.queue_store import Ask
+from jobwire_broker.store.arguments import Ask
 
 from tests.support.bad_specs import BAD_ASKS, DAY, SECOND
 

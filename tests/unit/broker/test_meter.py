@@ -5,8 +5,9 @@ from typing import Any
 
 from jobwire.v1 import job_pb2
 from jobwire_broker.rules.meter import MAX_WORDS, OTHER, Clock, Histogram, Meter
+from jobwire_broker.store.answers import Lease, Settled
+from jobwire_broker.store.arguments import TurnItem
 from jobwire_broker.store.codec import HEADER, Header, encode_body
-from jobwire_broker.store.queue_store import Lease, Settled, TurnItem
 
 COMPLETED, FAILED, DELAYED = job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_DELAYED
 

@@ -2,7 +2,7 @@
 
 from jobwire_broker.rules.parked import MAX_LOG_BYTES, Parked
 from jobwire_broker.rules.sinks import SILENT, Silent, TurnEntry
-from jobwire_broker.store.queue_store import TurnItem
+from jobwire_broker.store.arguments import TurnItem
 
 
 def _entry(kind: str, job: str, a: bytes | int = b"", *, token: int = 1) -> TurnEntry:

@@ -7,8 +7,8 @@ import pytest
 from jobwire_broker.config import BrokerConfig
 from jobwire_broker.rules.partition import Partition
 from jobwire_broker.rules.pulse import Pulse
+from jobwire_broker.store.answers import PulseReport
 from jobwire_broker.store.client import StoreClient
-from jobwire_broker.store.queue_store import PulseReport
 
 TWICE_S = 5.0
 
