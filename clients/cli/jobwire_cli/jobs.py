@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from jobwire_client import Attempt, Client, Job
+from jobwire_client import Attempt, Client, Job, NotJson
 from rich.text import Text
 
 from jobwire_cli import bulk, bulk_runs, dead_letters, filtering, output, watching
@@ -304,4 +304,6 @@ def _progress(job: Job) -> str:
 
 
 def _content(value: object) -> str:
+    if isinstance(value, NotJson):
+        return value
     return f"{len(value)} bytes" if isinstance(value, bytes) else output.json_text(value, indent=2)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobwire_client import Attempt, Change, ClassStats, Enqueued, Group, Job, LogLine, Queue, QueueCounts, ServerInfo, WorkerSession
+from jobwire_client import Attempt, Change, ClassStats, Enqueued, Group, Job, LogLine, NotJson, Queue, QueueCounts, ServerInfo, WorkerSession
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -100,7 +100,7 @@ def enqueued_json(made: Enqueued) -> Members:
 
 def job_json(job: Job) -> Members:
     """A job's members."""
-    progress = job.progress and filled(percent=job.progress.percent, message=job.progress.message, data=job.progress.data)
+    progress = job.progress and filled(percent=job.progress.percent, message=job.progress.message, **_content("data", job.progress.data))
     failure = job.failure and filled(
         type=job.failure.type or None, message=job.failure.message or None, stack=job.failure.stack or None, reason=job.failure.reason or None
     )
@@ -233,6 +233,8 @@ def line_json(line: LogLine) -> Members:
 def _content(name: str, value: object) -> Members:
     if isinstance(value, bytes):
         return {f"{name}Base64": base64.b64encode(value).decode()}
+    if isinstance(value, NotJson):
+        return {f"{name}Text": str(value)}
     return {name: value}
 
 

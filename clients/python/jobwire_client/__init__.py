@@ -29,6 +29,7 @@ from jobwire_client._job import (
     WatchToken,
 )
 from jobwire_client._limits import Group, Limit, RateLimit
+from jobwire_client._payload import NotJson
 from jobwire_client._policy import QueuePolicy, Retention
 from jobwire_client._queues import ClassStats, Queue, QueueCounts
 from jobwire_client._spec import Backoff, Durability, JobSpec, Priority
@@ -107,6 +108,7 @@ __all__ = [
     "LogLine",
     "Named",
     "NotFound",
+    "NotJson",
     "NotPermitted",
     "PageTokenInvalid",
     "PayloadTooLarge",

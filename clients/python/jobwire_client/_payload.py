@@ -4,7 +4,8 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from math import isfinite
+from typing import Any, NoReturn
 
 from jobwire.v1 import job_pb2
 
@@ -15,6 +16,12 @@ _PAYLOAD = b"\x22"
 """The tag of `JobSpec.payload`."""
 _JSON, _DATA = b"\x0a", b"\x12"
 """The tags of the two fields of a Payload."""
+
+
+class NotJson(str):
+    """A text that was sent as JSON and is none, as it came. A text that came as JSON is a plain str."""
+
+    __slots__ = ()
 
 
 def _plain(value: object) -> object:
@@ -66,13 +73,26 @@ def payload_message(payload: object) -> job_pb2.Payload:
 
 
 def from_message(payload: job_pb2.Payload) -> Any:
-    """What was sent: the parsed JSON, bytes, or None. A text that is no JSON comes as it is."""
+    """What was sent: the parsed JSON, bytes, or None. A text that is no JSON, or is nested too deeply to be read, is a NotJson."""
     kind = payload.WhichOneof("content")
     if kind == "data":
         return payload.data
     if kind is None:
         return None
     try:
-        return json.loads(payload.json)
-    except ValueError:
-        return payload.json
+        return _decode(payload.json)
+    except (ValueError, RecursionError):
+        return NotJson(payload.json)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
+"""Python alone would take NaN and make 1e999 infinite, which nobody can write as JSON again."""

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2, queue_service_pb2
@@ -85,6 +86,14 @@ def test_a_job_that_says_everything_has_the_members_of_rest() -> None:
 def test_a_job_that_says_nothing_has_the_members_of_rest() -> None:
     message = job_pb2.Job(name="queues/q/jobs/a", queue="q", id="a", state=job_pb2.JOB_STATE_WAITING)
     assert output.job_json(job_from(message)) == gateway.job_json(message)
+
+
+@pytest.mark.parametrize("text", ["hello {", '"hello {"', "", "NaN", "1e999", "-Infinity", "[" * 5_000 + "]" * 5_000])
+def test_what_is_no_json_has_the_members_of_rest(text: str) -> None:
+    content = job_pb2.Payload(json=text)
+    message = a_job()
+    message.MergeFrom(job_pb2.Job(payload=content, result=content, checkpoint=content, progress=job_pb2.Progress(percent=40, data_json=text)))
+    assert output.job_json(job_from(message)) == _with_micros(gateway.job_json(message))
 
 
 def _with_micros(members: dict[str, object]) -> dict[str, object]:
