@@ -12,7 +12,7 @@ from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.exits import CommandFailed, Exit
-from jobwire_cli.given import date, given, span
+from jobwire_cli.given import date, given, span, word
 from jobwire_cli.identities import identity_fields
 from jobwire_cli.output import enqueued_json, write_json, write_line
 
@@ -65,12 +65,12 @@ def enqueue(
     common = JobSpec(
         queue,
         job_name,
-        id=id,
+        id=word("--id", id, "to have one made"),
         priority=_priority(priority),
         delay=span("--delay", delay),
         delay_until=date("--delay-until", delay_until),
         attempts=attempts,
-        group=group,
+        group=word("--group", group, "for a job of no group"),
         labels=labels_of(label),
         required_labels=labels_of(require),
         units=units,

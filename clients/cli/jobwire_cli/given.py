@@ -18,10 +18,13 @@ def given(flag: str, text: str, read: Callable[[str], _Read]) -> _Read:
         raise CommandFailed(f"{flag}: {error}", Exit.USAGE) from None
 
 
-def word(flag: str, text: str | None) -> str | None:
-    """A text that is not empty; None when the flag was not given. Raises CommandFailed: an empty one is a variable of a script that nobody has set."""
+def word(flag: str, text: str | None, without: str = "to ask for any") -> str | None:
+    """A text that is not empty; None when the flag was not given. `without` says what it is good for to leave the flag out.
+
+    Raises CommandFailed: an empty text is a variable of a script that nobody has set.
+    """
     if text == "":
-        raise CommandFailed(f"{flag} must not be empty; leave it out to ask for any", Exit.USAGE)
+        raise CommandFailed(f"{flag} must not be empty; leave it out {without}", Exit.USAGE)
     return text
 
 

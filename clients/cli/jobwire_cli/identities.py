@@ -7,7 +7,7 @@ from jobwire_client import Debounce, Throttle
 
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
-from jobwire_cli.given import given, span
+from jobwire_cli.given import given, span, word
 
 
 def identity_fields(
@@ -18,9 +18,9 @@ def identity_fields(
         raise CommandFailed("--max-wait can only stand with --debounce", Exit.USAGE)
     most = span("--max-wait", max_wait)
     return {
-        "idempotency_key": idempotency_key,
+        "idempotency_key": word("--idempotency-key", idempotency_key, "for a job without one"),
         "idempotency_ttl": span("--ttl", ttl),
-        "unique": unique_key if unique_key is not None else unique,
+        "unique": unique if word("--unique-key", unique_key, "for a job without one") is None else unique_key,
         "debounce": None if debounce is None else given("--debounce", debounce, lambda text: _debounce(text, most)),
         "throttle": None if throttle is None else given("--throttle", throttle, _throttle),
     }

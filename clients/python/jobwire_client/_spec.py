@@ -148,6 +148,8 @@ def encode_rules(group: str | None, labels: Mapping[str, str] | None, required_l
         return b""
     spec = job_pb2.JobSpec()
     if group is not None:
+        if group == "":  # on the wire this is no group
+            raise InvalidRequest("group must not be empty; leave it out for a job of no group")
         with sendable("group"):
             spec.group = group
     for name, given in (("labels", labels), ("required_labels", required_labels)):
@@ -211,7 +213,9 @@ def encode_spec(spec: JobSpec, job_id: str) -> bytes:
 @lru_cache(maxsize=4096)
 def _around_id(queue: str, job_name: str, id_size: int) -> tuple[bytes, bytes]:
     """What stands before and behind an id of so many bytes, which is the same for many jobs: the queue and the beginning of the id; the job name."""
-    return _text_field(_QUEUE, queue) + (_ID + varint(id_size) if id_size else b""), _text_field(_JOB_NAME, job_name)
+    if not id_size:  # on the wire this asks the broker for an id, which a repeated call would not have
+        raise ValueError("id must not be empty; leave it out to have one made")
+    return _text_field(_QUEUE, queue) + _ID + varint(id_size), _text_field(_JOB_NAME, job_name)
 
 
 def _text_field(tag: bytes, value: str) -> bytes:

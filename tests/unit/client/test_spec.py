@@ -173,6 +173,16 @@ def test_a_payload_that_is_no_json_after_all_comes_as_text() -> None:
     assert from_message(job_pb2.Payload(json="{")) == "{"
 
 
+def test_a_group_that_is_given_and_empty_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="group must not be empty; leave it out for a job of no group"):
+        sent(group="")
+
+
+def test_an_id_that_is_given_and_empty_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="id must not be empty; leave it out to have one made"):
+        encode_spec(JobSpec("q", "h"), "")
+
+
 def test_a_job_that_no_call_can_carry_is_refused_before_it_is_sent() -> None:
     with pytest.raises(PayloadTooLarge, match="8388608"):
         encode_spec(JobSpec("q", "h", b"x" * (8 * 1024 * 1024)), "id1")
