@@ -177,6 +177,35 @@ def test_an_event_stream_that_cannot_be_reached_ends_with_code_4(run: Run) -> No
     assert (done.returncode, done.stdout) == (exits.Exit.UNAVAILABLE, "")
 
 
+@pytest.mark.parametrize("arguments", ["version", "version --json", "jobs --help", "key me read:*"])
+def test_a_full_disk_is_one_line_and_code_1(arguments: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_into(full.fileno(), *arguments.split())
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "jobwire: standard output can't be written: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["version", "version --json", "jobs --help"])
+def test_a_reader_that_has_gone_away_ends_a_command_without_a_word(arguments: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run_into(write, *arguments.split())
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_standard_output_that_is_closed_ends_nothing() -> None:
+    program = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'jobwire_cli', 'version'])"
+    assert run_apart(program) == Done(0, "", "")
+
+
+def run_into(stdout: int, *arguments: str) -> Done:
+    """Run `jobwire` with this as its standard output."""
+    command = [sys.executable, "-m", "jobwire_cli", *arguments]
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    return Done(done.returncode, "", done.stderr)
+
+
 def test_the_version_needs_no_broker(run: Run) -> None:
     assert run("version").stdout.startswith("jobwire 0.")
     assert run("version", "--json").stdout.startswith('{"version":"0.')
