@@ -79,6 +79,10 @@ class Feed:
         self._topics = topics
         self._wanted = asyncio.Event()
         self._failures = 0
+        # Why the stream was lost, as it was said last; and whether it was lost like that again at once, as where a right is missing: then nothing is
+        # said until one has lived for a while.
+        self._said = ""
+        self._repeats = False
         self._task: asyncio.Task[None] | None = None
         topics.on_demand = self._wanted.set
 
@@ -100,9 +104,8 @@ class Feed:
             began = asyncio.get_running_loop().time()
             reason = await self._try_session(broker)
             if asyncio.get_running_loop().time() - began > _STEADY_S:
-                self._failures = 0
-            if self.open or self._failures == 0:
-                _log.warning("feed.lost broker=%s reason=%s", broker.address, reason)
+                self._failures, self._said = 0, ""
+            self._say_end(broker, reason)
             self.open = False
             if reason == _STORE_IS_BACK:
                 await self._say_lost("store_unavailable")
@@ -110,6 +113,12 @@ class Feed:
             await self._say_lost("broker_unavailable")
             self._brokers.leave(broker)
             await asyncio.sleep(self._backoff_s())
+
+    def _say_end(self, broker: Broker, reason: str) -> None:
+        self._repeats = self.open and reason == self._said
+        if (self.open or self._failures == 0) and not self._repeats:
+            _log.warning("feed.lost broker=%s reason=%s", broker.address, reason)
+            self._said = reason
 
     async def _say_lost(self, trouble: str) -> None:
         try:
@@ -136,6 +145,7 @@ class Feed:
 
     async def _session(self, broker: Broker) -> str:
         call: Call = broker.events.Subscribe(metadata=self._brokers.own_metadata())
+        saying: asyncio.TimerHandle | None = None
         try:
             # It says at once whether it has its store. One that takes the call and then refuses it, as it does a key that is not good, was never open.
             async with asyncio.timeout(_CONNECT_S):
@@ -143,12 +153,15 @@ class Feed:
             if not isinstance(first, SubscribeResponse):
                 return await _end_of(call)
             self.open = True
-            _log.info("feed.open broker=%s", broker.address)
+            wait_s = _STEADY_S if self._repeats else 0.0
+            saying = asyncio.get_running_loop().call_later(wait_s, _log.info, "feed.open broker=%s", broker.address)
             await drive(self._topics.plug())
             await drive(self._topics.apply(first))
             return await self._follow(call)
         finally:
             call.cancel()
+            if saying is not None:
+                saying.cancel()
 
     async def _follow(self, call: "Call") -> str:
         self._wanted.set()

@@ -1,6 +1,7 @@
 """The one feed lives for ever, whatever brokers do, and says that it is there when a broker has said so."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from jobwire.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from jobwire.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
+from jobwire_gateway import feed as module
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.feed import Feed
 from jobwire_gateway.mailbox import Bounds
@@ -100,6 +102,28 @@ async def test_a_broker_that_refuses_the_key_was_never_there() -> None:
                 await asyncio.sleep(0)
         assert not any(was_open)
         assert types(reader.take()) == ["degraded"]
+
+
+async def test_a_feed_that_always_ends_alike_is_said_once_and_again_once_it_lives(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level(logging.INFO)
+    sessions = iter(("no right", "no right", "no right", "no right at all", "no right at all"))
+
+    async def answer_and_end(context: Context) -> None:
+        refusal = next(sessions, "")
+        if not refusal:
+            monkeypatch.setattr(module, "_STEADY_S", 0.0)
+            await answer(context)
+        await context.write(SubscribeResponse(store_available=True))
+        await context.read()
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+
+    def said() -> list[str]:
+        return [line.split()[0] + line.partition("DENIED:")[2] for line in caplog.messages if line.startswith("feed.")]
+
+    async with fed(answer_and_end) as (_, topics, stage):
+        OneReader.of_job(topics, NAME, None, lambda: None)
+        await until(lambda: stage.sessions == 6 and len(said()) == 6)
+        assert said() == ["feed.open", "feed.lost no right", "feed.open", "feed.lost no right at all", "feed.open", "feed.open"]
 
 
 async def test_a_broker_that_ends_every_feed_is_not_asked_without_a_pause() -> None:
