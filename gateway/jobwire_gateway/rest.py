@@ -64,10 +64,15 @@ class Rest:
         answer = await self._brokers.call(lambda broker: broker.jobs.Enqueue, call, timeout_s=timeout_s)
         shown = enqueued(answer.name, answer.id, answer.verdict)
         headers = {**NO_STORE, "Location": f"/v1/{answer.name}"}
-        if (wait_s := self._wait_s(request, headers)) is None:
+        end = await self._end(request, answer.name, headers)
+        if end is None:
             return JsonAnswer(shown, 202, headers)
-        ended = await self._ended(request, answer.name, wait_s)
-        return JsonAnswer(shown, 202, headers) if ended is None else JsonAnswer({**shown, "job": job_json(ended)}, 200, headers)
+        try:
+            job = await self._job(answer.name)
+        except Problem:
+            # The job was made and has ended: whatever hides its payload, gone or not to be read, makes no failure of that.
+            job = end
+        return JsonAnswer({**shown, "job": job_json(job)}, 200, headers)
 
     async def _enqueue_many(self, queue: str, body: dict[str, object], mint: Mint) -> Response:
         entries = [_entry(queue, members, place, mint) for place, members in enumerate(job_members(body))]
@@ -87,10 +92,13 @@ class Rest:
         """One job, payload and all."""
         # Its revision is its version; the private cache of a browser may keep it, and must ask whether it still holds.
         headers = {"Cache-Control": "private, no-cache"}
-        wait_s = self._wait_s(asked.request, headers)
-        job = None if wait_s is None else await self._ended(asked.request, asked.job, wait_s)
-        if job is None:
-            job = (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=asked.job))).job
+        end = await self._end(asked.request, asked.job, headers)
+        try:
+            job = await self._job(asked.job)
+        except Problem as problem:
+            if end is None or problem.status != 404:
+                raise
+            job = end
         headers["ETag"] = _etag(job)
         if _matches(asked.request.headers.get("if-none-match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
@@ -103,26 +111,24 @@ class Rest:
 
     # Wait ---------------------------------------------------------------------------------------------------------------------------------------------
 
-    def _wait_s(self, request: Request, headers: dict[str, str]) -> float | None:
-        """How long to wait; the answer's headers then say that it was done."""
+    async def _end(self, request: Request, name: str, headers: dict[str, str]) -> Job | None:
+        """The job's end, where `Prefer` asks to wait for it; the answer's headers then say that it was done. None when it has not ended, and when it
+        cannot be waited for: a preference is never a reason to refuse a call (RFC 7240), least of all one whose job is made already.
+        """
         wanted = preferred_wait(request.headers)
         if wanted is None:
             return None
         wait_s = min(wanted, self._waits.longest_s)
-        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
-        return wait_s
-
-    async def _ended(self, request: Request, name: str, wait_s: float) -> Job | None:
-        """The job at its end, payload and all, where it is still kept."""
-        end = await self._waits.end_of(request, name, wait_s)
-        if end is None:
-            return None
         try:
-            return (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=name))).job
-        except Problem as problem:
-            if problem.status != 404:
-                raise
-            return end
+            end = await self._waits.end_of(request, name, wait_s)
+        except Problem:
+            return None
+        headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+        return end
+
+    async def _job(self, name: str) -> Job:
+        """The job with its payload."""
+        return (await self._brokers.call(lambda broker: broker.jobs.GetJob, GetJobRequest(name=name))).job
 
 
 def cancel_request(asked: Asked) -> CancelJobRequest:

@@ -172,3 +172,21 @@ async def test_x10_what_is_of_another_tenant_is_refused_without_asking_the_store
                     assert answer.status_code == 403, (queue, path)
         finally:
             own.thaw()
+
+
+async def test_an_enqueue_that_may_not_wait_for_its_job_is_answered_as_without_the_wait(strict_gateway: Gateway, keys: Keys) -> None:
+    async with client(strict_gateway, **said(keys.of["only_enqueue"])) as http:
+        answer = await http.post("/v1/queues/mail/jobs", json={"jobName": "work"}, headers={"Prefer": "wait=60"})
+    assert (answer.status_code, answer.json()["verdict"], "preference-applied" in answer.headers) == (202, "made", False)
+
+
+async def test_an_enqueue_that_may_wait_for_its_job_and_not_read_it_is_told_its_end(strict_gateway: Gateway, keys: Keys) -> None:
+    async with client(strict_gateway, **said(signed(claims("enqueue:mail* watch:mail*")))) as http, client(strict_gateway, **said(keys.of["all"])) as boss:
+        body = {"jobName": "work", "id": "not-to-be-read", "payload": 7}
+        asked = asyncio.create_task(http.post("/v1/queues/mail.waits/jobs", json=body, headers={"Prefer": "wait=60"}))
+        while (await boss.post("/v1/queues/mail.waits/jobs/not-to-be-read:cancel")).status_code == 404:
+            await asyncio.sleep(0.02)
+        answer = await asked
+        read = await http.get("/v1/queues/mail.waits/jobs/not-to-be-read", headers={"Prefer": "wait=60"})
+    assert (answer.status_code, answer.json()["verdict"], answer.json()["job"]["state"]) == (200, "made", "cancelled")
+    assert read.status_code == 403

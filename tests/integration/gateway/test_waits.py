@@ -55,3 +55,17 @@ async def test_a_wait_goes_on_at_another_broker(store: Store, queue: str) -> Non
         await complete(worker, await lease(worker, queue), "7")
         ended = (await asked).json()
         assert (ended["state"], ended["result"]) == ("completed", 7)
+
+
+async def test_an_enqueue_whose_broker_goes_away_while_it_waits_is_still_told_that_the_job_was_made(store: Store, queue: str) -> None:
+    async with (
+        Broker(store) as broker,
+        Gateway(broker) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=40, trust_env=False) as http,
+    ):
+        asked = asyncio.create_task(http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "id": "j"}, headers={"Prefer": "wait=60"}))
+        await waiting(http, 1)
+        await broker.kill()
+        answer = await asked
+        assert (answer.status_code, answer.json()["verdict"], "job" in answer.json()) == (202, "made", False)
+        assert "preference-applied" not in answer.headers
