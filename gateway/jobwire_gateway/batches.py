@@ -1,13 +1,13 @@
 """Many jobs in one call to the broker: a verdict for each, whether it was the gateway or the broker that refused it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 import grpc
 from jobwire.v1.job_pb2 import Durability, JobSpec
 from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueBatchResponse, EnqueueVerdict, ItemError
 
-from jobwire_gateway.brokers import Brokers
+from jobwire_gateway.brokers import Answer, Brokers
 from jobwire_gateway.problems import Problem, json_path
 
 _VERDICT = "ENQUEUE_VERDICT_"
@@ -49,7 +49,17 @@ class Batches:
             return ()
         call = EnqueueBatchRequest(jobs=specs, durability=durability)
         timeout_s = self._disk_timeout_s if durability == Durability.DURABILITY_DISK else None
-        return (await self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, call, timeout_s=timeout_s)).items
+        return (await making(self._brokers.call(lambda broker: broker.jobs.EnqueueBatch, call, timeout_s=timeout_s))).items
+
+
+async def making(call: Awaitable[Answer]) -> Answer:
+    """Wait for a call that makes jobs. Where no broker answered it, the problem says that nobody knows whether it did."""
+    try:
+        return await call
+    except Problem as problem:
+        if problem.status in (503, 504):
+            problem.metadata.setdefault("accepted", "unknown")
+        raise
 
 
 def enqueued(name: str, job_id: str, verdict: EnqueueVerdict.ValueType) -> dict[str, object]:

@@ -34,7 +34,7 @@ _WITH_PATH = {404: "There is nothing at this path."}
 _WITH_BODY = {
     408: "The body did not arrive in time.",
     413: "The body, or a payload in it, is too large.",
-    415: "The body is of another media type; `detail` says what to send.",
+    415: "The body is of another media type, or compressed; `detail` says what to send.",
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import NoReturn
@@ -23,6 +24,7 @@ BODY_S = 10.0
 """A body that takes longer to arrive is given up."""
 
 _MAX_PAGE_TOKEN = 2048
+_MAX_PARAMETERS = 32
 _WAIT = re.compile(r"\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*", re.IGNORECASE)
 
 
@@ -41,10 +43,11 @@ def query_with_lists(scope: Scope, allowed: Collection[str], lists: Collection[s
     Raises:
         Problem: 400, a parameter is unknown, is there twice where it may not, or is no UTF-8.
     """
+    text = scope["query_string"]
+    if text.count(b"&") >= _MAX_PARAMETERS:
+        raise Problem(400, f"A query may have {_MAX_PARAMETERS} parameters.", reason="INVALID_FIELD")
     try:
-        pairs = parse_qsl(
-            scope["query_string"].decode("ascii"), keep_blank_values=True, strict_parsing=bool(scope["query_string"]), errors="strict", max_num_fields=32
-        )
+        pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, strict_parsing=bool(text), errors="strict")
     except (UnicodeError, ValueError):
         raise Problem(400, "The query cannot be read.", reason="INVALID_FIELD") from None
     query: dict[str, str] = {}
@@ -80,6 +83,14 @@ def media_type_of(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def refuse_coded(headers: Headers) -> None:
+    """Raise a problem where a body is compressed: none is unpacked, since a few bytes can hold gigabytes."""
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        sentence = f"The body must not be compressed: it has the Content-Encoding {coding[:60]!r}."
+        raise Problem(415, sentence, reason="UNSUPPORTED_MEDIA_TYPE", headers={"Accept-Encoding": "identity"})
+
+
 def wrong_media_type(headers: Headers, *wanted: str) -> Problem:
     """A body that is something else than what is wanted."""
     found = media_type_of(headers)
@@ -95,6 +106,7 @@ async def json_body(request: Request, limit: int, *, optional: bool = False) -> 
     Raises:
         Problem: 400, 408, 413 or 415.
     """
+    refuse_coded(request.headers)
     if media_type_of(request.headers) == JSON:
         body = await _read(request, limit)
         return {} if optional and not body else json_object(body, "body")
@@ -154,6 +166,8 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
     """
     try:
         read = text.decode("utf-8")
+        if read.startswith("\ufeff"):
+            raise _malformed(f"The {what} begins with a byte order mark: send UTF-8 without one.")
         value = json.loads(read, object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -162,13 +176,20 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
         raise _malformed(f"The {what} is nested too deeply.") from None
     except UnicodeError:
         raise _malformed(f"The {what} is not UTF-8, or has half a surrogate pair in it.") from None
-    except ValueError as error:
+    except _NotJsonError as error:
         raise _malformed(f"The {what} is not JSON: {error}.") from None
+    except ValueError:
+        # Python's own bound: to read them takes time with the square of their digits.
+        raise _malformed(f"A whole number in the {what} may have {sys.get_int_max_str_digits()} digits.") from None
     if is_too_deep(read, value):
         raise _malformed(f"The {what} is nested too deeply.")
     if not isinstance(value, dict):
         raise _malformed(f"The {what} must be a JSON object.")
     return value
+
+
+class _NotJsonError(ValueError):
+    """Raised when Python would read what is no JSON."""
 
 
 def _malformed(sentence: str) -> Problem:
@@ -179,7 +200,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the member {twice[:60]!r} is there twice")
+        raise _NotJsonError(f"the member {twice[:60]!r} is there twice")
     return members
 
 
@@ -191,7 +212,7 @@ def _finite(text: str) -> float:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number that JSON has")
+    raise _NotJsonError(f"{text} is not a number that JSON has")
 
 
 def _unknown(what: str, name: str, allowed: Collection[str]) -> Problem:

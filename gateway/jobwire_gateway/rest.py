@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import zlib
+from collections.abc import Iterable
 
 from jobwire.v1.admin_service_pb2 import GetServerInfoRequest, ListWorkersRequest
 from jobwire.v1.job_pb2 import Durability, Job, JobSpec, JobState
@@ -10,7 +11,7 @@ from jobwire.v1.queue_service_pb2 import CleanQueueRequest, ListQueuesRequest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from jobwire_gateway.batches import Batches, Refusal, enqueued, refusal
+from jobwire_gateway.batches import Batches, Refusal, enqueued, making, refusal
 from jobwire_gateway.brokers import Brokers
 from jobwire_gateway.config import GatewayConfig
 from jobwire_gateway.contract import duration
@@ -20,7 +21,7 @@ from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.lines import LinesEnqueue
 from jobwire_gateway.operations import NO_STORE, Asked
 from jobwire_gateway.problems import Problem
-from jobwire_gateway.requests import JSON, NDJSON, invalid, json_body, media_type_of, page_of, preferred_wait, wrong_media_type
+from jobwire_gateway.requests import JSON, NDJSON, invalid, json_body, media_type_of, page_of, preferred_wait, refuse_coded, wrong_media_type
 from jobwire_gateway.rules import filter_of
 from jobwire_gateway.waits import Waits
 
@@ -61,7 +62,7 @@ class Rest:
         durability = durability_of(body)
         call = EnqueueRequest(job=job_spec(queue, {name: body[name] for name in body if name != "durability"}, 0, mint), durability=durability)
         timeout_s = self._disk_timeout_s if durability == Durability.DURABILITY_DISK else None
-        answer = await self._brokers.call(lambda broker: broker.jobs.Enqueue, call, timeout_s=timeout_s)
+        answer = await making(self._brokers.call(lambda broker: broker.jobs.Enqueue, call, timeout_s=timeout_s))
         shown = enqueued(answer.name, answer.id, answer.verdict)
         headers = {**NO_STORE, "Location": f"/v1/{answer.name}"}
         end = await self._end(request, answer.name, headers)
@@ -81,6 +82,7 @@ class Rest:
         return JsonAnswer({"jobs": verdicts, "refused": refused}, 202, NO_STORE)
 
     async def _enqueue_lines(self, request: Request, queue: str, asked: Asked, mint: Mint) -> Response:
+        refuse_coded(request.headers)
         durability = durability_of(asked.query)
         bounds = {"max_line": self._config.max_body_bytes, "max_body": self._config.max_lines_bytes}
         content = await LinesEnqueue(self._batches, queue, durability, mint, **bounds).run(request)
@@ -100,7 +102,7 @@ class Rest:
                 raise
             job = end
         headers["ETag"] = _etag(job)
-        if _matches(asked.request.headers.get("if-none-match", ""), headers["ETag"]):
+        if _matches(asked.request.headers.getlist("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return JsonAnswer(job_json(job), headers=headers)
 
@@ -197,7 +199,7 @@ def _etag(job: Job) -> str:
     return f'W/"{job.revision}-{kept:08x}"'
 
 
-def _matches(header: str, etag: str) -> bool:
+def _matches(found: Iterable[str], etag: str) -> bool:
     """Whether If-None-Match names this version. It is compared weakly, as RFC 9110 has it for this header."""
-    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    tags = {tag.strip().removeprefix("W/") for tag in ",".join(found).split(",")}
     return etag.removeprefix("W/") in tags or "*" in tags

@@ -131,6 +131,7 @@ async def test_a_broker_that_comes_back_is_found_and_nothing_is_lost(store: Stor
             began = time.monotonic()
             refused = await http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t"})
             assert (refused.status_code, refused.json()["reason"]) == (503, "BROKER_UNAVAILABLE")
+            assert refused.json()["metadata"] == {"accepted": "unknown"}
             assert "retry-after" in refused.headers
             assert time.monotonic() - began < 2
             await broker.restart()

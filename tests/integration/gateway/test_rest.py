@@ -1,6 +1,7 @@
 """Jobs and queues over REST, and everything that is refused, against a real broker and a real store."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 
@@ -373,6 +374,15 @@ async def test_415_says_what_to_send(http: httpx.AsyncClient, queue: str) -> Non
     assert answer.headers["accept-post"] == "application/json, application/x-ndjson"
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
+async def test_a_compressed_body_is_told_to_come_as_it_is(http: httpx.AsyncClient, queue: str, media_type: str) -> None:
+    headers = {"Content-Type": media_type, "Content-Encoding": "gzip"}
+    answer = await http.post(f"/v1/queues/{queue}/jobs", content=gzip.compress(b'{"jobName":"t"}'), headers=headers)
+    problem = await refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert problem["detail"] == "The body must not be compressed: it has the Content-Encoding 'gzip'."
+    assert answer.headers["accept-encoding"] == "identity"
+
+
 async def test_an_enqueue_can_wait_for_the_jobs_end(http: httpx.AsyncClient, worker: Api, queue: str) -> None:
     asked = asyncio.create_task(http.post(f"/v1/queues/{queue}/jobs", json={"jobName": "t", "payload": 7}, headers={"Prefer": "wait=15"}))
     await complete(worker, await lease(worker, queue), '{"sum":7}')
@@ -407,6 +417,7 @@ async def test_a_job_that_has_not_changed_is_304(http: httpx.AsyncClient, worker
     for header in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
         same = await http.get(f"/v1/{job['name']}", headers={"If-None-Match": header})
         assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    assert (await http.get(f"/v1/{job['name']}", headers=[("If-None-Match", '"other"'), ("If-None-Match", tag)])).status_code == 304
     await complete(worker, await lease(worker, queue))
     changed = await http.get(f"/v1/{job['name']}", headers={"If-None-Match": tag})
     assert (changed.status_code, changed.json()["state"]) == (200, "completed")

@@ -73,6 +73,27 @@ async def test_malformed_json_is_400(body: bytes) -> None:
     assert (problem.status, problem.reason) == (400, "MALFORMED_JSON")
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"a":' + b"1" * 4_301 + b"}", "A whole number in the body may have 4300 digits."),
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark: send UTF-8 without one."),
+    ],
+)
+async def test_what_is_wrong_with_json_is_said_in_our_words_and_not_in_pythons(body: bytes, said: str) -> None:
+    assert (await refused(body, limit=10_000)).detail.endswith(said)
+
+
+async def test_a_whole_number_of_as_many_digits_as_there_may_be_is_read() -> None:
+    assert (await json_body(request(b'{"a":-' + b"1" * 4_300 + b"}"), 10_000))["a"] == -int("1" * 4_300)
+
+
+def test_a_query_of_too_many_parameters_is_told_how_many_there_may_be() -> None:
+    scope = {"query_string": b"&".join([b"a=1"] * 33)}
+    with pytest.raises(Problem, match="A query may have 32 parameters"):
+        query_of(scope, ("a",))
+
+
 @pytest.mark.parametrize("depth", [501, *range(900, 1_000, 7), 100_000])
 async def test_json_nested_too_deeply_is_400(depth: int) -> None:
     problem = await refused(b'{"a":' * depth + b"0" + b"}" * depth, limit=1_000_000)
