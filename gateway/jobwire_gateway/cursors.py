@@ -2,7 +2,8 @@ r"""What a reader has seen, as its `Last-Event-ID` says it. Ids mean the same to
 
 Of one topic it is `{revision}`, or `{revision}.end` where nothing comes after. Of many topics it is `{count}-{digest}`: how many frames the reader was
 shown, and what the last one of each of its jobs was, folded into 64 bits. A gateway that finds the same digest in the jobs as they are now knows
-that nothing was missed, however many they are; with any other it shows them all. So ids stay short, and are digits, letters, a hyphen and
+that nothing was missed, however many they are; with any other it shows them all. `{count}-{digest}.end` says that nothing comes after, and its digest is
+of the topics themselves: with another list of them it says nothing. So ids stay short, and are digits, letters, a hyphen and
 a full stop alone: no browser drops them, and a reconnect across origins needs no preflight.
 """
 
@@ -32,6 +33,10 @@ class Place:
     digest: int
     """-1 for an id that no gateway sent."""
     end: bool = False
+
+    def ends(self, topics: Iterable[str]) -> bool:
+        """Whether nothing more comes of these topics."""
+        return self.end and self.digest == _end_of(topics)
 
 
 UNKNOWN = Cursor(-1)
@@ -80,9 +85,17 @@ class Trail:
         self._count += 1
         return self.cursor()
 
-    def cursor(self, *, end: bool = False) -> str:
+    def cursor(self) -> str:
         """The id now."""
-        return f"{self._count}-{self._digest:016x}{'.end' if end else ''}"
+        return f"{self._count}-{self._digest:016x}"
+
+    def end(self, topics: Iterable[str]) -> str:
+        """The id when nothing more comes of these topics."""
+        return f"{self._count}-{_end_of(topics):016x}.end"
+
+
+def _end_of(topics: Iterable[str]) -> int:
+    return digest_of((topic, "end") for topic in frozenset(topics))
 
 
 def _fold(name: str, event_id: str) -> int:

@@ -136,7 +136,7 @@ class ManyReader:
         parts = [self._with_id(frame) for frame in self._subscriptions.mailbox.take()]
         if self._over:
             self._over = False
-            parts.append(frames.cursor(self._trail.cursor(end=True)))
+            parts.append(frames.cursor(self._trail.end(self._jobs)))
         return b"".join(parts)
 
     def cursor(self) -> bytes:

@@ -253,7 +253,7 @@ class ManyEventsEndpoint(StreamEndpoint):
             names, said = topics_of_query(scope, self._max_topics)
         allow_watch(names)
         place = place_of(headers.get("last-event-id") or said)
-        return Asked(names, lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.end)
+        return Asked(names, lambda on_ready: ManyReader(self._topics, names, place, on_ready), place is not None and place.ends(names))
 
     async def _read_body(self, scope: Scope, receive: Receive) -> tuple[list[str], str]:
         query = query_of(scope, CURSOR_PARAMETERS)

@@ -38,6 +38,9 @@ async def test_a_stream_of_jobs_ends_when_all_have_and_is_then_over_for_good(htt
     assert sorted(event["name"] for event in events if event["type"] == "final") == sorted(job["name"] for job in jobs)
     again = await http.get(path, headers={**EVENT_SOURCE, "Last-Event-ID": reader.last_id})
     assert (again.status_code, again.content) == (204, b"")
+    fewer = path_of(*(job["name"] for job in jobs[1:]))
+    async with reading(http, fewer, last_event_id=reader.last_id) as another:
+        assert sorted(event["type"] for event in await another.rest()) == ["connected", "connected", "final", "final", "gap", "gap", "update", "update"]
 
 
 async def test_one_who_comes_back_gets_what_it_missed_and_nothing_twice(http: httpx.AsyncClient, worker: Api, queue: str) -> None:

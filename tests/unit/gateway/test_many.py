@@ -103,7 +103,18 @@ def test_the_stream_ends_with_the_last_of_its_jobs_and_its_id_says_so() -> None:
     assert [event.type for event in events(stream)].count("final") == 2
     place = place_of(last_id(stream))
     assert place is not None
-    assert place.end
+    assert place.ends([B, A])
+    assert not any(map(place.ends, ([A], [A, B, Q], [])))
+
+
+def test_the_end_of_one_list_of_topics_hides_nothing_of_another() -> None:
+    house = House(a=a(1, COMPLETED), b=b(2))
+    reader = house.read(A)
+    house.answer()
+    after = last_id(reader.take())
+    back = house.read(A, B, after=after)
+    house.answer()
+    assert sorted(shown(events(back.take()))) == [("connected", A), ("connected", B), ("final", A), ("gap", A), ("gap", B), ("update", A), ("update", B)]
 
 
 def test_a_job_that_is_not_there_is_said_and_the_others_go_on() -> None:
@@ -365,7 +376,7 @@ class Returns(RuleBasedStateMachine):
             assert self.reader.ended
             place = place_of(self.last_id)
             assert place is not None
-            assert place.end
+            assert place.ends(self.NAMES)
 
     def _come_back(self) -> None:
         """At another gateway."""
