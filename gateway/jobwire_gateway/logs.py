@@ -173,8 +173,11 @@ class LogStream:
     async def _woken(self, reading: "asyncio.Future[ListLogsResponse | None]") -> None:
         """Wait until it is done, or until there is something else to do."""
         woken = asyncio.ensure_future(self._ready.wait())
-        await asyncio.wait((reading, woken), return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
+        try:
+            await asyncio.wait((reading, woken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when the reader goes away meanwhile.
+            woken.cancel()
         # Frames are looked for after the reading in any case.
         self._ready.clear()
 
