@@ -8,7 +8,7 @@ from jobwire.v1.job_pb2 import Durability, JobSpec
 from jobwire.v1.job_service_pb2 import EnqueueBatchRequest, EnqueueBatchResponse, EnqueueVerdict, ItemError
 
 from jobwire_gateway.brokers import Answer, Brokers
-from jobwire_gateway.problems import Problem, json_path
+from jobwire_gateway.problems import Problem, in_rest, json_path
 
 _VERDICT = "ENQUEUE_VERDICT_"
 _CODES = {code.value[0]: code.name.lower() for code in grpc.StatusCode}
@@ -75,10 +75,8 @@ def _verdict(queue: str, item: EnqueueBatchResponse.Item) -> dict[str, object]:
 
 def _of_broker(error: ItemError) -> Refusal:
     # The broker counts the jobs that it was sent; the place is said by the verdict's own.
-    field = error.field.partition("].")[2] if error.field.startswith("jobs[") else error.field
-    return _refusal(
-        code=_CODES.get(error.code, ""), reason=error.reason, field=json_path(field), detail=error.message, retryAfterMs=error.retry_after.ToMilliseconds()
-    )
+    field, detail = json_path(error.field), in_rest(error.message, error.field)
+    return _refusal(code=_CODES.get(error.code, ""), reason=error.reason, field=field, detail=detail, retryAfterMs=error.retry_after.ToMilliseconds())
 
 
 def _refusal(**error: str | int) -> Refusal:

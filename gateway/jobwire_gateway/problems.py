@@ -39,6 +39,7 @@ _STATUS_OF = {
 _STATUS_OF_REASON = {"PAYLOAD_TOO_LARGE": 413, "WRONG_STATE": 409, "NO_AUTHENTICATION": 409}
 _OURS = "jobwire"
 _SNAKE = re.compile("_([a-z0-9])")
+_OUTER = re.compile(r"^(job|jobs\[\d+\]|queue|group)\.")
 _RETRY_MS = 1_000
 """What `Retry-After` says when the broker itself could not be asked."""
 
@@ -108,6 +109,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> Problem:
     sentence = error.details() or ""
     if not details.reason:
         sentence = _without_internals(code, sentence)
+    for path in details.paths:
+        sentence = in_rest(sentence, path)
     retry_ms = details.retry_after_ms
     if retry_ms is None and status in (429, 503):
         retry_ms = _RETRY_MS
@@ -130,6 +133,8 @@ class Details:
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
+    paths: tuple[str, ...] = ()
+    """The fields of the violations, as the contract names them."""
     quota: tuple[UsedUp, ...] = ()
     retry_after_ms: int | None = None
 
@@ -145,7 +150,8 @@ def details_of(error: grpc.aio.AioRpcError) -> Details:
                     details.reason, details.metadata = info.reason, dict(info.metadata)
             case "google.rpc.BadRequest":
                 bad = BadRequest.FromString(detail.value)
-                details.violations = tuple(Violation(json_path(v.field), v.description) for v in bad.field_violations)
+                details.paths = tuple(v.field for v in bad.field_violations)
+                details.violations = tuple(Violation(json_path(v.field), in_rest(v.description, v.field)) for v in bad.field_violations)
             case "google.rpc.QuotaFailure":
                 details.quota = tuple(UsedUp(v.subject, v.description) for v in QuotaFailure.FromString(detail.value).violations)
             case "google.rpc.RetryInfo":
@@ -154,8 +160,13 @@ def details_of(error: grpc.aio.AioRpcError) -> Details:
 
 
 def json_path(path: str) -> str:
-    """A field's path as REST knows it: in proto JSON names, and of the job itself where the contract says `job`."""
-    return _SNAKE.sub(lambda match: match[1].upper(), path.removeprefix("job."))
+    """A field's path as REST knows it: in proto JSON names, and of the body itself where the contract says `job`, `jobs[7]`, `queue` or `group`."""
+    return _SNAKE.sub(lambda match: match[1].upper(), _OUTER.sub("", path))
+
+
+def in_rest(sentence: str, path: str) -> str:
+    """What the broker says of a field, by the field's name in REST."""
+    return sentence.replace(path, json_path(path)) if path else sentence
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> ErrorStatus:

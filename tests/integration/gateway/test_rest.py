@@ -320,6 +320,8 @@ async def test_many_jobs_in_one_request_each_get_a_verdict(http: httpx.AsyncClie
     assert body["refused"] == 4
     assert [job["error"].get("field") for job in body["jobs"] if job["verdict"] == "refused"] == ["delay", "id", "backoff.maxDelay", "jobs[4]"]
     assert body["jobs"][2]["error"]["reason"] == "JOB_EXISTS"
+    # The broker was not sent all of them, and counts otherwise.
+    assert not any("jobs[" in job["error"]["detail"] for job in body["jobs"][:4] if job["verdict"] == "refused")
     assert (await http.get(body["jobs"][0]["eventsUrl"].removesuffix("/events"))).json()["payload"] == [1]
 
 

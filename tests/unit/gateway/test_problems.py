@@ -9,7 +9,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from jobwire.v1.error_pb2 import BadRequest, ErrorInfo, ErrorStatus, RetryInfo
-from jobwire_gateway.problems import from_rpc
+from jobwire_gateway.problems import Violation, from_rpc
 
 
 def failed(code: grpc.StatusCode, sentence: str, *details: Message, trailer: bytes | None = None) -> grpc.aio.AioRpcError:
@@ -40,6 +40,23 @@ def test_details_travel_into_the_problem() -> None:
         "metadata": {"limit": "5"},
         "violations": [{"field": "delayUntil", "description": "at most 5"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("job.total_timeout", "totalTimeout"), ("queue.policy.limit.rate", "policy.limit.rate"), ("group.weight", "weight"), ("page_token", "pageToken")],
+)
+def test_a_field_is_called_everywhere_as_rest_calls_it(path: str, shown: str) -> None:
+    sentence = f"{path} must be another"
+    problem = from_rpc(
+        failed(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            sentence,
+            ErrorInfo(reason="INVALID_FIELD", domain="jobwire"),
+            BadRequest(field_violations=[BadRequest.FieldViolation(field=path, description=sentence)]),
+        )
+    )
+    assert (problem.detail, problem.violations) == (f"{shown} must be another", (Violation(shown, f"{shown} must be another"),))
 
 
 def test_a_retry_hint_becomes_retry_after_in_whole_seconds() -> None:
