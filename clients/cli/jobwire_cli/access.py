@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from os import SEEK_END
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,11 @@ def token(
 
 
 def _append(file: Path, line: str) -> None:
-    is_new = not file.exists()
-    file.touch(mode=0o600)
-    text = "" if is_new else file.read_text("utf-8")
-    file.write_text(text + ("" if not text or text.endswith("\n") else "\n") + line + "\n", "utf-8")
+    """Add a line; what stands there stays, also where the disk takes no more. Raises CommandFailed."""
+    try:
+        file.touch(mode=0o600)
+        with file.open("r+b") as keys:
+            begun = keys.seek(0, SEEK_END) > 0 and keys.seek(-1, SEEK_END) >= 0 and keys.read() != b"\n"
+            keys.write(("\n" * begun + line + "\n").encode())
+    except OSError as error:
+        raise CommandFailed(f"{file} can't be written: {error.strerror}; the key was not made, give another --file", Exit.USAGE) from error

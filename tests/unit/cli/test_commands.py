@@ -133,6 +133,10 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("queues", "groups", "set", "q", "g", "--rate", "fast"), "--rate: 'fast' is not a rate"),
         (("token", "queues/q", "--ttl", "soon"), "--ttl: 'soon' is not a duration"),
         (("key", "me", "read:*", "--expires", "soon"), "--expires: 'soon' is not a duration"),
+        (
+            ("key", "me", "read:*", "--file", "/nowhere/keys"),
+            "/nowhere/keys can't be written: No such file or directory; the key was not made, give another --file",
+        ),
         (("gateway", "--drain", "soon"), "--drain: 'soon' is not a duration"),
         (("worker", "m:w", "--drain-grace", "soon"), "--drain-grace: 'soon' is not a duration"),
         (("enqueue", "q", "h", "--target", "http://x"), "has a scheme"),
@@ -267,6 +271,24 @@ def test_a_key_is_made_as_json(run: Run, tmp_path: Path) -> None:
     done = run("key", "me", "read:*", "--json", "--file", str(tmp_path / "keys"))
     assert (tmp_path / "keys").read_text() == json.loads(done.stdout)["line"] + "\n"
     assert done.stderr == ""
+
+
+def test_a_file_of_keys_for_which_the_disk_has_no_room_keeps_what_it_had(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("me sha256:00 read:*")
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({keys.stat().st_size},) * 2); from jobwire_cli.main import main; main()"
+    done = run_apart(program, "key", "you", "read:*", "--file", str(keys))
+    assert (done.returncode, done.stdout) == (exits.Exit.USAGE, "")
+    assert done.stderr == f"jobwire: {keys} can't be written: File too large; the key was not made, give another --file\n"
+    assert keys.read_text() == "me sha256:00 read:*"
+
+
+def test_a_key_begins_a_line_of_its_own(run: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours")
+    for name in ("me", "you"):
+        run("key", name, "read:*", "--file", str(keys))
+    assert [line.split()[0] for line in keys.read_text().splitlines()] == ["#", "me", "you"]
 
 
 def test_looking_at_the_help_of_a_server_does_not_import_it() -> None:

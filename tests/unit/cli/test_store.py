@@ -88,6 +88,13 @@ async def test_a_directory_that_cannot_be_made_says_why(tmp_path: Path, inside: 
         await EmbeddedStore(tmp_path / "file" / inside).open()
 
 
+async def test_a_directory_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    (tmp_path / "store.conf").symlink_to("/dev/full")
+    with pytest.raises(DirectoryUnusable, match="can't be used to keep data in: No space left on device: give another --data-dir"):
+        async with EmbeddedStore(tmp_path):
+            pass
+
+
 @pytest.mark.parametrize("name", ["with space", 'quo"te', "höhle", "back\\slash", "a%20b?c#d"])
 async def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
     async with EmbeddedStore(tmp_path / name) as store:

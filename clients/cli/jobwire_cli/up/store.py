@@ -134,11 +134,15 @@ class EmbeddedStore:
         """Start the server and wait until it answers; it does not before it has read all of its append-only file.
 
         Raises:
+            DirectoryUnusable: it can't be written to.
             StoreBinaryMissing: there is none.
             PartFailed: it ended before it answered.
         """
         config = self._directory / "store.conf"
-        config.write_text(_CONFIG.format(socket=_quoted(self._socket), directory=_quoted(self._directory)), encoding="utf-8")
+        try:
+            config.write_text(_CONFIG.format(socket=_quoted(self._socket), directory=_quoted(self._directory)), encoding="utf-8")
+        except OSError as error:  # a full disk; open() has written nothing yet
+            raise DirectoryUnusable(self._directory, error) from error
         spec = ChildSpec(
             name=self.name,
             argv=[str(self._binary or find_binary()), str(config)],
