@@ -10,8 +10,9 @@ import typer
 from jobwire_client import Client
 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
-from jobwire_cli.given import span
+from jobwire_cli.given import given, span
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +36,10 @@ def key(
         from jobwire_broker.auth.keys import make_key
     except ModuleNotFoundError as error:
         raise CommandFailed(f"{(error.name or '').partition('.')[0]} is missing: install jobwire[broker]") from error
-    left = span("--expires", expires or None)
+    ends = given("--expires", expires, _from_now) if expires else None
     try:
-        ends = None if left is None else datetime.now(UTC) + left
         made = make_key(name, " ".join(scopes), tenant=tenant, expires=ends)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     if file is not None:
         _append(file, made.line)
@@ -66,6 +66,13 @@ def token(
         typer.echo(json.dumps({"token": made.token, "expiresAt": made.expires_at.isoformat()}) if as_json else made.token)
 
     ask(target, make)
+
+
+def _from_now(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) + parse_duration(text)
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long") from None
 
 
 def _append(file: Path, line: str) -> None:

@@ -12,7 +12,7 @@ from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, 
 from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.exits import CommandFailed, Exit
-from jobwire_cli.given import date, given, span, word
+from jobwire_cli.given import date, given, priority_of, span, word
 from jobwire_cli.identities import identity_fields
 from jobwire_cli.output import enqueued_json, write_json, write_line
 
@@ -32,7 +32,7 @@ def enqueue(
     priority: Annotated[str | None, typer.Option(help="A number, lower first, or critical, high, normal, low, batch.")] = None,
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Do not start before this much time from now: 30s, 5m.")] = None,
     delay_until: Annotated[str | None, typer.Option(metavar="DATE", help="Do not start before this date: 2026-11-22T16:00Z.")] = None,
-    attempts: Annotated[int | None, typer.Option(min=1, help="How many times it may run. Default 3.")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, max=1000, help="How many times it may run. Default 3.")] = None,
     label: Labels = None,
     group: Annotated[str | None, typer.Option(help="Whose job it is, for example a tenant.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only a worker with this label gets it. Repeat it for more.")] = None,
@@ -66,7 +66,7 @@ def enqueue(
         queue,
         job_name,
         id=word("--id", id, "to have one made"),
-        priority=_priority(priority),
+        priority=None if priority is None else priority_of(priority),
         delay=span("--delay", delay),
         delay_until=date("--delay-until", delay_until),
         attempts=attempts,
@@ -126,7 +126,3 @@ def _print(results: Sequence[Enqueued], as_json: bool) -> None:
 
 def _payloads(source: TextIO) -> Iterator[Any]:
     return (parsed(line, f"line {number}") for number, line in enumerate(source, 1) if line.strip())
-
-
-def _priority(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text

@@ -28,6 +28,14 @@ def word(flag: str, text: str | None, without: str = "to ask for any") -> str | 
     return text
 
 
+def priority_of(text: str) -> int | str:
+    """A priority's number, or what may be its name: the client knows those."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 def span(flag: str, text: str | None) -> timedelta | None:
     """A duration; None when the flag was not given. Raises CommandFailed."""
     return None if text is None else given(flag, text, parse_duration)

@@ -11,7 +11,7 @@ from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, Queu
 from jobwire_cli.durations import short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
-from jobwire_cli.given import span
+from jobwire_cli.given import priority_of, span
 
 app = typer.Typer(help="Look at jobs and act on them.", no_args_is_help=True)
 
@@ -117,7 +117,7 @@ def logs(
     job: JobArgument,
     queue: QueueOfJob = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each line as it comes, until the job has ended.")] = False,
-    after: Annotated[int, typer.Option(metavar="CURSOR", min=0, help="Begin behind the line with this cursor.")] = 0,
+    after: Annotated[int, typer.Option(metavar="CURSOR", min=0, max=2**63 - 1, help="Begin behind the line with this cursor.")] = 0,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
@@ -185,7 +185,7 @@ def update(
     if payload is not None:
         changes["payload"] = parsed(payload)
     if priority is not None:
-        changes["priority"] = int(priority) if priority.lstrip("-").isdigit() else priority
+        changes["priority"] = priority_of(priority)
     if delay is not None:
         changes["due"] = span("--delay", delay) or None
     if label is not None:

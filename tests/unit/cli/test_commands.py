@@ -137,6 +137,10 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
             ("key", "me", "read:*", "--file", "/nowhere/keys"),
             "/nowhere/keys can't be written: No such file or directory; the key was not made, give another --file",
         ),
+        (("enqueue", "q", "h", "--priority", "--5"), "'--5' is no priority; use a number or one of critical"),
+        (("enqueue", "q", "h", "--priority", "²"), "'²' is no priority; use a number or one of critical"),
+        (("jobs", "update", "queues/q/jobs/a", "--priority", "²"), "'²' is no priority; use a number or one of critical"),
+        (("key", "me", "read:*", "--expires", "9999999d"), "--expires: '9999999d' is too long"),
         (("gateway", "--drain", "soon"), "--drain: 'soon' is not a duration"),
         (("worker", "m:w", "--drain-grace", "soon"), "--drain-grace: 'soon' is not a duration"),
         (("enqueue", "q", "h", "--target", "http://x"), "has a scheme"),
@@ -289,6 +293,19 @@ def test_a_key_begins_a_line_of_its_own(run: Run, tmp_path: Path) -> None:
     for name in ("me", "you"):
         run("key", name, "read:*", "--file", str(keys))
     assert [line.split()[0] for line in keys.read_text().splitlines()] == ["#", "me", "you"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("enqueue", "q", "h", "--attempts", "9999999999"), "'--attempts': 9999999999 is not in the range 1<=x<=1000"),
+        (("jobs", "logs", "queues/q/jobs/a", "--after", "9" * 20), f"'--after': {'9' * 20} is not in the range 0<=x<={2**63 - 1}"),
+    ],
+)
+def test_a_number_that_is_too_large_is_told_with_its_bounds(run: Run, arguments: tuple[str, ...], hint: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == exits.Exit.USAGE
+    assert hint in done.stderr
 
 
 def test_looking_at_the_help_of_a_server_does_not_import_it() -> None:
