@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from jobwire_client import Attempt, Client, Job, NotJson
+from jobwire_client import Attempt, Client, Job, NotJson, NotPermitted, QueueNotFound
 from rich.text import Text
 
 from jobwire_cli import bulk, bulk_runs, dead_letters, filtering, output, watching
@@ -59,7 +59,8 @@ def list_jobs(
         if as_json:
             output.write_json(map(output.job_json, jobs))
         else:
-            output.write_table(("job", "handler", "state", "prio", "attempt", "progress", "age"), map(_row, jobs), empty=f"no {state} jobs in {queue}")
+            empty = "" if jobs else await _none(client, queue, state)
+            output.write_table(("job", "handler", "state", "prio", "attempt", "progress", "age"), map(_row, jobs), empty=empty)
 
     ask(target, question)
 
@@ -222,6 +223,18 @@ def delete(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_
             output.write_line(f"{name} is deleted")
 
     ask(target, question)
+
+
+async def _none(client: Client, queue: str, state: str) -> str:
+    """The line of a list that is empty. Only then it is asked whether there is such a queue: its name may be mistyped."""
+    line = f"no {state} jobs in {queue}"
+    try:
+        await client.queue(queue)
+    except QueueNotFound:
+        return f"{line}: nothing was ever enqueued there"
+    except NotPermitted:
+        pass  # who may read some jobs of a queue may not always read its counts
+    return line
 
 
 def _say(job: Job, as_json: bool) -> None:

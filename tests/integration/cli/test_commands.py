@@ -118,6 +118,14 @@ def test_jobs_come_from_the_lines_of_standard_input(jobwire: Jobwire, queue: str
     assert len(jobwire.lines("jobs", "list", queue)) == 3
 
 
+def test_an_empty_list_tells_a_queue_that_never_was(jobwire: Jobwire, queue: str) -> None:
+    assert jobwire("jobs", "list", queue) == f"no waiting jobs in {queue}: nothing was ever enqueued there"
+    assert (jobwire.code, jobwire.err) == (Exit.OK, "")
+    assert jobwire("jobs", "list", queue, "--json") == ""
+    jobwire("enqueue", queue, "steps", "1")
+    assert jobwire("jobs", "list", queue, "--state", "failed") == f"no failed jobs in {queue}"
+
+
 def test_what_the_broker_refuses_is_one_line_with_the_field(jobwire: Jobwire, queue: str) -> None:
     assert jobwire("enqueue", "no good name!", "steps") == ""
     assert jobwire.code == Exit.USAGE
