@@ -52,15 +52,38 @@ def json_text(value: object, *, indent: int | None = None) -> str:
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:
     """A table, or the sentence `empty` when there are no rows."""
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    if cells:
+        screen = console()
+        screen.print(_lines(columns, cells, screen.width) or _folded(columns, cells))
+    else:
+        write_line(empty)
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> Text | None:
+    """A table whose rows are one line each; None when one is not, or has no room. It looks as that of `_folded`, which takes five times as long."""
+    table = [[Text(column, style="bold") for column in columns], *rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*table, strict=True)]
+    if sum(widths) + 2 * (len(columns) - 1) > width or any("\n" in cell.plain or "\t" in cell.plain for row in rows for cell in row):
+        return None
+    lines = Text(no_wrap=True, overflow="ignore")
+    for number, row in enumerate(table):
+        for place, (column, cell, wide) in enumerate(zip(columns, row, widths, strict=True)):
+            space = " " * (wide - cell.cell_len)
+            before, behind = (space, "") if column in _NUMBERS else ("", space)
+            lines.append("  " * bool(place) + before).append(cell.plain, cell.style or None).append(behind)
+        lines.append("\n" * (number < len(rows)))
+    return lines
+
+
+def _folded(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Table:
+    """A table that breaks what has no room into several lines."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold", no_wrap=column in ("job", "queue", *_NUMBERS))
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    if table.row_count:
-        console().print(table)
-    else:
-        write_line(empty)
+        table.add_row(*row)
+    return table
 
 
 def write_fields(fields: Iterable[tuple[str, str | Text]]) -> None:

@@ -1,6 +1,8 @@
 """The JSON of commands has the members that REST and the event streams have."""
 
+import io
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +14,8 @@ from jobwire_client import Enqueued, InvalidRequest
 from jobwire_client._job import job_from
 from jobwire_client._queues import queue_from
 from jobwire_gateway import jobs as gateway
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 
 def moment(second: int) -> Timestamp:
@@ -120,3 +124,30 @@ def test_a_failure_that_jobwire_gives_says_its_word_once() -> None:
 def test_half_a_surrogate_pair_is_shown_as_its_escape() -> None:
     assert output.json_text({"é": "\ud83d"}) == r'{"\u00e9":"\ud83d"}'
     assert output.json_text({"é": 1}) == '{"é":1}'
+
+
+_COLUMNS = ("job", "state", "prio", "progress")
+_ROWS = [("a", output.state_text("failed"), "5", ""), ("日本語", output.state_text("sleeping"), "-100", "40 % é\x07"), ("", output.state_text(""), "", "x")]
+
+
+def _printed(table: RenderableType, width: int = 80, *, color: bool = False) -> str:
+    shown = io.StringIO()
+    Console(file=shown, width=width, force_terminal=color, color_system="standard" if color else None).print(table)
+    return shown.getvalue()
+
+
+def _cells(rows: Sequence[Sequence[str | Text]]) -> list[list[Text]]:
+    return [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize("width", [80, 36])
+def test_a_table_that_has_room_is_made_of_lines_and_looks_the_same(width: int) -> None:
+    lines = output._lines(_COLUMNS, _cells(_ROWS), width)
+    assert lines is not None
+    assert _printed(lines, width) == _printed(output._folded(_COLUMNS, _cells(_ROWS)), width)
+    assert "\x1b[31mfailed\x1b[0m" in _printed(lines, width, color=True)
+
+
+@pytest.mark.parametrize(("cell", "width"), [("two\nlines", 80), ("a\ttab", 80), ("x" * 81, 80), ("x", 20)])
+def test_a_table_without_room_for_its_rows_is_folded(cell: str, width: int) -> None:
+    assert output._lines(_COLUMNS, _cells([*_ROWS, (cell, "", "", "")]), width) is None
