@@ -36,7 +36,7 @@ _WITH_BODY = {
     413: "The body, or a payload in it, is too large.",
     415: "The body is of another media type, or compressed; `detail` says what to send.",
 }
-
+_WITH_CHANGE = {412: "The call has an If-Match: no change is made on a condition."}
 
 _SECURITY_SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key, a JWT, or a token that `createWatchToken` made."},
@@ -71,7 +71,8 @@ def document(operations: Sequence[Operation], *, asks_callers: bool = False) -> 
 def failures(operation: Operation) -> dict[int, str]:
     """Every status of a problem that this call may end with, and what it means."""
     reads = {} if operation.reads is Reads.NOTHING else _WITH_BODY
-    found = {**_ALWAYS, **(_WITH_PATH if "{" in operation.path else {}), **reads, **operation.fails}
+    changes = {} if operation.method == "GET" or operation.handler is None else _WITH_CHANGE
+    found = {**_ALWAYS, **(_WITH_PATH if "{" in operation.path else {}), **reads, **changes, **operation.fails}
     return {status: found[status] for status in sorted(found) if status not in operation.returns}
 
 

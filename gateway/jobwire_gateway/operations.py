@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from jobwire_gateway.brokers import Broker, Brokers
 from jobwire_gateway.json_text import JsonAnswer
 from jobwire_gateway.names import job_name, queue_name
-from jobwire_gateway.requests import JSON, invalid, json_body, query_with_lists, refuse_unknown
+from jobwire_gateway.requests import JSON, invalid, json_body, query_with_lists, refuse_condition, refuse_unknown
 
 Schema = Mapping[str, Any]
 """A JSON Schema, in the dialect of OpenAPI 3.1."""
@@ -188,6 +188,8 @@ def _route(path: str, methods: dict[str, Operation], max_body: int) -> Route:
 
 
 async def _read(operation: Operation, request: Request, max_body: int) -> Asked:
+    if operation.method != "GET":
+        refuse_condition(request.headers)
     query, lists = query_with_lists(request.scope, operation.query_names, operation.list_names)
     _check_required(operation, query)
     body: dict[str, object] = {}

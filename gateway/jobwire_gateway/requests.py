@@ -83,6 +83,14 @@ def media_type_of(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def refuse_condition(headers: Headers) -> None:
+    """Raise a problem where a change is asked for on the condition that nothing has changed meanwhile. No change is made so, and to make it all the same
+    would overwrite what the caller has not seen. (Our ETags are weak, and of those RFC 9110 has none hold in If-Match.)
+    """
+    if headers.get("if-match", "*").strip() != "*":
+        raise Problem(412, "No change is made on a condition here: leave If-Match out, and the last change holds.", reason="CONDITION_NOT_KNOWN")
+
+
 def refuse_coded(headers: Headers) -> None:
     """Raise a problem where a body is compressed: none is unpacked, since a few bytes can hold gigabytes."""
     coding = headers.get("content-encoding", "").strip().lower()

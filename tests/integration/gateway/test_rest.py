@@ -425,6 +425,20 @@ async def test_a_job_that_has_not_changed_is_304(http: httpx.AsyncClient, worker
     assert (changed.status_code, changed.json()["state"]) == (200, "completed")
 
 
+async def test_a_change_on_a_condition_is_refused_and_not_made_without_it(http: httpx.AsyncClient, queue: str) -> None:
+    job = await enqueue(http, queue)
+    path = f"/v1/{job['name']}"
+    stale = {"If-Match": 'W/"1"'}
+    for answer in (
+        await http.patch(path, json={"priority": 3}, headers=stale),
+        await http.delete(path, headers=stale),
+        await http.post(f"{path}:cancel", headers=stale),
+    ):
+        await refused(answer, 412, "CONDITION_NOT_KNOWN")
+    assert (await http.get(path)).json()["priority"] == 5
+    assert (await http.patch(path, json={"priority": 3}, headers={"If-Match": "*"})).json()["priority"] == 3
+
+
 async def test_a_page_token_of_another_list_is_refused(http: httpx.AsyncClient, queue: str) -> None:
     for _ in range(3):
         await enqueue(http, queue)
