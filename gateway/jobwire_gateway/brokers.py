@@ -113,7 +113,7 @@ class Brokers:
         broker.stamps = stamps
         try:
             renewed = Broker(broker.address, self._credentials)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             # Most likely one file is being exchanged; a failure after that looks again.
             _log.error("brokers.certificates_not_renewed broker=%s error=%s advice=%s", broker.address, error, _KEPT)
             return

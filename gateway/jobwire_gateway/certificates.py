@@ -12,11 +12,14 @@ class PemFile(NamedTuple):
     path: Path
 
     def read(self) -> bytes:
-        """What it holds. Raises ValueError when it can't be read."""
+        """What it holds. Raises ValueError when it can't be read, and when that is nothing: gRPC would end the process."""
         try:
-            return self.path.read_bytes()
+            content = self.path.read_bytes()
         except OSError as error:
             raise ValueError(f"{self.option}: {self.path} can't be read: {error.strerror}; name a file that is there and that this user may read") from None
+        if not content:
+            raise ValueError(f"{self.option}: {self.path} is empty; it must hold PEM")
+        return content
 
 
 def check_certificates(file: PemFile) -> None:

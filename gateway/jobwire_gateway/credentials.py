@@ -93,31 +93,33 @@ class BrokerCredentials:
 
     def check_files(self) -> None:
         """Look whether the files of certificates and authorities can be used. Raises ValueError, which names the file."""
-        if self._authorities is not None:
-            check_certificates(PemFile("JOBWIRE_TLS_CA", self._authorities))
-        if self.certificate is not None and self.certificate_key is not None:
-            check_pair(PemFile("JOBWIRE_CLIENT_CERT", self.certificate), PemFile("JOBWIRE_CLIENT_KEY", self.certificate_key))
+        authorities, certificate, key = self._files
+        if authorities is not None:
+            check_certificates(authorities)
+        if certificate is not None and key is not None:
+            check_pair(certificate, key)
 
     def stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What changes with the files of certificates and authorities."""
-        return tuple(_stamp(path) for path in (self._authorities, self.certificate, self.certificate_key) if path is not None)
-
-    @property
-    def _authorities(self) -> Path | None:
-        return Path(self.ca) if self.ca not in ("", SYSTEM) else None
+        return tuple(_stamp(file.path) for file in self._files if file is not None)
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """A connection to one broker, with what the files hold now: as long as it lives, it connects with that. Raises ValueError, and OSError when one goes
-        away meanwhile.
-        """
+        """A connection to one broker, with what the files hold now: as long as it lives, it connects with that. Raises ValueError."""
         if not self.ca:
             return grpc.aio.insecure_channel(address, options=options)
-        # With a file that is of no use gRPC would make a channel that never connects, and end the process where one is empty.
+        # With a file that is of no use gRPC would make a channel that never connects.
         self.check_files()
-        authorities = self._authorities.read_bytes() if self._authorities is not None else None
-        chain = self.certificate.read_bytes() if self.certificate is not None else None
-        key = self.certificate_key.read_bytes() if self.certificate_key is not None else None
-        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, chain), options=options)
+        authorities, certificate, key = (file.read() if file is not None else None for file in self._files)
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, certificate), options=options)
+
+    @property
+    def _files(self) -> tuple[PemFile | None, PemFile | None, PemFile | None]:
+        """That of the authorities, of the certificate, and of its key."""
+        return (
+            PemFile("JOBWIRE_TLS_CA", Path(self.ca)) if self.ca not in ("", SYSTEM) else None,
+            PemFile("JOBWIRE_CLIENT_CERT", self.certificate) if self.certificate is not None else None,
+            PemFile("JOBWIRE_CLIENT_KEY", self.certificate_key) if self.certificate_key is not None else None,
+        )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from jobwire_client._credentials import Bearer, Credentials
+from jobwire_client._credentials import Bearer, Credentials, Tls, connect
 from jobwire_client._enqueue_stream import EnqueueStream, Tell, Verdicts
 from jobwire_client._status import error_of
 from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
@@ -98,12 +98,13 @@ class Connections:
         """Take the addresses; nothing is connected yet. Raises InvalidRequest."""
         self.addresses = parse_targets(target)
         try:
-            self._credentials = Credentials.from_environment() if credentials is None else credentials
-            self._bearer = Bearer(self._credentials)
+            self._bearer = Bearer(Credentials.from_environment() if credentials is None else credentials)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
         self._current = random.randrange(len(self.addresses))
         self._channels: dict[int, grpc.aio.Channel] = {}
+        self._shown: dict[int, Tls | None] = {}
+        self._replaced: list[grpc.aio.Channel] = []
         self._enqueue_streams: dict[int, EnqueueStream] = {}
         self._stubs: dict[tuple[int, str], grpc.aio.UnaryUnaryMultiCallable[bytes, Any]] = {}
 
@@ -191,7 +192,15 @@ class Connections:
     def move_on(self, index: int) -> None:
         """Use the next broker from now on, unless that has happened since `index` was the current one."""
         if index == self._current:
+            self._renew(index)
             self._current = (index + 1) % len(self.addresses)
+
+    def _renew(self, index: int) -> None:
+        """Connect with other certificates from now on, when their files have changed: with the old ones it may never come back."""
+        if index in self._channels and self._bearer.tls() != self._shown[index]:
+            # Calls may go on there, and a channel that is closed cancels them.
+            self._replaced.append(self._channels.pop(index))
+            self._stubs = {of: stub for of, stub in self._stubs.items() if of[0] != index}
 
     def failure(self, index: int, failure: grpc.aio.AioRpcError) -> JobwireError:
         """The error that a broken stream stands for."""
@@ -201,7 +210,7 @@ class Connections:
         """Close all streams and channels."""
         for enqueues in list(self._enqueue_streams.values()):
             await enqueues.close()
-        channels, self._channels, self._stubs = list(self._channels.values()), {}, {}
+        channels, self._channels, self._replaced, self._stubs = [*self._channels.values(), *self._replaced], {}, [], {}
         for channel in channels:
             await channel.close()
 
@@ -232,5 +241,6 @@ class Connections:
     def _channel(self, index: int) -> grpc.aio.Channel:
         channel = self._channels.get(index)
         if channel is None:
-            channel = self._channels[index] = self._credentials.channel(self.addresses[index], _OPTIONS)
+            tls = self._shown[index] = self._bearer.tls()
+            channel = self._channels[index] = connect(self.addresses[index], tls, _OPTIONS)
         return channel

@@ -1,14 +1,18 @@
 """How a broker is reached: over TLS or not, and with which key. Nothing of it appears in a message or a log."""
 
+import logging
 import os
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+
+log = logging.getLogger("jobwire.client")
 
 _MAX_KEY = 8192
 _SYSTEM = "system"
@@ -43,9 +47,7 @@ class Credentials:
             raise ValueError("credentials: a certificate needs its key, and a key its certificate")
         if self.certificate is not None and not self.ca:
             raise ValueError("credentials: a certificate is shown over TLS alone; say which authorities to trust (ca)")
-        for path in (self.key_file, self.ca if self.ca not in ("", _SYSTEM) else None, self.certificate, self.certificate_key):
-            if path is not None and not Path(path).is_file():
-                raise ValueError(f"credentials: {path} is no file")
+        self.tls()
         self.authorization()
 
     @classmethod
@@ -79,25 +81,42 @@ class Credentials:
             raise ValueError("credentials: the key is empty, too long, or holds characters that can't be sent")
         return f"Bearer {key}"
 
-    def channel(self, address: str, options: Sequence[tuple[str, Any]], host: str = "") -> grpc.aio.Channel:
-        """A connection to one broker. `host` is the name that its certificate must be of, where `address` is only where that name leads."""
+    def tls(self) -> "Tls | None":
+        """What its files of authorities and certificates hold now; None without TLS.
+
+        Raises:
+            ValueError: one can't be read or is of no use. With it gRPC would make a channel that never connects, and end the process where it is empty.
+        """
         if not self.ca:
-            return grpc.aio.insecure_channel(address, options=options)
-        authorities = None if self.ca == _SYSTEM else Path(self.ca).read_bytes()
-        chain = Path(self.certificate).read_bytes() if self.certificate is not None else None
-        key = Path(self.certificate_key).read_bytes() if self.certificate_key is not None else None
-        named = [("grpc.ssl_target_name_override", host)] if host else []
-        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, chain), options=[*options, *named])
+            return None
+        authorities = None if self.ca == _SYSTEM else _read_certificates(self.ca)
+        if self.certificate is None or self.certificate_key is None:
+            return Tls(authorities, None, None)
+        return Tls(authorities, *_read_pair(self.certificate_key, self.certificate))
+
+
+class Tls(NamedTuple):
+    """What a connection over TLS is made with, in PEM. The order is gRPC's."""
+
+    authorities: bytes | None
+    key: bytes | None
+    chain: bytes | None
+
+    def __repr__(self) -> str:
+        return "Tls(...)"
 
 
 class Bearer:
-    """The metadata of calls. The key's file is read at most once a second; while it can't be read, the last key is sent."""
+    """What is shown to brokers. Files are read at most once a second; while one can't be read or is of no use, what it held before is shown."""
 
     def __init__(self, credentials: Credentials) -> None:
-        """Read it for the first time. Raises ValueError."""
+        """Read all for the first time. Raises ValueError."""
         self._credentials = credentials
         self._metadata = self._read()
         self._read_at = time.monotonic()
+        self._tls = credentials.tls()
+        self._tls_read_at = time.monotonic()
+        self._trouble = ""
 
     def metadata(self) -> Metadata:
         """What to send with a call."""
@@ -109,6 +128,57 @@ class Bearer:
                 return self._metadata
         return self._metadata
 
+    def tls(self) -> Tls | None:
+        """What to make a connection with; None without TLS. It is another one when a file has changed."""
+        if self._tls is not None and time.monotonic() - self._tls_read_at > _REREAD_S:
+            self._tls_read_at = time.monotonic()
+            try:
+                self._tls, trouble = self._credentials.tls(), ""
+            except ValueError as error:
+                trouble = str(error)
+            if trouble and trouble != self._trouble:
+                log.warning("credentials.not_renewed error=%r: what was read before stays in use; exchange the files once more", trouble)
+            self._trouble = trouble
+        return self._tls
+
     def _read(self) -> Metadata:
         authorization = self._credentials.authorization()
         return (("authorization", authorization),) if authorization else ()
+
+
+def connect(address: str, tls: Tls | None, options: Sequence[tuple[str, Any]], host: str = "") -> grpc.aio.Channel:
+    """A connection to one broker. `host` is the name that its certificate must be of, where `address` is only where that name leads."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    named = [("grpc.ssl_target_name_override", host)] if host else []
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls), options=[*options, *named])
+
+
+def _read_file(path: str | Path) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"credentials: {path} can't be read: {error.strerror}; name a file that is there and that this user may read") from None
+    if not content:
+        raise ValueError(f"credentials: {path} is empty; it must hold PEM")
+    return content
+
+
+def _read_certificates(path: str | Path) -> bytes:
+    content = _read_file(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:
+        raise ValueError(f"credentials: {path} holds no certificate in PEM; it must have lines from BEGIN CERTIFICATE to END CERTIFICATE") from None
+    return content
+
+
+def _read_pair(key: str | Path, certificate: str | Path) -> tuple[bytes, bytes]:
+    """What the files of a key and its certificate hold."""
+    content = _read_file(key), _read_certificates(certificate)
+    try:
+        # A key that needs a password would ask for it on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except OSError:
+        raise ValueError(f"credentials: {key} is not the key of {certificate}; it must hold that in PEM and without a password") from None
+    return content
