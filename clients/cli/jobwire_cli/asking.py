@@ -81,6 +81,8 @@ def sentence_of(error: JobwireError) -> str:
     for used in error.quota:
         if used.subject not in sentence:
             sentence += f" ({used.subject})"
+    if isinstance(error, Unauthenticated):
+        sentence += "; a command takes its key from JOBWIRE_API_KEY, or from the file that JOBWIRE_API_KEY_FILE names"
     return " ".join(sentence.split())
 
 

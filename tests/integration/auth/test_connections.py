@@ -118,6 +118,7 @@ def test_the_command_line_makes_keys_and_tokens_and_says_when_it_is_denied(stric
     assert run("queues", "list", key=keys.of["all"]).returncode == 0
     denied = run("queues", "list")
     assert (denied.returncode, "say who you are" in denied.stderr) == (8, True)
+    assert denied.stderr.endswith("; a command takes its key from JOBWIRE_API_KEY, or from the file that JOBWIRE_API_KEY_FILE names\n")
     token = json.loads(run("token", "queues/a", "--ttl", "60s", "--json", key=keys.of["all"]).stdout)
     assert token["token"].startswith("jobwire_token_")
 
