@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -25,10 +26,22 @@ from jobwire_client import (
 
 from jobwire_cli.exits import CommandFailed, Exit
 
+QUEUE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
+
+
+def queue_name(text: str | None) -> str | None:
+    """The name of a queue as it was given. A request carries it in an address, and the broker's word for that is not what was typed. Raises CommandFailed."""
+    if text is not None and not QUEUE_PATTERN.fullmatch(text):
+        shown = repr(text if len(text) <= 40 else text[:37] + "...")
+        raise CommandFailed(f"queue must be 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit; it is {shown}", Exit.USAGE)
+    return text
+
+
 Target = Annotated[str, typer.Option(envvar=["JOBWIRE_TARGET", "JOBWIRE_BROKER"], metavar="HOST:PORT[,…]", help="The broker, or several with commas between.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each item.")]
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", callback=queue_name)]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="queues/QUEUE/jobs/ID, or the id alone with --queue.")]
-QueueOfJob = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", help="The job's queue, when JOB is an id.")]
+QueueOfJob = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", callback=queue_name, help="The job's queue, when JOB is an id.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label. Repeat it for more.")]
 
 DEFAULT_TARGET = "localhost:7410"

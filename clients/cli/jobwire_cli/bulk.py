@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobwire_cli import filtering, output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.given import span
 
@@ -25,7 +25,7 @@ def register(jobs: typer.Typer) -> None:
 
 def bulk(
     verb: Annotated[str, typer.Argument(metavar="VERB", help="cancel, retry, promote, delete or resolve.")],
-    queue: filtering.QueueArgument,
+    queue: QueueArgument,
     state: Annotated[
         list[str] | None, typer.Option("--state", "-s", help="Only jobs in this state. Repeat it for more. Default: all that the verb fits.")
     ] = None,

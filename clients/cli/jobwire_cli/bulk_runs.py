@@ -7,12 +7,13 @@ from jobwire_client import BulkRun, Client, JobFilter
 from rich.text import Text
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, queue_name
 from jobwire_cli.exits import CommandFailed, Exit
-from jobwire_cli.filtering import QueueArgument
 
 _RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="queues/QUEUE/bulkRuns/RUN, or the last part alone with --queue.")]
-_QueueOfRun = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", help="The run's queue, when RUN is the last part of its name.")]
+_QueueOfRun = Annotated[
+    str | None, typer.Option("--queue", "-q", metavar="QUEUE", callback=queue_name, help="The run's queue, when RUN is the last part of its name.")
+]
 
 
 def register(jobs: typer.Typer) -> None:

@@ -6,8 +6,7 @@ import typer
 from jobwire_client import Client, FailureGroup, JobFilter
 
 from jobwire_cli import filtering, output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueOfJob, Target, ask, job_name
-from jobwire_cli.filtering import QueueArgument
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueArgument, QueueOfJob, Target, ask, job_name
 from jobwire_cli.given import moment, word
 
 

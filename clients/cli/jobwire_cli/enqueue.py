@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from jobwire_client import Client, Durability, Enqueued, JobSpec, JobwireError, QueueUnavailable
 
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, Target, ask, code_of, labels_of, parsed, sentence_of
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Labels, QueueArgument, Target, ask, code_of, labels_of, parsed, sentence_of
 from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.given import date, given, priority_of, span, word
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def enqueue(
-    queue: Annotated[str, typer.Argument(metavar="QUEUE")],
+    queue: QueueArgument,
     job_name: Annotated[str, typer.Argument(metavar="JOB_NAME", help="Which handler runs it.")],
     payload: Annotated[str | None, typer.Argument(metavar="[JSON]", help="What the handler receives. `-` reads standard input: one job per line.")] = None,
     id: Annotated[str | None, typer.Option(help="The id in its queue. The same content with the same id never makes a second job.")] = None,

@@ -10,7 +10,6 @@ from jobwire_cli.given import moment, word
 
 _WHEN = "DURATION|DATE"
 
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 Name = Annotated[str | None, typer.Option("--name", metavar="JOB_NAME", help="Only jobs of this name.")]
 Group = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="Only jobs of this group.")]
 Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only jobs with this label. Repeat it for more.")]

@@ -8,13 +8,12 @@ import typer
 from jobwire_client import Client, Group, Limit, RateLimit
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 
 app = typer.Typer(help="Look at the groups of a queue, pause them, resume them, set their rules.", no_args_is_help=True)
 
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 GroupArgument = Annotated[str, typer.Argument(metavar="GROUP")]
 
 

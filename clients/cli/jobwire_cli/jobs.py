@@ -7,7 +7,7 @@ from jobwire_client import Attempt, Client, Job, NotJson, QueueNotFound
 from rich.text import Text
 
 from jobwire_cli import bulk, bulk_runs, dead_letters, filtering, output, watching
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueArgument, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
 from jobwire_cli.durations import short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
@@ -26,7 +26,7 @@ def register(parent: typer.Typer) -> None:
 
 @app.command("list")
 def list_jobs(
-    queue: Annotated[str, typer.Argument(metavar="QUEUE")],
+    queue: QueueArgument,
     state: Annotated[str, typer.Option("--state", "-s", help="delayed, waiting, blocked, active, completed, failed, cancelled or expired.")] = "waiting",
     name: filtering.Name = None,
     group: filtering.Group = None,

@@ -8,7 +8,7 @@ import typer
 from jobwire_client import Client, InvalidRequest, Priority, QueuePolicy
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask
 from jobwire_cli.backoffs import parse_backoff
 from jobwire_cli.durations import parse_duration
 from jobwire_cli.exits import CommandFailed, Exit
@@ -20,8 +20,6 @@ _LISTS = ("permanentErrors", "delays")
 #: Limits by job name, and what of one may be set.
 _OF_NAMES = "jobLimits"
 _LIMIT_ENDS = ("concurrency", "rate.count", "rate.period", "rate.burst")
-
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
 
 def register(queues: typer.Typer) -> None:

@@ -8,15 +8,13 @@ import typer
 from jobwire_client import Client, Queue, WorkerSession
 
 from jobwire_cli import groups, output, policies
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.given import given
 from jobwire_cli.output import COUNTS
 
 app = typer.Typer(help="Look at queues, pause them, resume them, clean them.", no_args_is_help=True)
-
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
 
 def register(parent: typer.Typer) -> None:

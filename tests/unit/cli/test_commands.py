@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 import typer
+from jobwire_broker import names
 from jobwire_cli import asking, exits
 from jobwire_cli.app import app_for
 from jobwire_cli.main import main
@@ -151,7 +152,9 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("worker", "no_such_module:worker"), "no_such_module"),
         (("enqueue", "q", "h", "{bad"), "the payload is no JSON: Expecting property name enclosed in double quotes at character 2"),
         (("enqueue", "q", "h", "[" * 100_000), "the payload is nested too deep"),
-        (("queues", "stats", "\udcff"), "'queues/\\udcff' can't be sent: it is no UTF-8"),
+        (("queues", "stats", "\udcff"), "the first a letter or digit; it is '\\udcff'"),
+        (("queues", "stats", "q" * 101), f"it is '{'q' * 37}...'"),
+        (("token", "\udcff"), "'\\udcff' can't be sent: it is no UTF-8"),
         (("up", "--data-dir", __file__), "test_commands.py can't be used to keep data in: File exists: give another --data-dir"),
     ],
 )
@@ -162,6 +165,24 @@ def test_what_makes_no_sense_ends_with_code_2_and_one_line_that_helps(run: Run, 
     assert done.stderr.startswith("jobwire: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["", "mail/urgent"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("enqueue Q h", "jobs list Q", "jobs failures Q", "jobs bulk cancel Q", "jobs bulk-runs Q", "jobs bulk-run 00 -q Q", "jobs get a -q Q"),
+        *("queues stats Q", "queues pause Q", "queues clean Q", "queues purge Q", "queues policy get Q", "queues policy set Q attempts=3"),
+        *("queues groups list Q", "queues groups pause Q g", "queues groups set Q g --weight 2"),
+    ],
+)
+def test_a_name_that_no_queue_can_have_is_told_as_that_of_the_queue(run: Run, command: str, name: str) -> None:
+    done = run(*(name if word == "Q" else word for word in command.split()))
+    assert done == Done(exits.Exit.USAGE, "", f"jobwire: queue must be 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit; it is {name!r}\n")
+
+
+def test_the_command_line_and_the_broker_agree_on_the_names_of_queues() -> None:
+    assert asking.QUEUE_PATTERN.pattern == names.QUEUE_PATTERN.pattern
 
 
 @pytest.mark.parametrize("arguments", [("jobs", "get", "queues/q/jobs/a"), ("enqueue", "q", "h"), ("queues", "list"), ("workers",), ("version", "--server")])
