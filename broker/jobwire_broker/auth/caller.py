@@ -10,12 +10,13 @@ from jobwire_broker.auth.identity import Identity
 
 
 class Caller:
-    """The one who calls. A stream sets `on_end`, so that it is ended in its own way when the caller's time is over."""
+    """The one who calls. A stream sets `on_end`, so that it is ended in its own way when the caller's time is over; `note` counts and logs what it refuses."""
 
-    __slots__ = ("identity", "on_end")
+    __slots__ = ("identity", "note", "on_end")
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, note: Callable[[NotPermitted], None] = lambda error: None) -> None:
         self.identity = identity
+        self.note = note
         self.on_end: Callable[[], None] | None = None
 
 
@@ -41,14 +42,16 @@ def end_with(end: Callable[[], None]) -> None:
 
 def checker(verb: str) -> Callable[[Iterable[str]], None] | None:
     """What raises NotPermitted for queues that the caller may not do `verb` to; None when there is nothing to check. For streams: made once, used often."""
-    asking = identity()
-    if asking is None or asking.may_everywhere(verb):
+    caller = _caller.get()
+    if caller is None or caller.identity.may_everywhere(verb):
         return None
 
     def check(queues: Iterable[str]) -> None:
         for queue in queues:
-            if not asking.may(verb, queue):
-                raise not_permitted(verb, queue)
+            if not caller.identity.may(verb, queue):
+                error = not_permitted(verb, queue)
+                caller.note(error)
+                raise error
 
     return check
 

@@ -177,7 +177,7 @@ class EnqueueStream:
             task.add_done_callback(self._tasks.discard)
 
     def _withhold_forbidden(self, batch: Batch) -> None:
-        """Raises NotPermitted when the caller may enqueue to none of the queues; some of them are refused job by job."""
+        """Raises NotPermitted when all jobs are of one queue, to which the caller may not enqueue; those of several are refused job by job."""
         if self._check is None:
             return
         forbidden: dict[str, BrokerError] = {}
@@ -187,8 +187,8 @@ class EnqueueStream:
                 self._check((queue,))
             except NotPermitted as error:
                 forbidden[queue] = error
-        if forbidden and len(forbidden) == len(queues):
-            raise next(iter(forbidden.values()))
+        if forbidden and len(queues) == 1:
+            raise forbidden.popitem()[1]
         if forbidden:
             batch.withhold(forbidden)
 

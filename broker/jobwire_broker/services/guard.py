@@ -81,7 +81,7 @@ class Guard:
                 if reads:
                     await _let_speak(context)
                 await self._turn_away(method, context, error)
-            caller = Caller(identity)
+            caller = Caller(identity, functools.partial(self._refusals.note, call=method, peer=context.peer(), identity=identity))
             set_caller(caller)
             checked: Any = context
             if reads and rule.reach is Reach.NAMED and not identity.may_everywhere(rule.verb):

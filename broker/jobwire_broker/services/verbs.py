@@ -95,8 +95,8 @@ _OURS = "/jobwire.v1."
 RULES: dict[str, Rule] = {
     _OURS + "JobService/Enqueue": _named("enqueue", lambda request: (Target(request.job.queue),)),
     _OURS + "JobService/EnqueueBatch": _named("enqueue", _queues_in("jobs")),
-    # The stream checks each message, so that one which is refused does not end the others (services/enqueue_stream.py).
-    _OURS + "JobService/EnqueueStream": Rule(Reach.SOMEWHERE, "enqueue"),
+    # The stream checks each message, so that one which is refused does not end the others, and names its queue (services/enqueue_stream.py).
+    _OURS + "JobService/EnqueueStream": Rule(Reach.KNOWN, "enqueue"),
     _OURS + "JobService/GetJob": _named("read", _job_of),
     _OURS + "JobService/ListJobs": _named("read", _parent_of),
     _OURS + "JobService/ExplainJob": _named("read", _job_of),

@@ -14,7 +14,7 @@ import pytest
 from jobwire.v1 import admin_service_pb2 as admin
 from jobwire.v1 import job_service_pb2 as jobs
 from jobwire.v1 import worker_service_pb2 as work
-from jobwire_client import Client, Credentials, Enqueued, InvalidRequest, JobwireError, NotPermitted, QueueUnavailable, SyncClient, Unauthenticated
+from jobwire_client import Client, Credentials, Enqueued, InvalidRequest, JobSpec, JobwireError, NotPermitted, QueueUnavailable, SyncClient, Unauthenticated
 from jobwire_worker import Credentials as WorkerCredentials
 from jobwire_worker import RegistrationError, Worker
 
@@ -61,6 +61,20 @@ async def test_a_forbidden_queue_does_not_disturb_the_enqueues_beside_it(strict_
     good, bad = results[1::3] + results[2::3], results[0::3]
     assert {type(result) for result in bad} == {NotPermitted}
     assert {type(result) for result in good} == {Enqueued}
+
+
+@pytest.mark.parametrize("who", ["only_read", "only_enqueue"])
+async def test_each_job_that_is_not_permitted_is_told_by_its_own_queue(strict_broker: Broker, keys: Keys, queue: str, who: str) -> None:
+    """To a key without the verb, and to one that has it for other queues; and each is in the log."""
+    other = f"{queue}-other"
+    async with Client(strict_broker.address, credentials=Credentials(key=keys.of[who])) as client:
+        with pytest.raises(NotPermitted, match=rf"lack the scope enqueue:{queue} \(queue {queue}\)$"):
+            await client.enqueue(queue, "work")
+        results = await client.enqueue_many([JobSpec(queue, "work"), JobSpec(other, "work"), JobSpec(queue, "work")])
+    errors = [result.error for result in results]
+    assert [(type(error), error and error.metadata["queue"]) for error in errors] == [(NotPermitted, queue), (NotPermitted, other), (NotPermitted, queue)]
+    for refused in (queue, other):
+        await strict_broker.line(rf"auth.refused call=/jobwire.v1.JobService/EnqueueStream .*reason=NOT_PERMITTED .*queue={refused}\b(?!-)", past=True)
 
 
 def test_a_sync_client_takes_the_key_from_the_environment(strict_broker: Broker, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
