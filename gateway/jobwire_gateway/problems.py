@@ -40,6 +40,7 @@ _STATUS_OF_REASON = {"PAYLOAD_TOO_LARGE": 413, "WRONG_STATE": 409, "NO_AUTHENTIC
 _OURS = "jobwire"
 _SNAKE = re.compile("_([a-z0-9])")
 _OUTER = re.compile(r"^(job|jobs\[\d+\]|queue|group)\.")
+_TOPICS = re.compile(r"^names\b")
 _RETRY_MS = 1_000
 """What `Retry-After` says when the broker itself could not be asked."""
 
@@ -160,8 +161,10 @@ def details_of(error: grpc.aio.AioRpcError) -> Details:
 
 
 def json_path(path: str) -> str:
-    """A field's path as REST knows it: in proto JSON names, and of the body itself where the contract says `job`, `jobs[7]`, `queue` or `group`."""
-    return _SNAKE.sub(lambda match: match[1].upper(), _OUTER.sub("", path))
+    """A field's path as REST knows it: in proto JSON names, of the body itself where the contract says `job`, `jobs[7]`, `queue` or `group`, and `topics` for
+    the `names` of what a token lets watch.
+    """
+    return _SNAKE.sub(lambda match: match[1].upper(), _TOPICS.sub("topics", _OUTER.sub("", path)))
 
 
 def in_rest(sentence: str, path: str) -> str:

@@ -64,6 +64,15 @@ async def test_a_watch_token_opens_its_stream_from_the_query_and_no_other(strict
     assert token not in strict_gateway.tail(2_000)
 
 
+async def test_a_topic_that_no_token_can_be_for_is_named_as_the_body_names_it(strict_gateway: Gateway, keys: Keys) -> None:
+    async with client(strict_gateway) as http:
+        answer = await http.post("/v1/tokens:watch", json={"topics": ["queues/mail-q", "queues/mail-q/x/y"]}, headers=said(keys.of["only_watch"]))
+        assert answer.status_code == 400
+        assert [violation["field"] for violation in answer.json()["violations"]] == ["topics[1]"]
+        assert "topics[1]" in answer.json()["detail"]
+        assert "names" not in answer.text
+
+
 @pytest.mark.parametrize("part", ["groups/acme", "labels/customer=a b/c"])
 async def test_a_watch_token_may_be_bound_to_a_group_or_a_label(strict_gateway: Gateway, keys: Keys, queue: str, part: str) -> None:
     mail = f"mail-{queue}"

@@ -44,7 +44,14 @@ def test_details_travel_into_the_problem() -> None:
 
 @pytest.mark.parametrize(
     ("path", "shown"),
-    [("job.total_timeout", "totalTimeout"), ("queue.policy.limit.rate", "policy.limit.rate"), ("group.weight", "weight"), ("page_token", "pageToken")],
+    [
+        ("job.total_timeout", "totalTimeout"),
+        ("queue.policy.limit.rate", "policy.limit.rate"),
+        ("group.weight", "weight"),
+        ("page_token", "pageToken"),
+        ("names", "topics"),
+        ("names[3]", "topics[3]"),
+    ],
 )
 def test_a_field_is_called_everywhere_as_rest_calls_it(path: str, shown: str) -> None:
     sentence = f"{path} must be another"
