@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import datetime
 from urllib.parse import quote
 
 import pytest
@@ -71,6 +72,13 @@ async def test_a_topic_that_no_token_can_be_for_is_named_as_the_body_names_it(st
         assert [violation["field"] for violation in answer.json()["violations"]] == ["topics[1]"]
         assert "topics[1]" in answer.json()["detail"]
         assert "names" not in answer.text
+
+
+async def test_a_ticket_is_good_for_a_minute_at_most_and_says_so(strict_gateway: Gateway, keys: Keys) -> None:
+    async with client(strict_gateway) as http:
+        body = {"topics": ["queues/mail-q"], "ttl": "600s", "singleUse": True}
+        made = (await http.post("/v1/tokens:watch", json=body, headers=said(keys.of["only_watch"]))).json()
+        assert datetime.fromisoformat(made["expiresAt"]).timestamp() <= time.time() + 60
 
 
 @pytest.mark.parametrize("part", ["groups/acme", "labels/customer=a b/c"])
