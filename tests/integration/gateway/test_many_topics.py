@@ -1,11 +1,16 @@
 """Many jobs and queues on one stream, against a real broker and a real store."""
 
+import json
+from urllib.parse import quote
+
 import httpx
 import pytest
 
+from tests.support import Gateway
 from tests.support.api import Api
 
 from .reading import EVENT_SOURCE, complete, enqueue, lease, reading
+from .wire import Wire
 
 
 def path_of(*topics: str) -> str:
@@ -88,6 +93,20 @@ async def test_s12_what_is_wrong_is_said_before_the_stream_begins(http: httpx.As
     answer = await http.get(path, headers=EVENT_SOURCE)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json()["violations"]
+
+
+@pytest.mark.parametrize("value", ["v\n", "a\r\ndata: {}\n\nb", "\x00", "\u200b\x1b[2J"])
+async def test_s12_a_label_with_control_characters_is_followed_and_breaks_no_frame(
+    http: httpx.AsyncClient, shared_gateway: Gateway, queue: str, value: str
+) -> None:
+    topic = f"queues/{queue}/labels/k={value}"
+    async with await Wire.ask(shared_gateway.address, path_of(quote(topic, safe=""))) as wire:
+        await wire.until(b'"connected"')
+        job = await enqueue(http, queue, labels={"k": value})
+        body = await wire.until(b'"state":"waiting"')
+    lines = [line for line in body.split(b"\n") if line and not line.startswith((b"retry: ", b"id: ", b":"))]
+    connected, update = (json.loads(line.removeprefix(b"data: ")) for line in lines)
+    assert (connected["name"], update["name"], update["labels"]) == (topic, job["name"], {"k": value})
 
 
 async def test_a_job_that_leaves_a_label_or_a_group_is_shown_there_once_more(http: httpx.AsyncClient, queue: str) -> None:
