@@ -176,7 +176,7 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
         read = text.decode("utf-8")
         if read.startswith("\ufeff"):
             raise _malformed(f"The {what} begins with a byte order mark: send UTF-8 without one.")
-        value = json.loads(read, object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
+        value = strict_json(read)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise _malformed(f"The {what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
@@ -189,10 +189,21 @@ def json_object(text: bytes, what: str) -> dict[str, object]:
     except ValueError:
         # Python's own bound: to read them takes time with the square of their digits.
         raise _malformed(f"A whole number in the {what} may have {sys.get_int_max_str_digits()} digits.") from None
-    if is_too_deep(read, value):
-        raise _malformed(f"The {what} is nested too deeply.")
     if not isinstance(value, dict):
         raise _malformed(f"The {what} must be a JSON object.")
+    return value
+
+
+def strict_json(text: str) -> object:
+    """Read JSON in which no member is there twice and each number is one.
+
+    Raises:
+        ValueError: it is something else.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(text, object_pairs_hook=_members, parse_constant=_no_number, parse_float=_finite)
+    if is_too_deep(text, value):
+        raise RecursionError
     return value
 
 

@@ -5,9 +5,9 @@ The client sends JSON, the gateway answers each topic as an event stream would, 
     {"type": "subscribe", "topics": ["queues/q/jobs/7", "queues/q"], "after": {"queues/q/jobs/7": "1764…"}}
     {"type": "unsubscribe", "topics": ["queues/q"]}
 
-`after` says, by topic, the revision that the client has: with `.end` behind it where it has the end, and then the answer is `unsubscribed`. A topic that
-cannot be had is answered by an `error` with its name, and the others go on. A message that makes no sense ends the connection, for a program that sends one
-will send the next; so does asking without reading the answers.
+`after` says, by topic, the revision that the client has: with `.end` behind it where it has the end, and then the answer is `unsubscribed`, as it is to each
+topic of an `unsubscribe`, followed or not. A topic that cannot be had is answered by an `error` with its name, and the others go on. A message that makes no
+sense ends the connection, for a program that sends one will send the next; so does asking without reading the answers.
 
 Why a connection ends is said by its close code:
 
@@ -19,7 +19,6 @@ Why a connection ends is said by its close code:
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -33,7 +32,7 @@ from jobwire_gateway.mailbox import GATEWAY
 from jobwire_gateway.many import Subscriptions
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.refusals import Refusals
-from jobwire_gateway.requests import invalid, query_of
+from jobwire_gateway.requests import invalid, query_of, strict_json
 from jobwire_gateway.sse import no_room
 from jobwire_gateway.streams import Streams
 from jobwire_gateway.topic_names import topic_name
@@ -132,7 +131,7 @@ class Socket:
         if text is None:
             raise _Refusal(Close.NOT_TEXT, "messages are text")
         try:
-            message = json.loads(text)
+            message = strict_json(text)
         except (ValueError, RecursionError):
             raise _Refusal(Close.NOT_JSON, "messages are JSON") from None
         match message:
@@ -166,7 +165,7 @@ class Socket:
             reason = problem.reason if problem.status in (403, 503) else "INVALID_TOPIC"
             if problem.status in (403, 503):
                 self._note(reason)
-            self._subscriptions.mailbox.put(GATEWAY, frames.error(str(name)[:200], reason, problem.detail))
+            self._refuse(name, reason, problem)
             return
         cursor = cursor_of(str(after.get(topic, "")))
         if cursor is None or not cursor.end:
@@ -176,8 +175,17 @@ class Socket:
             self._subscriptions.mailbox.put(topic, frames.unsubscribed(topic))
 
     def _unsubscribe(self, name: object) -> None:
-        if isinstance(name, str) and self._subscriptions.remove(name):
-            self._subscriptions.mailbox.put(name, frames.unsubscribed(name))
+        try:
+            topic = topic_name(name if isinstance(name, str) else repr(name))
+        except Problem as problem:
+            self._refuse(name, "INVALID_TOPIC", problem)
+            return
+        self._subscriptions.remove(topic)
+        # Also of one that is not followed: its job may have ended meanwhile, and the client waits for the answer.
+        self._subscriptions.mailbox.put(topic, frames.unsubscribed(topic))
+
+    def _refuse(self, name: object, reason: str, problem: Problem) -> None:
+        self._subscriptions.mailbox.put(GATEWAY, frames.error(str(name)[:200], reason, problem.detail))
 
     def _wake(self) -> None:
         if self._pump is None:

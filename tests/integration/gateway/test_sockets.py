@@ -56,6 +56,22 @@ async def test_an_end_that_the_reader_has_is_answered_as_well(http: httpx.AsyncC
         assert await socket.next() == {"type": "unsubscribed", "name": job["name"]}
 
 
+async def test_each_topic_that_is_to_be_followed_no_more_is_answered_once(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
+    job = await enqueue(http, queue)
+    async with opened(shared_gateway) as socket:
+        await socket.subscribe(job["name"])
+        await socket.until("update")
+        await socket.say(type="unsubscribe", topics=[job["name"], job["name"], f"queues/{queue}", "labels/user=7", 7])
+        frames = [await socket.next() for _ in range(5)]
+        assert [(frame["type"], frame["name"]) for frame in frames] == [
+            *[("unsubscribed", job["name"])] * 2,
+            ("unsubscribed", f"queues/{queue}"),
+            ("error", "labels/user=7"),
+            ("error", "7"),
+        ]
+        assert {frame["reason"] for frame in frames[3:]} == {"INVALID_TOPIC"}
+
+
 async def test_a_topic_that_cannot_be_had_is_said_and_the_others_go_on(http: httpx.AsyncClient, shared_gateway: Gateway, queue: str) -> None:
     job = await enqueue(http, queue)
     async with opened(shared_gateway) as socket:
@@ -117,6 +133,9 @@ async def test_w04_the_subprotocol_has_a_version_and_no_other_is_spoken(shared_g
         ("{", 1007),
         ("[" * 100_000, 1009),
         ("[" * 60_000, 1007),
+        ('{"type":"subscribe","topics":[],"topics":["queues/q"]}', 1007),
+        ('{"type":"subscribe","topics":[],"after":{"queues/q":NaN}}', 1007),
+        ('{"type":"subscribe","topics":[' + "[" * 600 + "]" * 600 + "]}", 1007),
         ("[]", 1008),
         ('{"type":"subscribe"}', 1008),
         ('{"type":"subscribe","topics":[],"cursors":{}}', 1008),
@@ -131,14 +150,15 @@ async def test_w03_w06_a_message_that_breaks_a_rule_ends_the_connection_with_a_c
         assert await socket.closed() == code
 
 
-async def test_w07_answers_are_not_piled_up_for_one_who_asks_and_asks(shared_gateway: Gateway) -> None:
+@pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
+async def test_w07_answers_are_not_piled_up_for_one_who_asks_and_asks(shared_gateway: Gateway, kind: str) -> None:
     async with opened(shared_gateway) as socket:
         for _ in range(4):
-            await socket.subscribe(*("x" * 10,) * 100)
+            await socket.say(type=kind, topics=("x" * 10,) * 100)
         for _ in range(400):
             assert (await socket.next())["reason"] == "INVALID_TOPIC"
         for _ in range(90):
-            await socket.subscribe(*("x" * 200,) * 100)
+            await socket.say(type=kind, topics=("x" * 200,) * 100)
         assert await socket.closed() == 1008
 
 

@@ -1,6 +1,7 @@
 """What is written to a WebSocket."""
 
 import asyncio
+import json
 
 from jobwire.v1.event_service_pb2 import SubscribeResponse
 from jobwire.v1.job_service_pb2 import ChangeType, JobChange
@@ -50,3 +51,27 @@ async def test_b02_all_that_waits_for_a_socket_goes_out_in_one_write() -> None:
     assert [message["messages"].count(b'"type":') for message in sent] == [4, 4]
     for socket in sockets:
         await socket.leave()
+
+
+async def test_b01_answers_to_unsubscribe_are_bounded_where_nobody_reads_them() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "websocket.send":
+            await asyncio.Event().wait()
+
+    socket = Socket(Topics(Bounds(10, 1_000), 15_000), send, lambda reason: None, 10)
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        taken += 1
+        await asyncio.sleep(0)
+        return {"type": "websocket.receive", "text": f'{{"type":"unsubscribe","topics":{json.dumps([f"queues/q{taken}-{n}" for n in range(10)])}}}'}
+
+    await socket.listen(receive)
+    await socket.leave()
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", 1008)
+    # What was asked first was on its way; of the rest no more waited than two mailboxes full and what a few messages may ask.
+    assert taken == 7
