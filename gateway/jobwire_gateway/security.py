@@ -1,6 +1,6 @@
 """What every request must pass, and what every answer carries.
 
-1. `Host` must be a name that this gateway goes by: else a page of any site could reach a loopback gateway by pointing its own name here.
+1. `Host` must be there once, and a name that this gateway goes by: else a page of any site could reach a loopback gateway by pointing its own name here.
 2. A request that changes something must not come from a page of another origin, unless that origin is allowed. Browsers say so in `Sec-Fetch-Site`; where
    that is missing (plain HTTP on a name of the local network), `Origin` must be the `Host`. Without both it is no browser, so a cookie alone will not do.
 3. A page of another site may not even hold a stream open, nor may a WebSocket come from one.
@@ -25,7 +25,7 @@ from jobwire_gateway.callers import Caller, Identity, set_caller
 from jobwire_gateway.caps import Rate, Shares
 from jobwire_gateway.problems import Problem
 from jobwire_gateway.refusals import Refusals
-from jobwire_gateway.requests import wants_events
+from jobwire_gateway.requests import invalid, wants_events
 
 _log = logging.getLogger("jobwire.gateway")
 
@@ -123,9 +123,12 @@ class Security:
                 await self._refuse(_too_many_streams(), scope, receive, send, name)
 
     def _check(self, scope: Scope) -> str:
-        """The allowed other origin that the request comes from; empty when it comes from none. Raises Problem: 403, 421."""
+        """The allowed other origin that the request comes from; empty when it comes from none. Raises Problem: 400, 403, 421."""
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        host, *others = headers.getlist("host") or [""]
+        if others:
+            # A proxy might have gone by the other one (RFC 9112, 3.2).
+            raise invalid("Host", "is there twice")
         if self._hosts and hostname(host) not in self._hosts:
             raise Problem(421, "This gateway does not go by that name.", reason="HOST_NOT_ALLOWED")
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")

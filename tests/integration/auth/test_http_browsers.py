@@ -1,10 +1,12 @@
 """What browsers are kept from, and what gets into no log and no header."""
 
 import asyncio
+import json
 import re
 import socket
 
 from tests.integration.gateway.reading import EVENT_SOURCE
+from tests.integration.gateway.wire import Wire
 from tests.support import Broker, Gateway
 from tests.support.credentials import Keys, claims, signed
 
@@ -71,6 +73,9 @@ async def test_x04_a_name_that_was_pointed_here_is_not_served(strict_gateway: Ga
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "evil.example:80", ""):
             answer = await http.get("/v1/stats", headers={"Host": host})
             assert answer.status_code == 421, host
+    async with await Wire.ask(strict_gateway.address, "/livez", host="evil.example") as second:
+        assert second.status == 400
+        assert json.loads(await second.rest())["violations"] == [{"field": "Host", "description": "is there twice"}]
 
 
 async def test_x08_every_answer_carries_the_headers_that_keep_pages_apart(strict_gateway: Gateway, keys: Keys) -> None:

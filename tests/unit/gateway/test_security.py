@@ -50,6 +50,14 @@ async def test_without_a_list_any_name_is_good() -> None:
     assert await status_of("GET", "/", hosts=(), host="jobs.example") == 200
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("hosts", [LOOPBACK, ()])
+@pytest.mark.parametrize("second", [b"localhost", b"evil.example"])
+async def test_a_request_names_its_host_once(kind: str, hosts: tuple[str, ...], second: bytes) -> None:
+    headers = [(b"host", b"localhost"), (b"host", second)]
+    assert await status_to({"type": kind, "method": "GET", "path": "/v1/ws", "headers": headers}, hosts=hosts) == 400
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
