@@ -49,7 +49,10 @@ class Rest:
             case "application/json":
                 # Also where the body says it: what is in a query is never passed over.
                 durability_of(asked.query)
-                body = {**asked.query, **await json_body(request, self._config.max_body_bytes)}
+                body = await json_body(request, self._config.max_body_bytes)
+                for name, value in asked.query.items():
+                    if body.setdefault(name, value) != value:
+                        raise invalid(name, "is another in the query than in the body")
                 if "jobs" in body:
                     return await self._enqueue_many(queue, body, mint)
                 return await self._enqueue_one(request, queue, body, mint)

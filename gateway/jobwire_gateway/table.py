@@ -44,7 +44,7 @@ _KEY = Parameter(
 )
 _DURABILITY = Parameter(
     name="durability",
-    description="How long the answer waits, where the body does not say it, as lines cannot: `store` or `disk`.",
+    description="How long the answer waits, where the body does not say it, as lines cannot: `store` or `disk`. It may not say another one than the body.",
     schema={"type": "string", "enum": ["store", "disk"]},
 )
 _IF_NONE_MATCH = Parameter(name="If-None-Match", where="header", description="The `ETag` of an answer before: if the job is still the same, the answer is 304.")

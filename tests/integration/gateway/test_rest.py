@@ -62,6 +62,15 @@ async def test_an_odd_durability_in_the_query_is_refused_whatever_the_body_says(
     await refused(await http.post(f"/v1/queues/{queue}/jobs?durability=paper", json=body), 400, "INVALID_FIELD")
 
 
+@pytest.mark.parametrize("body", [{"jobName": "t"}, {"jobs": [{"jobName": "t"}]}])
+async def test_a_durability_in_the_query_holds_where_the_body_says_no_other(http: httpx.AsyncClient, queue: str, body: dict[str, object]) -> None:
+    path = f"/v1/queues/{queue}/jobs?durability=disk"
+    for same in (body, {**body, "durability": "disk"}):
+        assert (await http.post(path, json=same)).status_code == 202
+    await refused(await http.post(path, json={**body, "durability": "store"}), 400, "INVALID_FIELD")
+    assert (await http.get(f"/v1/queues/{queue}/stats")).json()["waiting"] == 2
+
+
 async def test_a_list_is_paged_without_payloads(http: httpx.AsyncClient, queue: str) -> None:
     made = [(await enqueue(http, queue, payload=n))["id"] for n in range(5)]
     seen: list[str] = []

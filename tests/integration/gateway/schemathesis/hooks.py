@@ -26,6 +26,7 @@ _FITS = {
     "delete": _OPEN | _ENDED,
     "resolve": {"failed"},
 }
+_DIFFERENT = (["store", "disk"], ["disk", "store"])
 
 
 @schemathesis.hook
@@ -46,6 +47,9 @@ def before_call(context: Any, case: Any, **kwargs: Any) -> None:
         case.query.pop("updateMask", None)
     if call != "enqueue":
         return
+    if isinstance(case.body, dict) and case.query and [case.query.get("durability"), case.body.get("durability")] in _DIFFERENT:
+        # Each is good for itself, and two that differ are refused.
+        del case.query["durability"]
     if isinstance(case.body, dict) and _is_good(case.body.get("id"), 100):
         case.body["id"] += f"-{next(_numbers)}"
     if _is_good((case.headers or {}).get("Idempotency-Key"), 200):
