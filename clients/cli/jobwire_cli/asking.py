@@ -17,6 +17,7 @@ from jobwire_client import (
     NotFound,
     NotPermitted,
     QueueFull,
+    QueueNotFound,
     QueueUnavailable,
     StoreFull,
     Unauthenticated,
@@ -113,6 +114,15 @@ def job_name(job: str, queue: str | None) -> str:
     if "/" in job:
         raise CommandFailed(f"{job!r} names its queue already; leave --queue out", Exit.USAGE)
     return f"queues/{queue}/jobs/{job}"
+
+
+async def line_of_none(client: Client, queue: str, line: str) -> str:
+    """The line of a list that is empty. Only then it is asked whether there is such a queue: its name may be mistyped."""
+    try:
+        await client.queue(queue)
+    except QueueNotFound:
+        return f"{line}: nothing was ever enqueued there"
+    return line
 
 
 def labels_of(options: list[str] | None) -> dict[str, str] | None:

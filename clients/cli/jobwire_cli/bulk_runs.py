@@ -7,7 +7,7 @@ from jobwire_client import BulkRun, Client, JobFilter
 from rich.text import Text
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, queue_name
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, line_of_none, queue_name
 from jobwire_cli.exits import CommandFailed, Exit
 
 _RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="queues/QUEUE/bulkRuns/RUN, or the last part alone with --queue.")]
@@ -36,7 +36,8 @@ def bulk_runs(
         if as_json:
             output.write_json(map(bulk_run_json, runs))
         else:
-            output.write_table(("run", "verb", "jobs", "state", "done", "skipped", "by", "began"), map(_row, runs), empty=f"no bulk runs are known in {queue}")
+            empty = "" if runs else await line_of_none(client, queue, f"no bulk runs are known in {queue}")
+            output.write_table(("run", "verb", "jobs", "state", "done", "skipped", "by", "began"), map(_row, runs), empty=empty)
 
     ask(target, question)
 

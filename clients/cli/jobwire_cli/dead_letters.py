@@ -6,7 +6,7 @@ import typer
 from jobwire_client import Client, FailureGroup, JobFilter
 
 from jobwire_cli import filtering, output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueArgument, QueueOfJob, Target, ask, job_name
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, QueueArgument, QueueOfJob, Target, ask, job_name, line_of_none
 from jobwire_cli.given import moment, word
 
 
@@ -33,7 +33,8 @@ def failures(
         if as_json:
             output.write_json(map(_json, groups))
         else:
-            output.write_table(("jobs", "resolved", "last", "handler", "fingerprint", "failure"), map(_row, groups), empty=f"nothing has failed in {queue}")
+            empty = "" if groups else await line_of_none(client, queue, f"nothing has failed in {queue}")
+            output.write_table(("jobs", "resolved", "last", "handler", "fingerprint", "failure"), map(_row, groups), empty=empty)
 
     ask(target, question)
 

@@ -8,7 +8,7 @@ import typer
 from jobwire_client import Client, Group, Limit, RateLimit
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, line_of_none
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 
@@ -26,7 +26,8 @@ def list_groups(queue: QueueArgument, target: Target = DEFAULT_TARGET, as_json: 
         if as_json:
             output.write_json(output.group_json(queue, group) for group in found)
         else:
-            output.write_table(("group", "waiting", "active", "weight", "limit", "state"), map(_row, found), empty="no groups")
+            empty = "" if found else await line_of_none(client, queue, f"no groups in {queue}")
+            output.write_table(("group", "waiting", "active", "weight", "limit", "state"), map(_row, found), empty=empty)
 
     ask(target, question)
 

@@ -3,11 +3,25 @@
 from typing import Annotated, Any
 
 import typer
-from jobwire_client import Attempt, Client, Job, NotJson, QueueNotFound
+from jobwire_client import Attempt, Client, Job, NotJson
 from rich.text import Text
 
 from jobwire_cli import bulk, bulk_runs, dead_letters, filtering, output, watching
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, JobArgument, Labels, QueueArgument, QueueOfJob, Target, ask, guarded, job_name, labels_of, parsed
+from jobwire_cli.asking import (
+    DEFAULT_TARGET,
+    AsJson,
+    JobArgument,
+    Labels,
+    QueueArgument,
+    QueueOfJob,
+    Target,
+    ask,
+    guarded,
+    job_name,
+    labels_of,
+    line_of_none,
+    parsed,
+)
 from jobwire_cli.durations import short
 from jobwire_cli.exits import CommandFailed, Exit
 from jobwire_cli.explaining import explanation_json, explanation_lines
@@ -59,7 +73,7 @@ def list_jobs(
         if as_json:
             output.write_json(map(output.job_json, jobs))
         else:
-            empty = "" if jobs else await _none(client, queue, state)
+            empty = "" if jobs else await line_of_none(client, queue, f"no {state} jobs in {queue}")
             output.write_table(("job", "handler", "state", "prio", "attempt", "progress", "age"), map(_row, jobs), empty=empty)
 
     ask(target, question)
@@ -223,16 +237,6 @@ def delete(job: JobArgument, queue: QueueOfJob = None, target: Target = DEFAULT_
             output.write_line(f"{name} is deleted")
 
     ask(target, question)
-
-
-async def _none(client: Client, queue: str, state: str) -> str:
-    """The line of a list that is empty. Only then it is asked whether there is such a queue: its name may be mistyped."""
-    line = f"no {state} jobs in {queue}"
-    try:
-        await client.queue(queue)
-    except QueueNotFound:
-        return f"{line}: nothing was ever enqueued there"
-    return line
 
 
 def _say(job: Job, as_json: bool) -> None:

@@ -97,7 +97,7 @@ def test_a_run_tells_its_steps_to_programs(jobwire: Jobwire, queue: str) -> None
 
 
 def test_a_bulk_run_is_shown_and_stopped_by_whoever_did_not_begin_it(jobwire: Jobwire, shared_store: Store, queue: str) -> None:
-    assert jobwire("jobs", "bulk-runs", queue) == f"no bulk runs are known in {queue}"
+    assert jobwire("jobs", "bulk-runs", queue) == f"no bulk runs are known in {queue}: nothing was ever enqueued there"
     make(jobwire, queue)
     jobwire("jobs", "bulk", "resolve", queue, "--name", "h0", "--note", "known", "--yes")
     (run,) = jobwire.lines("jobs", "bulk-runs", queue)

@@ -126,6 +126,19 @@ def test_an_empty_list_tells_a_queue_that_never_was(jobwire: Jobwire, queue: str
     assert jobwire("jobs", "list", queue, "--state", "failed") == f"no failed jobs in {queue}"
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [("jobs failures", "nothing has failed in {}"), ("jobs bulk-runs", "no bulk runs are known in {}"), ("queues groups list", "no groups in {}")],
+)
+def test_other_lists_tell_it_in_the_same_words(jobwire: Jobwire, queue: str, command: str, line: str) -> None:
+    line = line.format(queue)
+    assert jobwire(*command.split(), queue) == f"{line}: nothing was ever enqueued there"
+    assert (jobwire.code, jobwire.err) == (Exit.OK, "")
+    assert jobwire(*command.split(), queue, "--json") == ""
+    jobwire("enqueue", queue, "steps", "1")
+    assert jobwire(*command.split(), queue) == line
+
+
 def test_what_the_broker_refuses_is_one_line_with_the_field(jobwire: Jobwire, queue: str) -> None:
     assert jobwire("enqueue", "no good name!", "steps") == ""
     assert jobwire.code == Exit.USAGE
