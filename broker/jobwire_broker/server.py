@@ -102,7 +102,7 @@ class Broker:
             else:
                 port = server.add_secure_port(self.config.grpc, server_credentials(self.config.tls))
         except RuntimeError as error:
-            raise AddressTaken(f"{self.config.grpc} can't be listened on: is it taken?") from error
+            raise AddressTaken(f"--grpc {self.config.grpc} can't be listened on: end what listens there, or give another address") from error
         self.address = f"{host}:{port}"
         self._client.on_change.append(self._tell_health)
         await self._client.start()
@@ -130,7 +130,8 @@ class Broker:
         try:
             taken = self._metrics.start(host.strip("[]"), int(port))
         except OSError as error:
-            raise AddressTaken(f"{self.config.metrics} can't be listened on: {error}") from error
+            sentence = f"--metrics {self.config.metrics} can't be listened on: {error.strerror}; end what listens there, or give another address"
+            raise AddressTaken(sentence) from error
         log.info("broker.metrics http=%s:%d", host, taken)
 
     def _build(self) -> grpc.aio.Server:

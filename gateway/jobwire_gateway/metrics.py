@@ -54,7 +54,7 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> tuple[in
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:
-        raise AddressTaken(str(error)) from error
+        raise AddressTaken(error.strerror or str(error)) from error
 
     def stop() -> None:
         server.shutdown()

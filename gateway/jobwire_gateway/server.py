@@ -48,15 +48,22 @@ def run(config: GatewayConfig) -> int:
         listener = _listen(config)
     except OSError as error:
         _log.error("gateway.no_address http=%s reason=%s", config.http, error)
-        return 1
+        return _complain("--http", config.http, error)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(config, listener))
         except AddressTaken as error:
             _log.error("gateway.no_address metrics=%s reason=%s", config.metrics, error)
-            return 1
+            return _complain("--metrics", config.metrics, error)
     _log.info("gateway.ended")
     return 0
+
+
+def _complain(flag: str, address: str, error: Exception) -> int:
+    """End with a sentence for whoever started it by hand."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    print(f"jobwire gateway: {flag} {address} can't be listened on: {reason}; end what listens there, or give another address", file=sys.stderr)  # noqa: T201 - the process ends with it
+    return 1
 
 
 class GatewayServer(uvicorn.Server):

@@ -234,19 +234,19 @@ async def test_a_store_with_a_password_is_never_shown(store: Store, tmp_path: Pa
         up.clean()
 
 
-async def test_a_port_that_is_taken_ends_everything_with_a_clear_message(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        up = Up(tmp_path, "--grpc", f"127.0.0.1:{port}")
+@pytest.mark.parametrize("flag", ["--grpc", "--http"])
+async def test_a_port_that_is_taken_ends_everything_with_a_sentence(tmp_path: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        up = Up(tmp_path, flag, address)
         up.spawn()
         try:
             assert await up.ended(timeout=30) == 1
         finally:
             up.clean()
-    assert re.search(r"jobwire: broker ended with exit code \d+", up.tail())
-    assert str(port) in up.tail()
+    last = up.tail().splitlines()[-1]
+    assert re.fullmatch(rf"jobwire: \w+ did not start: {flag} {address} can't be listened on: .*end what listens there, or give another address", last)
+    assert not (tmp_path / "store.sock").exists()
 
 
 async def test_a_store_that_does_not_answer_is_told_with_the_addresses(tmp_path: Path) -> None:

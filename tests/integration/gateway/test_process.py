@@ -257,6 +257,8 @@ async def test_an_address_that_is_taken_is_said(shared_broker: Broker, shared_ga
     second.address = shared_gateway.address
     with pytest.raises(ProcessEnded, match=r"ended with 1 .*(\n.*)*gateway\.no_address"):
         await second.start()
+    sentence = f"jobwire gateway: --http {second.address} can't be listened on: Address already in use; end what listens there, or give another address"
+    assert second.tail().splitlines()[-1] == sentence
 
 
 async def test_an_address_that_all_can_reach_needs_insecure(shared_broker: Broker) -> None:

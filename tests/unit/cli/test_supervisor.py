@@ -107,6 +107,13 @@ async def test_a_child_that_ends_before_it_is_ready_says_its_last_words() -> Non
         await started.ready(10)
 
 
+async def test_a_child_that_says_in_a_sentence_why_it_ended_is_quoted_with_that_alone() -> None:
+    started, _ = child("import sys; print('out'); sys.exit('jobwire broker: --grpc is wrong')", ready=re.compile("never"))
+    await started.start()
+    with pytest.raises(PartFailed, match=r"^child did not start: --grpc is wrong$"):
+        await started.ready(10)
+
+
 async def test_a_child_that_says_nothing_is_not_waited_for_for_ever() -> None:
     started, _ = child("import time; time.sleep(60)", ready=re.compile("never"))
     await started.start()

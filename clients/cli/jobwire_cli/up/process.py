@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _LINE_LIMIT_BYTES = 64 * 1024
 _TAIL_LINES = 12
+_OWN_WORDS = re.compile(r"jobwire(?: \w+)?: (.+)")
+"""How the last line of a command begins that says by itself why it has ended."""
 
 LineSink = Callable[[str, str], None]
 """Takes a part's name and one line of its output."""
 
 
 class PartFailed(Exception):
-    """Raised when a part ended, or did not become ready. The message names the part and holds the last lines it wrote."""
+    """Raised when a part ended, or did not become ready. The message names the part and holds its own last words, or the last lines it wrote."""
 
     def __init__(self, sentence: str, returncode: int | None = None) -> None:
         """`returncode` is that of a part that ended while it started."""
@@ -114,7 +116,8 @@ class Child:
         if self._ready.done():
             return self._ready.result()
         if self.returncode is not None:
-            raise PartFailed(str(self.ending()), self.returncode)
+            said = _OWN_WORDS.match(self._tail[-1]) if self._tail else None
+            raise PartFailed(f"{self._spec.name} did not start: {said.group(1)}" if said else str(self.ending()), self.returncode)
         raise PartFailed(f"{self._spec.name} was not ready after {timeout_s:g} s")
 
     async def wait(self) -> int:
