@@ -1,9 +1,10 @@
 """How servers log: on stderr, one line for an event, for people or as JSON.
 
 The servers' own code says `log.info("worker.attached session=%s epoch=%d", session, epoch)`, with the standard library. Event and fields are taken from
-the template and its arguments here, so a value that has spaces or quotes in it stays one value, and a number a number.
+the template and its arguments here, so a value that has spaces or quotes in it stays one value, a number a number, and true or false that.
 """
 
+import json
 import logging
 import re
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 
 import structlog
 
-_FIELD = re.compile(r" (\w+)=(?=[^ ]*%)")
+_FIELD = re.compile(r" (\w+)=")
 _EVENT = re.compile(r"[a-z_]+(\.[a-z_]+)+[^ ]*( |$)")
+_LITERAL = re.compile(r"true|false|[1-9][0-9]*")
 _SPEC = re.compile(r"%[-#0 +]*[0-9]*(?:\.[0-9]+)?[a-zA-Z]")
 
 
@@ -68,11 +70,21 @@ def fields_of(template: str, arguments: tuple[object, ...]) -> tuple[str, dict[s
 
 
 def _value(part: str, arguments: tuple[object, ...]) -> object:
-    if _SPEC.fullmatch(part) and isinstance(arguments[0], (bool, int)) and not part.endswith("s"):
-        return arguments[0]
     shown = part % arguments
-    if _SPEC.fullmatch(part) and isinstance(arguments[0], float):
-        return float(shown)
+    if not arguments:
+        return json.loads(shown) if _LITERAL.fullmatch(shown) else shown
+    if not _SPEC.fullmatch(part):
+        return shown
+    match arguments[0]:
+        case bool(value):
+            return value
+        case int(value) if not part.endswith("s"):
+            return value
+        case float():
+            return float(shown)
+        case str(value) if part.endswith("r"):
+            # A literal in the template keeps control characters out of a line for people. Here it needs no quotes, as a field has an end of its own.
+            return value if value.isprintable() else shown[1:-1]
     return shown
 
 

@@ -278,4 +278,5 @@ async def test_the_log_is_one_object_a_line_when_it_is_asked_for(shared_broker: 
         await gateway.line(r"gateway\.refused", past=True)
     events = [json.loads(line) for line in gateway.lines()]
     assert all({"timestamp", "level", "event"} <= event.keys() for event in events)
-    assert [event["reason"] for event in events if event["event"] == "gateway.refused"] == ["HOST_NOT_ALLOWED"]
+    (refused,) = [event for event in events if event["event"] == "gateway.refused"]
+    assert (refused["reason"], refused["path"], refused["name"]) == ("HOST_NOT_ALLOWED", "/v1/stats", "")
