@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from jobwire.v1 import policy_pb2
 from jobwire.v1 import queue_service_pb2 as pb
 
+from jobwire_client._bounds import fitting
 from jobwire_client._wire import duration, sendable
 
 
@@ -79,9 +80,10 @@ def limit_from(limit: policy_pb2.Limit) -> Limit:
 
 def limit_to(limit: Limit) -> policy_pb2.Limit:
     """To the wire."""
-    made = policy_pb2.Limit(concurrency=limit.concurrency or 0)
+    made = policy_pb2.Limit(concurrency=fitting(limit.concurrency or 0, "Limit", "concurrency", "concurrency"))
     if limit.rate is not None:
-        made.rate.CopyFrom(policy_pb2.RateLimit(count=limit.rate.count, period=duration(limit.rate.period), burst=limit.rate.burst))
+        count, burst = (fitting(getattr(limit.rate, name), "RateLimit", name, f"rate.{name}") for name in ("count", "burst"))
+        made.rate.CopyFrom(policy_pb2.RateLimit(count=count, period=duration(limit.rate.period), burst=burst))
     return made
 
 

@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from jobwire.v1 import job_pb2, policy_pb2
 
+from jobwire_client._bounds import fitting
 from jobwire_client._limits import Limit, limit_from, limit_to
 from jobwire_client._spec import Backoff, backoff_message, priority_number
 from jobwire_client._wire import duration, sendable
@@ -75,7 +76,7 @@ class QueuePolicy:
     def from_json(cls, members: Mapping[str, Any]) -> Self:
         """A policy from its members as REST has them: `{"queueClass": "high", "timeout": "30s"}`. Raises InvalidRequest."""
         given = dict(members)
-        _check_names(given, policy_pb2.QueuePolicy.DESCRIPTOR, "")
+        _check_members(given, policy_pb2.QueuePolicy.DESCRIPTOR, "")
         if "queueClass" in given:
             given["queueClass"] = class_number(str(given["queueClass"]))
         try:
@@ -97,7 +98,7 @@ class QueuePolicy:
             message.permanent_errors.extend(self.permanent_errors)
         for name in _NUMBERS:
             with sendable(name):
-                setattr(message, name, getattr(self, name) or 0)
+                setattr(message, name, fitting(getattr(self, name) or 0, "QueuePolicy", name, "it"))
         if self.queue_class is not None:
             message.queue_class = class_number(self.queue_class)
         if self.priority is not None:
@@ -114,7 +115,7 @@ class QueuePolicy:
             for state, retention in self.retention.items():
                 if state not in _STATES:
                     raise InvalidRequest(f"retention is for {', '.join(_STATES)}, not for {state!r}")
-                _set_retention(getattr(message.retention, state), retention)
+                _set_retention(getattr(message.retention, state), retention, state)
         for name in ("limit", "group_limit"):
             if (limit := getattr(self, name)) is not None:
                 with sendable(name):
@@ -140,18 +141,35 @@ def class_word(number: policy_pb2.QueueClass.ValueType) -> str:
     return policy_pb2.QueueClass.Name(number).removeprefix(_PREFIX).lower()
 
 
-def _check_names(members: Mapping[str, Any], of: Descriptor, path: str) -> None:
-    """Raises InvalidRequest for a member that is no field, and for one value where several have a name."""
+def _check_members(members: Mapping[str, Any], of: Descriptor, path: str) -> None:
+    """Raises InvalidRequest for a member that is no field, for a number that has no room, and for one value where several have a name."""
     fields = {field.json_name: field for field in of.fields}
     for name, value in members.items():
         if name not in fields:
             raise InvalidRequest(f"there is no field {path + name!r} in a policy; there {'are' if len(fields) > 1 else 'is'} {', '.join(sorted(fields))}")
         inner = fields[name].message_type
-        if inner is None or inner.file.package != of.file.package or fields[name].is_repeated:
-            continue
-        if not isinstance(value, Mapping):
-            raise InvalidRequest(f"{path}{name} is made of {', '.join(sorted(field.json_name for field in inner.fields))}; it can't be {value!r}")
-        _check_names(value, inner, f"{path}{name}.")
+        if inner is None:
+            _check_number(value, of.name, fields[name].name, path + name)
+        elif inner.GetOptions().map_entry and isinstance(value, Mapping):
+            for key, of_key in value.items():
+                _check_inner(of_key, inner.fields_by_name["value"].message_type, f"{path}{name}.{key}")
+        elif inner.file.package == of.file.package and not fields[name].is_repeated:
+            _check_inner(value, inner, path + name)
+
+
+def _check_inner(value: Any, of: Descriptor | None, path: str) -> None:
+    if of is None:
+        return
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{path} is made of {', '.join(sorted(field.json_name for field in of.fields))}; it can't be {value!r}")
+    _check_members(value, of, f"{path}.")
+
+
+def _check_number(value: Any, message: str, field: str, path: str) -> None:
+    try:
+        fitting(value, message, field, path)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def policy_from(message: policy_pb2.QueuePolicy) -> QueuePolicy:
@@ -196,9 +214,9 @@ def _retention(message: policy_pb2.Retention) -> Retention:
     return Retention(count=message.count if message.HasField("count") else None, age=_span(message.age) if message.HasField("age") else None)
 
 
-def _set_retention(message: policy_pb2.Retention, retention: Retention) -> None:
+def _set_retention(message: policy_pb2.Retention, retention: Retention, state: str) -> None:
     message.SetInParent()
     if retention.count is not None:
-        message.count = retention.count
+        message.count = fitting(retention.count, "Retention", "count", f"{state}.count")
     if retention.age is not None:
         message.age.CopyFrom(duration(retention.age))

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobwire.v1 import job_pb2
 
 from jobwire_client._batches import MAX_BYTES
+from jobwire_client._bounds import fitting
 from jobwire_client._identity import Debounce, Throttle, encode_identity
 from jobwire_client._payload import encoded
 from jobwire_client._wire import duration, sendable, varint
@@ -263,13 +264,13 @@ def priority_number(value: int | str) -> int:
 def _attempts(value: int) -> int:
     if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
         raise ValueError(f"attempts must be at least 1, not {value!r}")
-    return value
+    return fitting(value, "JobSpec", "attempts", "attempts")
 
 
 def _units(value: int) -> int:
     if isinstance(value, bool) or value < 1:  # 0 would mean the default on the wire
         raise ValueError(f"it must be at least 1, not {value!r}")
-    return value
+    return fitting(value, "JobSpec", "units", "it")
 
 
 def _set_delay(spec: job_pb2.JobSpec, delay: timedelta | float | None, delay_until: datetime | None) -> None:

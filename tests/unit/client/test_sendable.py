@@ -1,10 +1,14 @@
 """A value of the wrong type is told by the name of its field, before anything is sent."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from jobwire_client import Client, InvalidRequest, JobFilter, Limit, QueuePolicy, Retention
+from jobwire.v1 import policy_pb2
+from jobwire_broker.errors import InvalidField
+from jobwire_broker.services import policies, specs
+from jobwire_client import Client, InvalidRequest, JobFilter, Limit, QueuePolicy, RateLimit, Retention, _bounds
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,63 @@ async def test_an_argument_of_the_wrong_type_is_told_by_its_name(call: Callable[
 def test_a_field_of_a_policy_of_the_wrong_type_is_told_by_its_name(policy: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field} can't be sent: "):
         QueuePolicy(**policy).message()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda c: c.enqueue("q", "h", units=2**40), "units can't be sent: it must be from 1 to 1000, not 1099511627776"),
+        (lambda c: c.enqueue("q", "h", attempts=2**40), "job 'h' can't be sent: attempts must be from 1 to 1000, not 1099511627776"),
+        (lambda c: c.enqueue("q", "h", priority=2**40), "job 'h' can't be sent: priority must be a whole number of 32 bits; it is 1099511627776"),
+        (lambda c: c.update_queue("q", QueuePolicy(worker_slots=2**40)), "worker_slots can't be sent: it must be from 1 to 10000, not 1099511627776"),
+        (lambda c: c.update_queue("q", QueuePolicy(max_depth=-(2**64))), f"max_depth can't be sent: it must be from 1 to 1000000000, not -{2**64}"),
+        (
+            lambda c: c.update_queue("q", QueuePolicy(retention={"failed": Retention(count=2**64)})),
+            f"retention can't be sent: failed.count must be from 0 to 10000000, not {2**64}",
+        ),
+        (lambda c: c.update_group("q", "g", limit=Limit(concurrency=2**31)), "limit can't be sent: concurrency must be from 1 to 1000000, not 2147483648"),
+        (
+            lambda c: c.update_group("q", "g", limit=Limit(rate=RateLimit(count=1, period=timedelta(1), burst=2**31))),
+            "limit can't be sent: rate.burst must be from 1 to 1000000, not 2147483648",
+        ),
+    ],
+    ids=range(8),
+)
+async def test_a_number_that_has_no_room_is_told_with_its_bounds(call: Callable[[Client | Any], Awaitable[Any]], sentence: str) -> None:
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest) as caught:
+            await call(client)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ({"attempts": 2**31}, "attempts must be from 1 to 1000, not 2147483648"),
+        ({"priority": 2**31}, "priority must be from -2147483648 to 2147483647, not 2147483648"),
+        ({"limit": {"rate": {"count": 2**31}}}, "limit.rate.count must be from 1 to 1000000, not 2147483648"),
+        ({"jobLimits": {"mail": {"concurrency": 2**31}}}, "jobLimits.mail.concurrency must be from 1 to 1000000, not 2147483648"),
+        ({"jobLimits": {"mail": 5}}, "jobLimits.mail is made of concurrency, rate; it can't be 5"),
+    ],
+    ids=str,
+)
+def test_a_number_in_json_that_can_not_be_sent_is_told_with_its_path(members: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        QueuePolicy.from_json(members)
+    assert str(caught.value) == sentence
+
+
+def test_the_bounds_that_are_told_are_those_of_the_broker() -> None:
+    for name, (least, most) in _bounds.BOUNDS.items():
+        if name.startswith("QueuePolicy.") and name != "QueuePolicy.priority":
+            field = name.removeprefix("QueuePolicy.")
+            policies.check_policy(policy_pb2.QueuePolicy(**cast(Any, {field: most})))
+            with pytest.raises(InvalidField, match=f"{field} must be from {least} to {most}"):
+                policies.check_policy(policy_pb2.QueuePolicy(**cast(Any, {field: most + 1})))
+    assert _bounds.BOUNDS["Limit.concurrency"][1] == policies.MAX_CONCURRENCY
+    assert _bounds.BOUNDS["RateLimit.count"][1] == _bounds.BOUNDS["RateLimit.burst"][1] == policies.MAX_RATE_COUNT
+    assert _bounds.BOUNDS["Retention.count"][1] == policies.MAX_KEPT
+    assert (_bounds.BOUNDS["JobSpec.attempts"][1], _bounds.BOUNDS["JobSpec.units"][1]) == (specs.MAX_ATTEMPTS, specs.MAX_UNITS)
 
 
 @pytest.mark.parametrize(
