@@ -137,6 +137,8 @@ def _members(changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         inner = members
         for name in names[:-1]:
             inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{path} can't be set beside {name}={inner!r}")
         inner[names[-1]] = _value(path, names[-1], value)
     return members, fields
 

@@ -166,6 +166,8 @@ def _check_inner(value: Any, of: Descriptor | None, path: str) -> None:
 
 
 def _check_number(value: Any, message: str, field: str, path: str) -> None:
+    if isinstance(value, Mapping):
+        raise InvalidRequest(f"{path} is one value; it can't be {value!r}")
     try:
         fitting(value, message, field, path)
     except ValueError as error:

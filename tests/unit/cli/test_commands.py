@@ -152,6 +152,8 @@ def test_every_error_of_the_client_has_an_exit_code_other_than_success() -> None
         (("worker", "no_such_module:worker"), "no_such_module"),
         (("enqueue", "q", "h", "{bad"), "the payload is no JSON: Expecting property name enclosed in double quotes at character 2"),
         (("enqueue", "q", "h", "[" * 100_000), "the payload is nested too deep"),
+        (("queues", "policy", "set", "q", "limit=5", "limit.concurrency=1"), "limit.concurrency can't be set beside limit=5"),
+        (("queues", "policy", "set", "q", "limit.concurrency.x=1"), "limit.concurrency is one value; it can't be {'x': 1}"),
         (("queues", "stats", "\udcff"), "the first a letter or digit; it is '\\udcff'"),
         (("queues", "stats", "q" * 101), f"it is '{'q' * 37}...'"),
         (("token", "\udcff"), "'\\udcff' can't be sent: it is no UTF-8"),
