@@ -33,9 +33,13 @@ QUEUE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
 def queue_name(text: str | None) -> str | None:
     """The name of a queue as it was given. A request carries it in an address, and the broker's word for that is not what was typed. Raises CommandFailed."""
     if text is not None and not QUEUE_PATTERN.fullmatch(text):
-        shown = repr(text if len(text) <= 40 else text[:37] + "...")
-        raise CommandFailed(f"queue must be 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit; it is {shown}", Exit.USAGE)
+        raise CommandFailed(f"queue must be 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit; it is {short_text(text)}", Exit.USAGE)
     return text
+
+
+def short_text(text: str) -> str:
+    """A text for an error, which may be of any length."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 Target = Annotated[str, typer.Option(envvar=["JOBWIRE_TARGET", "JOBWIRE_BROKER"], metavar="HOST:PORT[,…]", help="The broker, or several with commas between.")]

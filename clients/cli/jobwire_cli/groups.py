@@ -1,5 +1,6 @@
 """`jobwire queues groups …`."""
 
+import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -8,13 +9,23 @@ import typer
 from jobwire_client import Client, Group, Limit, RateLimit
 
 from jobwire_cli import output
-from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, line_of_none
+from jobwire_cli.asking import DEFAULT_TARGET, AsJson, QueueArgument, Target, ask, line_of_none, short_text
 from jobwire_cli.durations import parse_duration, short
 from jobwire_cli.exits import CommandFailed, Exit
 
 app = typer.Typer(help="Look at the groups of a queue, pause them, resume them, set their rules.", no_args_is_help=True)
 
-GroupArgument = Annotated[str, typer.Argument(metavar="GROUP")]
+GROUP_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@+=-]{0,127}")
+
+
+def _group_name(text: str) -> str:
+    """The name of a group as it was given, for the same reason as that of a queue. Raises CommandFailed."""
+    if not GROUP_PATTERN.fullmatch(text):
+        raise CommandFailed(f"group must be 1 to 128 of [A-Za-z0-9._~:@+=-], the first a letter or digit; it is {short_text(text)}", Exit.USAGE)
+    return text
+
+
+GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", callback=_group_name)]
 
 
 @app.command("list")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 import typer
 from jobwire_broker import names
-from jobwire_cli import asking, exits
+from jobwire_cli import asking, exits, groups
 from jobwire_cli.app import app_for
 from jobwire_cli.main import main
 from jobwire_client import errors
@@ -183,8 +183,16 @@ def test_a_name_that_no_queue_can_have_is_told_as_that_of_the_queue(run: Run, co
     assert done == Done(exits.Exit.USAGE, "", f"jobwire: queue must be 1 to 100 of [A-Za-z0-9._~-], the first a letter or digit; it is {name!r}\n")
 
 
-def test_the_command_line_and_the_broker_agree_on_the_names_of_queues() -> None:
+@pytest.mark.parametrize("name", ["", "acme/mail"])
+@pytest.mark.parametrize("command", ["pause q G", "resume q G", "set q G --weight 2"])
+def test_a_name_that_no_group_can_have_is_told_as_that_of_the_group(run: Run, command: str, name: str) -> None:
+    done = run("queues", "groups", *(name if word == "G" else word for word in command.split()))
+    assert done == Done(exits.Exit.USAGE, "", f"jobwire: group must be 1 to 128 of [A-Za-z0-9._~:@+=-], the first a letter or digit; it is {name!r}\n")
+
+
+def test_the_command_line_and_the_broker_agree_on_names() -> None:
     assert asking.QUEUE_PATTERN.pattern == names.QUEUE_PATTERN.pattern
+    assert groups.GROUP_PATTERN.pattern == names.ID_PATTERN.pattern
 
 
 @pytest.mark.parametrize("arguments", [("jobs", "get", "queues/q/jobs/a"), ("enqueue", "q", "h"), ("queues", "list"), ("workers",), ("version", "--server")])
