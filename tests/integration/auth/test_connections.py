@@ -65,7 +65,7 @@ async def test_a_forbidden_queue_does_not_disturb_the_enqueues_beside_it(strict_
 
 @pytest.mark.parametrize("who", ["only_read", "only_enqueue"])
 async def test_each_job_that_is_not_permitted_is_told_by_its_own_queue(strict_broker: Broker, keys: Keys, queue: str, who: str) -> None:
-    """To a key without the verb, and to one that has it for other queues; and each is in the log."""
+    """To a key without the verb, and to one that has it for other queues."""
     other = f"{queue}-other"
     async with Client(strict_broker.address, credentials=Credentials(key=keys.of[who])) as client:
         with pytest.raises(NotPermitted, match=rf"lack the scope enqueue:{queue} \(queue {queue}\)$"):
@@ -73,8 +73,6 @@ async def test_each_job_that_is_not_permitted_is_told_by_its_own_queue(strict_br
         results = await client.enqueue_many([JobSpec(queue, "work"), JobSpec(other, "work"), JobSpec(queue, "work")])
     errors = [result.error for result in results]
     assert [(type(error), error and error.metadata["queue"]) for error in errors] == [(NotPermitted, queue), (NotPermitted, other), (NotPermitted, queue)]
-    for refused in (queue, other):
-        await strict_broker.line(rf"auth.refused call=/jobwire.v1.JobService/EnqueueStream .*reason=NOT_PERMITTED .*queue={refused}\b(?!-)", past=True)
 
 
 def test_a_sync_client_takes_the_key_from_the_environment(strict_broker: Broker, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
