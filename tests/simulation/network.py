@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from jobwire.v1 import worker_service_pb2 as pb
-from jobwire_worker._credentials import Credentials
+from jobwire_worker._credentials import Credentials, Transport
 
 from tests.simulation.virtual_time import Process, VirtualLoop
 
@@ -355,8 +355,19 @@ class Reach(Credentials):
     def of(cls, network: Network, worker: Process) -> Reach:
         """Those of one worker."""
         made = cls()
-        made.__dict__.update(network=network, worker=worker)
+        made.__dict__["through"] = _Through(network, worker)
         return made
+
+    def transport(self) -> Transport:
+        return self.__dict__.get("through") or super().transport()
+
+
+class _Through(Transport):
+    """The simulation's own way to connect."""
+
+    def __init__(self, network: Network, worker: Process) -> None:
+        super().__init__(secure=False)
+        self.__dict__.update(network=network, worker=worker)
 
     def channel(self, address: str, options: Any, host: str = "") -> Any:
         return _Channel(self.__dict__["network"], self.__dict__["worker"], address)

@@ -46,18 +46,18 @@ def test_a_bad_exchange_is_said_once_and_the_next_good_one_counts(
     authority = Authority(tmp_path)
     good = files(authority)
     bearer = package.Bearer(package.Credentials(**good))
-    before = bearer.tls()
-    assert before is not None
+    before = bearer.transport()
+    assert before.secure
     for content in ("", "no pem"):
         good["certificate_key"].write_text(content)
         caplog.clear()
         for _ in range(3):
-            assert bearer.tls() == before
+            assert bearer.transport() == before
         (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
         assert str(good["certificate_key"]) in warning
     key = before.key.decode()
     assert key not in repr(before)
     good["certificate_key"].write_text(key)
-    assert bearer.tls() == before
+    assert bearer.transport() == before
     authority.file.write_bytes(Authority(tmp_path, "next").file.read_bytes())
-    assert bearer.tls() != before
+    assert bearer.transport() != before

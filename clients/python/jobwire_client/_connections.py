@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from jobwire_client._credentials import Bearer, Credentials, Tls, connect
+from jobwire_client._credentials import Bearer, Credentials, Transport
 from jobwire_client._enqueue_stream import EnqueueStream, Tell, Verdicts
 from jobwire_client._status import error_of
 from jobwire_client.errors import InvalidRequest, JobwireError, QueueUnavailable
@@ -103,7 +103,7 @@ class Connections:
             raise InvalidRequest(str(error)) from None
         self._current = random.randrange(len(self.addresses))
         self._channels: dict[int, grpc.aio.Channel] = {}
-        self._shown: dict[int, Tls | None] = {}
+        self._transports: dict[int, Transport] = {}
         self._replaced: list[grpc.aio.Channel] = []
         self._enqueue_streams: dict[int, EnqueueStream] = {}
         self._stubs: dict[tuple[int, str], grpc.aio.UnaryUnaryMultiCallable[bytes, Any]] = {}
@@ -197,7 +197,7 @@ class Connections:
 
     def _renew(self, index: int) -> None:
         """Connect with other certificates from now on, when their files have changed: with the old ones it may never come back."""
-        if index in self._channels and self._bearer.tls() != self._shown[index]:
+        if index in self._channels and self._bearer.transport() != self._transports[index]:
             # Calls may go on there, and a channel that is closed cancels them.
             self._replaced.append(self._channels.pop(index))
             self._stubs = {of: stub for of, stub in self._stubs.items() if of[0] != index}
@@ -241,6 +241,6 @@ class Connections:
     def _channel(self, index: int) -> grpc.aio.Channel:
         channel = self._channels.get(index)
         if channel is None:
-            tls = self._shown[index] = self._bearer.tls()
-            channel = self._channels[index] = connect(self.addresses[index], tls, _OPTIONS)
+            transport = self._transports[index] = self._bearer.transport()
+            channel = self._channels[index] = transport.channel(self.addresses[index], _OPTIONS)
         return channel

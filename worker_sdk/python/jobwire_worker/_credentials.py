@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -47,7 +47,7 @@ class Credentials:
             raise ValueError("credentials: a certificate needs its key, and a key its certificate")
         if self.certificate is not None and not self.ca:
             raise ValueError("credentials: a certificate is shown over TLS alone; say which authorities to trust (ca)")
-        self.tls()
+        self.transport()
         self.authorization()
 
     @classmethod
@@ -81,29 +81,37 @@ class Credentials:
             raise ValueError("credentials: the key is empty, too long, or holds characters that can't be sent")
         return f"Bearer {key}"
 
-    def tls(self) -> "Tls | None":
-        """What its files of authorities and certificates hold now; None without TLS.
+    def transport(self) -> "Transport":
+        """How to connect, with what its files of authorities and certificates hold now.
 
         Raises:
             ValueError: one can't be read or is of no use. With it gRPC would make a channel that never connects, and end the process where it is empty.
         """
         if not self.ca:
-            return None
+            return Transport(secure=False)
         authorities = None if self.ca == _SYSTEM else _read_certificates(self.ca)
         if self.certificate is None or self.certificate_key is None:
-            return Tls(authorities, None, None)
-        return Tls(authorities, *_read_pair(self.certificate_key, self.certificate))
+            return Transport(secure=True, authorities=authorities)
+        key, chain = _read_pair(self.certificate_key, self.certificate)
+        return Transport(secure=True, authorities=authorities, key=key, chain=chain)
 
 
-class Tls(NamedTuple):
-    """What a connection over TLS is made with, in PEM. The order is gRPC's."""
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """Plain text, or TLS with what it takes, in PEM."""
 
-    authorities: bytes | None
-    key: bytes | None
-    chain: bytes | None
+    secure: bool
+    authorities: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    chain: bytes | None = None
 
-    def __repr__(self) -> str:
-        return "Tls(...)"
+    def channel(self, address: str, options: Sequence[tuple[str, Any]], host: str = "") -> grpc.aio.Channel:
+        """A connection to one broker. `host` is the name that its certificate must be of, where `address` is only where that name leads."""
+        if not self.secure:
+            return grpc.aio.insecure_channel(address, options=options)
+        named = [("grpc.ssl_target_name_override", host)] if host else []
+        credentials = grpc.ssl_channel_credentials(self.authorities, self.key, self.chain)
+        return grpc.aio.secure_channel(address, credentials, options=[*options, *named])
 
 
 class Bearer:
@@ -114,8 +122,8 @@ class Bearer:
         self._credentials = credentials
         self._metadata = self._read()
         self._read_at = time.monotonic()
-        self._tls = credentials.tls()
-        self._tls_read_at = time.monotonic()
+        self._transport = credentials.transport()
+        self._transport_read_at = time.monotonic()
         self._trouble = ""
 
     def metadata(self) -> Metadata:
@@ -128,30 +136,22 @@ class Bearer:
                 return self._metadata
         return self._metadata
 
-    def tls(self) -> Tls | None:
-        """What to make a connection with; None without TLS. It is another one when a file has changed."""
-        if self._tls is not None and time.monotonic() - self._tls_read_at > _REREAD_S:
-            self._tls_read_at = time.monotonic()
+    def transport(self) -> Transport:
+        """How to connect now. It is another one when a file of certificates has changed."""
+        if self._transport.secure and time.monotonic() - self._transport_read_at > _REREAD_S:
+            self._transport_read_at = time.monotonic()
             try:
-                self._tls, trouble = self._credentials.tls(), ""
+                self._transport, trouble = self._credentials.transport(), ""
             except ValueError as error:
                 trouble = str(error)
             if trouble and trouble != self._trouble:
                 log.warning("credentials.not_renewed error=%r: what was read before stays in use; exchange the files once more", trouble)
             self._trouble = trouble
-        return self._tls
+        return self._transport
 
     def _read(self) -> Metadata:
         authorization = self._credentials.authorization()
         return (("authorization", authorization),) if authorization else ()
-
-
-def connect(address: str, tls: Tls | None, options: Sequence[tuple[str, Any]], host: str = "") -> grpc.aio.Channel:
-    """A connection to one broker. `host` is the name that its certificate must be of, where `address` is only where that name leads."""
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    named = [("grpc.ssl_target_name_override", host)] if host else []
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls), options=[*options, *named])
 
 
 def _read_file(path: str | Path) -> bytes:

@@ -24,7 +24,7 @@ from jobwire.v1 import worker_service_pb2 as pb
 from jobwire.v1 import worker_service_pb2_grpc as pb_grpc
 
 from ._backoff import Backoff
-from ._credentials import Bearer, Credentials, connect
+from ._credentials import Bearer, Credentials
 from ._effects import Cause, Close, Effect, Refused, Welcomed
 from ._health import HealthServer
 from ._job import Job
@@ -205,7 +205,7 @@ class Stream:
         """From connecting to the end of the stream. The status that the broker gave, or None when we ended it."""
         session = self._session
         self._address, self._close, self._welcomed_at = address, None, None
-        async with connect(address, self._bearer.tls(), _CHANNEL_OPTIONS, self._targets.host_of(address)) as channel:
+        async with self._bearer.transport().channel(address, _CHANNEL_OPTIONS, self._targets.host_of(address)) as channel:
             stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(channel)
             self._call = call = stub.Work(metadata=self._bearer.metadata())
             session.opened(self._loop.time())
