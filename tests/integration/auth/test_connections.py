@@ -75,6 +75,15 @@ async def test_each_job_that_is_not_permitted_is_told_by_its_own_queue(strict_br
     assert [(type(error), error and error.metadata["queue"]) for error in errors] == [(NotPermitted, queue), (NotPermitted, other), (NotPermitted, queue)]
 
 
+async def test_a_refusal_in_the_middle_of_a_stream_is_logged(shared_store: Store, keys: Keys) -> None:
+    # A broker of its own: one writes only so many of these lines in a second.
+    async with Broker(shared_store, env={"JOBWIRE_KEYS": keys.text}) as broker:
+        async with Client(broker.address, credentials=Credentials(key=keys.of["only_read"])) as client:
+            with pytest.raises(NotPermitted):
+                await client.enqueue("mail-1", "work")
+        await broker.line(r"auth\.refused call=\S+EnqueueStream .*verb=enqueue queue=mail-1", past=True)
+
+
 def test_a_sync_client_takes_the_key_from_the_environment(strict_broker: Broker, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBWIRE_API_KEY", keys.of["all"])
     with SyncClient(strict_broker.address) as client:
