@@ -21,7 +21,7 @@ async def test_a_port_that_is_taken_is_a_clear_error(shared_broker: Broker, shar
     second.address = shared_broker.address
     second.spawn()
     assert await second.ended() == 1
-    (line,) = [line for line in second.lines() if "taken" in line]
+    (line,) = [line for line in second.lines() if "can't be listened on" in line]
     assert shared_broker.address in line
     assert not [line for line in second.lines() if "Traceback" in line]
 
