@@ -61,3 +61,9 @@ def test_a_bad_exchange_is_said_once_and_the_next_good_one_counts(
     assert bearer.transport() == before
     authority.file.write_bytes(Authority(tmp_path, "next").file.read_bytes())
     assert bearer.transport() != before
+
+
+def test_both_packages_do_the_same() -> None:
+    """Neither depends on the other, so it stands in both."""
+    client, worker = (Path(str(package.__file__)).read_text() for package in (of_client, of_worker))
+    assert client.replace('"jobwire.client"', '"jobwire.worker"') == worker
